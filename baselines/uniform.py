@@ -1,0 +1,53 @@
+"""`uniform`: a network of each width trained alone. The reference that shared weights must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from bench.core.spec import RunSpec
+from bench.data.dataset import Dataset
+from bench.methods import Method, build_model, trainable_copy
+from bench.points import OperatingPoint, StaticPoint
+from bench.slicing.extract import extract
+from bench.slicing.supernet import Supernet
+from bench.training.context import Context
+from bench.training.loop import train_classifier
+from bench.training.tasks import Classification
+
+
+@dataclass(frozen=True)
+class UniformOptions:
+    """
+    Attributes:
+        choices: indices of the model's uniform ladder to train; empty for all of them.
+    """
+
+    choices: tuple[int, ...] = ()
+
+
+class Uniform(Method):
+    """Each sub-network of the ladder, extracted at initialisation and trained on the labels alone."""
+
+    name = "uniform"
+    kind = "static"
+    paper = "the networks that every slimming paper compares with"
+    Options = UniformOptions
+
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        for index in self.options(spec).choices:
+            net.space.uniform(index)
+
+    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
+        options: UniformOptions = self.options(spec)
+        net = build_model(spec, data, context)
+        choices = [net.space.uniform(i) for i in options.choices] or list(net.space.uniform_choices)
+        points: list[OperatingPoint] = []
+        for choice in choices:
+            name = net.space.name_of(choice)
+            network = trainable_copy(extract(net, choice)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            train_classifier(name, network, data.train, spec.train, spec.seed, Classification(), context)
+            madds = net.cost(choice, data.image_size).madds
+            points.append(StaticPoint(name, {"extracted": network}, madds))
+        return points

@@ -1,0 +1,20 @@
+"""The one exception that is a message to the user, and the "did you mean" sentence."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Something the user can put right: one clear sentence. The command line prints it and exits with 2."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a `name` that is not among the `known` ones; it names the nearest, then all of them.
+
+    Returned, not raised, so that the caller's `raise unknown(...)` ends its control flow visibly.
+    """
+    names = sorted(known)
+    folded = {candidate.lower(): candidate for candidate in names}
+    near = get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.5)
+    hint = f"; did you mean {folded[near[0]]!r}?" if near else ";"
+    return UserError(f"unknown {kind} {name!r}{hint} known: {', '.join(names) or 'none'}")

@@ -1,0 +1,65 @@
+"""Files that are either absent or whole, whatever kills the writer."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import UserError
+
+TEMPORARY = ".*.tmp"  # what a killed writer may leave behind
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Puts `content` at `path` in one step: temporary file in the same folder, fsync, `os.replace`.
+
+    Readers see the old file or the new one, never a part. Raises UserError when the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        try:
+            with open(temporary, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of readable JSON. NaN and infinities are a ValueError: JSON has neither."""
+    write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError, naming the file, when it is missing or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise damaged(path, f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise damaged(path, "not a JSON object")
+    return value
+
+
+def damaged(path: Path, reason: str) -> UserError:
+    """The error for a file of the store that cannot be trusted. Nothing is deleted: that is the user's
+    choice.
+    """
+    return UserError(f"{path} is damaged: {reason}; move it away and run again to make it anew")

@@ -1,0 +1,86 @@
+"""One measured number, with everything a reader needs to judge it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from bench.core.errors import UserError, unknown
+
+# name -> (unit, what it is). A metric is defined once, here; `slicebench list metrics` prints this table.
+METRICS: dict[str, tuple[str, str]] = {
+    "top1": ("fraction", "images whose highest logit is the label, over all images of the split"),
+    "loss": ("nats", "mean cross-entropy over the images of the split"),
+    "madds": (
+        "MAdds/image",
+        "multiply-adds of convolutions and matrix products, mean over the images, gates included",
+    ),
+    "madds_pool": (
+        "MAdds/image",
+        "madds plus one for each input element of every average pool (DS-Net README)",
+    ),
+    "params_stored": ("parameters", "parameters kept in memory to run the point, buffers excluded"),
+    "params_active": ("parameters", "parameters used for an image, mean over the images, buffers excluded"),
+    "latency_ms": (
+        "ms/batch",
+        "median wall time of one forward of one batch; batch, threads and form in details",
+    ),
+    "images_per_s": ("images/s", "batch size over median latency"),
+    "peak_memory_mb": ("MB", "largest resident memory of the process while the phase ran"),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One number. `split` is a split's id ("digits/official@1:test"), `n` how many things were measured.
+
+    `form` says how the network ran ("view", "extracted", ...) where that matters; `details` are JSON values
+    (counter and its version, batch size, threads, ...). Raises UserError for an unknown metric or one with
+    another unit, ValueError for a value that is not finite.
+    """
+
+    run_id: str
+    method: str
+    model: str
+    dataset: str
+    split: str
+    point: str
+    seed: int
+    metric: str
+    value: float | int
+    unit: str
+    n: int
+    form: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise unknown("metric", self.metric, METRICS)
+        unit = METRICS[self.metric][0]
+        if self.unit != unit:
+            raise UserError(f"metric {self.metric!r} is measured in {unit}, not in {self.unit!r}")
+        if not math.isfinite(self.value):
+            raise ValueError(
+                f"{self.metric} of {self.run_id}/{self.point} is {self.value}, not a finite number"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict of JSON values. `parse_record` is its inverse."""
+        return asdict(self)
+
+
+def parse_record(raw: Any) -> Record:
+    """A Record from its JSON form. Raises UserError when a key is missing, unknown or of the wrong type."""
+    if not isinstance(raw, Mapping):
+        raise UserError(f"a record is an object, not {type(raw).__name__}")
+    known = {f.name: f.type for f in fields(Record)}
+    for key in raw:
+        if key not in known:
+            raise unknown("key in a record", key, known)
+    for key, kind in known.items():
+        if key not in raw:
+            raise UserError(f"a record lacks its {key!r}")
+        kind = dict if key == "details" else kind
+        if not isinstance(raw[key], kind) or isinstance(raw[key], bool):  # type: ignore[arg-type]
+            raise UserError(f"a record's {key!r} cannot be {raw[key]!r}")
+    return Record(**raw)

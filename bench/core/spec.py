@@ -1,0 +1,192 @@
+"""What a run is: frozen values, a name that is a hash of them, and their JSON form.
+
+The `run_id` hashes the canonical JSON, in which every field that equals its default is left out. So a field
+added later, with a default that means "as before", changes no old name; and **no default may ever change**.
+pydantic stands at the file border (`parse_spec`) and is imported there.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import UserError
+from bench.core.frozen import FrozenDict, freeze
+
+DEVICES = ("cpu", "cuda")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # method names and run ids name folders
+_STRICT = {"extra": "forbid"}  # read by pydantic: an unknown key is an error
+
+
+def _number(key: str, value: Any, low: float, below: float | None = None, *, integer: bool = False) -> None:
+    """Raises UserError unless low <= value (< below), and a whole number where one is needed."""
+    kind = "an integer" if integer else "a number"
+    right = isinstance(value, int if integer else int | float) and not isinstance(value, bool)
+    if not right or not low <= value < (float("inf") if below is None else below):
+        limit = f"at least {low}" if below is None else f"from {low} to below {below}"
+        raise UserError(f"{key} must be {kind}, {limit}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which data: a dataset's key, its protocol, and the size of a fixed subset of its train images."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str = "digits"
+    protocol: str = "official"
+    train_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.train_images is not None:
+            _number("data.train_images", self.train_images, 1, integer=True)
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How one network is trained: the learning rate falls from `lr` to `min_lr` after a linear warm-up."""
+
+    __pydantic_config__ = _STRICT
+
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.1
+    min_lr: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _number("train.epochs", self.epochs, 0, integer=True)
+        _number("train.batch_size", self.batch_size, 1, integer=True)
+        for name in ("lr", "weight_decay", "warmup_epochs", "min_lr"):
+            _number(f"train.{name}", getattr(self, name), 0)
+        for name in ("momentum", "label_smoothing"):
+            _number(f"train.{name}", getattr(self, name), 0, 1)
+
+
+@dataclass(frozen=True)
+class ProfileSpec:
+    """How latency is timed: batch sizes (images), interleaved rounds, and warm-up calls of each candidate."""
+
+    __pydantic_config__ = _STRICT
+
+    batch_sizes: tuple[int, ...] = (1, 64)
+    rounds: int = 15
+    warmup: int = 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batch_sizes", tuple(self.batch_sizes))
+        if not self.batch_sizes:
+            raise UserError("profile.batch_sizes must name at least one batch size")
+        for size in self.batch_sizes:
+            _number("profile.batch_sizes", size, 1, integer=True)
+        _number("profile.rounds", self.rounds, 1, integer=True)
+        _number("profile.warmup", self.warmup, 0, integer=True)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run, completely described: equal specs give equal results on one machine type with equal versions.
+
+    `method`, `model` and `data.name` are registry keys, never paths. `options` are the method's own settings
+    (JSON values; kept frozen, lists as tuples). `init_from` is the run_id of the run whose checkpoint this
+    one starts from. Raises UserError when a value is impossible.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    method: str
+    model: str
+    data: DataSpec = field(default_factory=DataSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+    profile: ProfileSpec = field(default_factory=ProfileSpec)
+    options: dict[str, Any] = field(default_factory=FrozenDict)
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    init_from: str | None = None
+    method_version: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", freeze(self.options, "options"))
+        for key in ("method", "init_from"):
+            value = getattr(self, key)
+            if value is not None and not _NAME.fullmatch(str(value)):
+                raise UserError(
+                    f"{key} must be a name of letters, digits, '_', '-', '.' or '+', not {value!r}"
+                )
+        _number("seed", self.seed, 0, integer=True)
+        _number("threads", self.threads, 1, integer=True)
+        _number("method_version", self.method_version, 1, integer=True)
+        if self.device not in DEVICES:
+            raise UserError(f"device must be one of {', '.join(DEVICES)}, not {self.device!r}")
+
+    @property
+    def run_id(self) -> str:
+        """The name of this run: the method's key and 12 hex digits of the canonical form's SHA-256."""
+        text = json.dumps(canonical(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return f"{self.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, nothing left out, as plain JSON values. `parse_spec` is its inverse."""
+        return json.loads(json.dumps(asdict(self), allow_nan=False))
+
+
+def canonical(value: Any) -> Any:
+    """The form that is hashed: fields equal to their defaults left out, 1.0 written as 1."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: canonical(v) for f in fields(value) if (v := getattr(value, f.name)) != _default(f)}
+    if isinstance(value, Mapping):
+        return {key: canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _default(f: Any) -> Any:
+    return f.default if f.default_factory is MISSING else f.default_factory()
+
+
+def is_run_id(text: object) -> bool:
+    """Whether `text` can be a run_id, and so is safe as the name of a folder."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+def parse_spec(raw: Any, where: str = "") -> RunSpec:
+    """A RunSpec from JSON values, strictly: no unknown key, no string for a number.
+
+    `where` goes before the message ("specs.json, spec 3: "). Raises UserError, a sentence that names the key.
+    """
+    from bench.core.border import read_spec
+
+    return read_spec(raw, where)
+
+
+def parse_specs_file(path: str | Path) -> list[RunSpec]:
+    """The specs in a JSON file: a list of objects, or one object. Raises UserError, naming file and spec."""
+    from bench.core.border import read_specs_file
+
+    return read_specs_file(Path(path))
+
+
+def with_settings(
+    spec: RunSpec, settings: Mapping[str, Any], options: Iterable[str] | None = None
+) -> RunSpec:
+    """A copy of `spec` with some keys set: what `--set key=value` does.
+
+    Keys are dotted ("train.epochs", "options.random_widths") or bare ("seed", "epochs"); a bare one is
+    looked up in the run's own fields, train, data, profile, then options. A string value is read as JSON,
+    else kept. `options` names the method's options when the caller knows them; otherwise any `options.key`
+    is taken, but a bare option must be in the spec already. Raises UserError for an unknown key (naming the
+    nearest) or an impossible value.
+    """
+    from bench.core.border import apply_settings
+
+    return apply_settings(spec, settings, options)

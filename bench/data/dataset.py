@@ -1,0 +1,133 @@
+"""What every dataset offers: four disjoint splits, each a fixed sequence of images that comes in batches.
+
+A dataset that fits in memory uses `memory.InMemorySplit`; one that is decoded from files while it trains is
+another subclass of `Split`. Whatever the task, targets are one tensor with a row for each image, so that a
+batch can be indexed, sharded and moved without knowing the task.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.core.errors import UserError
+
+
+class Batch(NamedTuple):
+    """Some images with their targets.
+
+    views: one or more augmentations of the same images, each (B, C, H, W) float32, normalised, channels_last.
+    targets: (B,) int64 class indices in classification.
+    """
+
+    views: tuple[Tensor, ...]
+    targets: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The first view."""
+        return self.views[0]
+
+
+class Split(ABC):
+    """A fixed sequence of images under a name ("train") and an id ("digits/official@1:train").
+
+    Membership and order depend on the dataset's version only, never on a run's seed. Reading a split touches
+    no global random state, and two iterators over it may be advanced in turn.
+    """
+
+    def __init__(self, name: str, id: str):
+        self.name = name
+        self.id = id
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """sha256, hexadecimal, over the images and targets in their order."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of images."""
+
+    @abstractmethod
+    def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """Every image once, in order, not augmented; the last batch may be smaller."""
+
+    @abstractmethod
+    def train_batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        views: int = 1,
+        augment: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """The batches of one epoch from step `start` on: shuffled, augmented `views` times, never ragged.
+
+        A pure function of (seed, epoch, step): with `start=k` it yields exactly what it would have yielded
+        from step k on, so training resumes in the middle of an epoch. View v does not depend on how many
+        views are asked for. The images left over after the last whole batch sit this epoch out.
+
+        Raises UserError when the split holds no whole batch, ValueError when `start` is beyond the epoch or
+        `views` is not positive.
+        """
+
+    def steps(self, batch_size: int) -> int:
+        """How many batches `train_batches` yields in all. Raises UserError when there would be none."""
+        self._require_positive(batch_size)
+        if batch_size > len(self):
+            raise UserError(f"batch size {batch_size} is larger than the {len(self)} images of {self.id}")
+        return len(self) // batch_size
+
+    def _require_positive(self, batch_size: int) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch size must be at least 1, not {batch_size}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images for one task under one protocol, split by a fixed permutation that belongs to `version`.
+
+    image_size: height and width in pixels. train: to fit; calibration: for batch norm statistics; validation:
+    for every choice (epoch, threshold, layer). The test split is for the final operating points alone and is
+    reached through `open_test`.
+    """
+
+    name: str
+    version: int
+    protocol: str
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int
+    train: Split
+    calibration: Split
+    validation: Split
+    test_opener: Callable[[], Split] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """Name, protocol and version, "digits/official@1": the start of the id of each split."""
+        return dataset_id(self.name, self.protocol, self.version)
+
+    def open_test(self) -> Split:
+        """The test split. Its images are read at the first call and kept.
+
+        Whether they are there is known before, when the dataset is loaded, so that no run fails at its end.
+        """
+        return self._test
+
+    @cached_property
+    def _test(self) -> Split:
+        return self.test_opener()
+
+
+def dataset_id(name: str, protocol: str, version: int) -> str:
+    """How a dataset is named in records: "cifar10/holdout@1"."""
+    return f"{name}/{protocol}@{version}"

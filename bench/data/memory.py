@@ -1,0 +1,178 @@
+"""Datasets whose images lie in memory, on the CPU or on a GPU."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.core.spec import DataSpec
+from bench.data.augment import Augmentation, Canvas, Draws, Normalisation
+from bench.data.dataset import Batch, Dataset, Split, dataset_id
+from bench.data.splits import keyed_order, train_subset
+
+
+class InMemorySplit(Split):
+    """Classified images as arrays. They are moved to a device once, at the first batch asked for there.
+
+    images: (N, H, W, C) uint8; targets: (N,) class indices; both are copied.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        id: str,
+        images: np.ndarray,
+        targets: np.ndarray,
+        normalisation: Normalisation,
+        augmentation: Augmentation,
+    ):
+        super().__init__(name, id)
+        self.images = np.array(images, dtype=np.uint8, order="C")
+        self.targets = np.array(targets, dtype=np.int64, order="C")
+        self.normalisation = normalisation
+        self.augmentation = augmentation
+        self._residents: dict[torch.device, _Resident] = {}
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the shape, the pixels as (N, H, W, C) bytes, and the targets as little-endian int64."""
+        sha = hashlib.sha256(repr(self.images.shape).encode())
+        sha.update(self.images.data)
+        sha.update(self.targets.astype("<i8").data)
+        return sha.hexdigest()
+
+    def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """See `Split.batches`."""
+        self._require_positive(batch_size)
+        return self._in_order(batch_size, self._resident(device))
+
+    def train_batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        views: int = 1,
+        augment: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """See `Split.train_batches`."""
+        steps = self.steps(batch_size)
+        if not 0 <= start <= steps:
+            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
+        if views < 1:
+            raise ValueError(f"views must be at least 1, not {views}")
+        here = self._resident(device)
+        order, corners = self.order(seed, epoch), None
+        if augment:
+            draws = [self.draws(seed, epoch, view) for view in range(views)]
+            corners = [here.canvas.corners(order, each) for each in draws]
+        rows = [slice(step * batch_size, (step + 1) * batch_size) for step in range(start, steps)]
+        return self._shuffled(rows, torch.from_numpy(order).to(device), corners, views, here)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """(N,) int64, the order in which `train_batches` takes the images in that epoch."""
+        return keyed_order(len(self), "order", seed, epoch)
+
+    def draws(self, seed: int, epoch: int, view: int) -> Draws:
+        """How `train_batches` augments in that epoch: N draws in the order of `order`."""
+        return self.augmentation.draw(len(self), "augment", seed, epoch, view)
+
+    def _in_order(self, batch_size: int, here: "_Resident") -> Iterator[Batch]:
+        for first in range(0, len(self), batch_size):
+            rows = slice(first, first + batch_size)
+            yield Batch((self.normalisation(here.images[rows]),), here.targets[rows])
+
+    def _shuffled(
+        self, steps: list[slice], order: Tensor, corners: list[Tensor] | None, views: int, here: "_Resident"
+    ) -> Iterator[Batch]:
+        """corners: for each view where the windows of the whole epoch start, (N,); None: no augmentation."""
+        for rows in steps:
+            members = order[rows]
+            if corners is None:
+                pixels = [here.images.index_select(0, members)] * views
+            else:
+                pixels = [here.canvas.windows(view[rows]) for view in corners]
+            yield Batch(tuple(map(self.normalisation, pixels)), here.targets.index_select(0, members))
+
+    def _resident(self, device: torch.device | str) -> "_Resident":
+        device = torch.device(device)
+        if device not in self._residents:
+            self._residents[device] = _Resident(self.images, self.targets, self.augmentation, device)
+        return self._residents[device]
+
+
+class _Resident:
+    """The images on one device; the canvas is built when they are first augmented there.
+
+    Both outlive their first use, which may be under `torch.inference_mode`: they must not be inference
+    tensors, which autograd refuses later.
+    """
+
+    def __init__(self, images: np.ndarray, targets: np.ndarray, augmentation: Augmentation, device: torch.device):
+        self._augmentation = augmentation
+        with torch.inference_mode(False):
+            self.images = torch.from_numpy(images).to(device)  # (N, H, W, C) uint8
+            self.targets = torch.from_numpy(targets).to(device)  # (N,) int64
+
+    @cached_property
+    def canvas(self) -> Canvas:
+        with torch.inference_mode(False):
+            return Canvas(self.images, self._augmentation)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is fixed about an in-memory dataset under any protocol; `version` counts changes of its splits."""
+
+    name: str
+    version: int
+    classes: tuple[str, ...]
+    normalisation: Normalisation
+    augmentation: Augmentation
+
+    def split(self, name: str, id: str, images: np.ndarray, targets: np.ndarray) -> InMemorySplit:
+        """A split with this dataset's normalisation and augmentation; arguments as for InMemorySplit."""
+        return InMemorySplit(name, id, images, targets, self.normalisation, self.augmentation)
+
+
+def assemble(
+    card: Card,
+    spec: DataSpec,
+    images: np.ndarray,
+    targets: np.ndarray,
+    members: Mapping[str, np.ndarray],
+    open_test: Callable[[str], Split],
+) -> Dataset:
+    """The dataset whose train, calibration and validation splits are the `members` (indices) of `images`.
+
+    images: (N, H, W, C) uint8; targets: (N,). `open_test` makes the test split under the id that it is given.
+    Raises UserError when `spec` asks for more training images than there are.
+    """
+    whole = dataset_id(card.name, spec.protocol, card.version)
+    train = train_subset(members["train"], spec.train_images, whole)
+    subset = "" if spec.train_images is None else f"[{spec.train_images}]"
+
+    def split(name: str, rows: np.ndarray, suffix: str = "") -> Split:
+        return card.split(name, f"{whole}:{name}{suffix}", images[rows], targets[rows])
+
+    return Dataset(
+        name=card.name,
+        version=card.version,
+        protocol=spec.protocol,
+        classes=card.classes,
+        image_size=images.shape[1],
+        channels=images.shape[3],
+        train=split("train", train, subset),
+        calibration=split("calibration", members["calibration"]),
+        validation=split("validation", members["validation"]),
+        test_opener=lambda: open_test(f"{whole}:test"),
+    )

@@ -1,0 +1,152 @@
+"""DS-Net: a supernet trained by the sandwich rule, and gates that choose the width for each image (Li et al. 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.data.dataset import Dataset
+from bench.methods import Method, build_model, reseed
+from bench.points import OperatingPoint, RoutedPoint
+from bench.slicing.dynamic import check_routing
+from bench.slicing.gate import Gate
+from bench.slicing.supernet import Supernet
+from bench.training import checkpoint
+from bench.training.calibrate import calibrate
+from bench.training.context import Context
+from bench.training.gating import HardSamples, StageTwo, train_gate
+from bench.training.supernet import Distillation, StageOne, train_supernet
+from bench.training.tasks import Classification
+
+
+@dataclass(frozen=True)
+class DSNetOptions:
+    """Every technique of the paper as a switch.
+
+    Attributes:
+        distillation, random_widths, ema, ema_warmup: stage I (`StageOne`).
+        recalibrate: re-estimate batch-norm statistics of every choice before stage II.
+        routing: the routing spaces, one operating point each: lists of options, cheapest first; empty for one space
+            that holds every option. A budget is set by the routing space (METHODS 5.3).
+        gate_epochs ... hard_samples: stage II (`StageTwo`).
+    """
+
+    distillation: Distillation = "bootstrap"
+    random_widths: int = 2
+    ema: float = 0.997
+    ema_warmup: bool = True
+    recalibrate: bool = True
+    routing: tuple[tuple[int, ...], ...] = ()
+    gate_epochs: int = 5
+    gate_lr: float = 0.05
+    task_weight: float = 1.0
+    sgs_weight: float = 1.0
+    madds_weight: float = 0.5
+    hard_samples: HardSamples = "try_best"
+
+    def stage_one(self) -> StageOne:
+        return StageOne(self.distillation, self.random_widths, self.ema, self.ema_warmup)
+
+    def stage_two(self) -> StageTwo:
+        return StageTwo(
+            epochs=self.gate_epochs,
+            lr=self.gate_lr,
+            task_weight=self.task_weight,
+            sgs_weight=self.sgs_weight,
+            madds_weight=self.madds_weight,
+            hard_samples=self.hard_samples,
+        )
+
+
+class DSNet(Method):
+    """Dynamic slimmable network: stage I, recalibration, stage II, one dynamic point for each routing space."""
+
+    name = "ds_net"
+    kind = "dynamic"
+    paper = "Li et al., CVPR 2021, arXiv 2103.13258"
+    families = ("ds_",)
+    Options = DSNetOptions
+
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        routing_spaces(net, self.options(spec))
+
+    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
+        options: DSNetOptions = self.options(spec)
+        net = build_model(spec, data, context)
+        spaces = routing_spaces(net, options)
+        net = self.supernet(net, spec, options, data, context)
+        points: list[OperatingPoint] = []
+        for number, routing in enumerate(spaces):
+            reseed(spec, "gate", number)
+            gate, _ = train_gate(
+                net,
+                routing,
+                data.train,
+                spec.train,
+                spec.seed,
+                options.stage_two(),
+                Classification(),
+                data.image_size,
+                context,
+                gate_name(number),
+            )
+            points.append(RoutedPoint(point_name(routing), net, [gate], [routing], data.image_size))
+        return points
+
+    def supernet(
+        self, net: Supernet, spec: RunSpec, options: DSNetOptions, data: Dataset, context: Context
+    ) -> Supernet:
+        """Stage I and recalibration, or their finished checkpoint."""
+        settings = options.stage_one()
+        net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, Classification(), context)
+        path = context.checkpoint(FINAL)
+        if options.recalibrate and not path.exists():
+            calibrate(net, net.space.named, data.calibration, context.device)
+        checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, history)
+        checkpoint.restore(path, {"supernet": net}, context.run_id)
+        return net
+
+
+FINAL = "final"
+"""Name of the checkpoint that holds the supernet as it is evaluated."""
+
+
+def gate_name(number: int) -> str:
+    return f"gate{number}"
+
+
+def point_name(routing: tuple[int, ...]) -> str:
+    """The name of a dynamic point: what its gate may choose."""
+    return "dynamic" + "-".join(map(str, routing))
+
+
+def routing_spaces(net: Supernet, options: DSNetOptions) -> list[tuple[int, ...]]:
+    """The routing spaces of a run, checked against the network. Raises `UserError` for an option it does not have."""
+    if len(net.space.decisions) != 1:
+        raise UserError("this model has no gate, so nothing can be routed; ds_net needs one with a gate")
+    every = tuple(range(len(net.space.decisions[0].options)))
+    return [check_routing(net.space, [routing])[0] for routing in options.routing or (every,)]
+
+
+def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supernet, list[tuple[tuple[int, ...], Gate]]]:
+    """The supernet and the gates of a finished DS-Net run (`context.parent`), for methods that start from it.
+
+    Args:
+        spec: the spec of that run.
+    """
+    if spec.method != DSNet.name:
+        raise UserError(f"{spec.run_id} is a run of {spec.method}; gates are found in runs of {DSNet.name}")
+    assert context.parent is not None
+    options: DSNetOptions = DSNet().options(spec)
+    net = build_model(spec, data, context)
+    folder = context.parent / "checkpoints"
+    checkpoint.restore(folder / f"{FINAL}.safetensors", {"supernet": net}, spec.run_id)
+    gates = []
+    for number, routing in enumerate(routing_spaces(net, options)):
+        tensors, _ = checkpoint.load(folder / f"{gate_name(number)}.safetensors", spec.run_id)
+        weight = tensors["gate/head.weight"]
+        gate = Gate(weight.shape[1], weight.shape[0]).to(context.device)
+        checkpoint.scatter(tensors, {"gate": gate})
+        gates.append((routing, gate.eval()))
+    return net.eval(), gates

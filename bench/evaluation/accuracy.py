@@ -1,0 +1,64 @@
+"""Scores of an operating point on every image of a split, with the route and the claimed cost of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bench.data.dataset import Split
+from bench.points import OperatingPoint
+from bench.training.tasks import Task
+
+BATCH = 250
+"""Images of an evaluation batch. Fixed, because float sums may differ in the last bit between batch sizes."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a point did with each image of a split, in its order.
+
+    Attributes:
+        score: float32 (n,) in [0, 1]. madds: int64 (n,), claimed. route: int64 (n, G). params: int64 (n,), active.
+    """
+
+    score: np.ndarray
+    madds: np.ndarray
+    route: np.ndarray
+    params: np.ndarray
+    threshold: float
+
+    @property
+    def solved(self) -> int:
+        """Number of images solved: an exact count, so a ragged last batch weighs what it holds."""
+        return int((self.score >= self.threshold).sum())
+
+    def routing(self) -> dict[str, int]:
+        """How many images took each route, by its name ("3", "1-0-2"); empty for a static point."""
+        if self.route.shape[1] == 0:
+            return {}
+        routes, counts = np.unique(self.route, axis=0, return_counts=True)
+        return {"-".join(map(str, route)): int(n) for route, n in zip(routes.tolist(), counts, strict=True)}
+
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        """The per-image arrays under a point's name, as they are stored."""
+        return {f"{name}/score": self.score, f"{name}/madds": self.madds, f"{name}/route": self.route}
+
+
+@torch.inference_mode()
+def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.device) -> Evaluation:
+    """Run a point over a whole split, image order kept."""
+    scores, routes = [], []
+    for batch in split.batches(BATCH, device=device):
+        output, route = point(batch.x)
+        scores.append(task.score(output, batch.targets).float().cpu())
+        routes.append(route.cpu())
+    route = torch.cat(routes)
+    return Evaluation(
+        torch.cat(scores).numpy(),
+        point.madds(route).numpy(),
+        route.numpy(),
+        point.params_active(route).numpy(),
+        task.threshold,
+    )

@@ -1,0 +1,104 @@
+"""The executed proof: what a point claims for its images is what was executed for them.
+
+Every form that a point offers is counted. A static point is counted on one batch, and by fvcore. A dynamic point is
+counted in each group of each batch (images that take one route, run together), and for some images run alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.core.errors import UserError
+from bench.data.dataset import Split
+from bench.evaluation.accuracy import BATCH
+from bench.points import OperatingPoint
+from bench.profilers.madds import ANALYTIC, EXECUTED, executed_by, fvcore_madds, fvcore_version
+
+ALONE = 64
+STATIC_IMAGES = 2  # a static network is counted on a batch of two: per-batch and per-image costs differ there
+
+
+class Unproven(UserError):
+    """An operating point executes other multiply-adds than it claims."""
+
+
+@torch.inference_mode()
+def prove(point: OperatingPoint, split: Split, device: torch.device) -> dict[str, Any]:
+    """Check every claim of a point and return what was checked.
+
+    Raises:
+        Unproven: a count differs from its claim. Nothing may be recorded for such a point.
+    """
+    first = next(iter(split.batches(BATCH, device=device))).x
+    routes = {tuple(row) for row in point(first).route.tolist()}
+    graphs = _prove_graphs(point, sorted(routes), first[:1])
+    if point.kind == "static":
+        images = first[:STATIC_IMAGES]
+        for form, module in point.executables().items():
+            _check(point, f"form {form}", executed_by(_call(module, images)), point, images)
+        checked: dict[str, Any] = {"batches": 1, "groups": 1, "alone": 0}
+    else:
+        checked = _prove_groups(point, (batch.x for batch in split.batches(BATCH, device=device)))
+        checked["alone"] = _prove_alone(point, first)
+    return checked | {
+        "forms": sorted(point.executables()),
+        "counters": {"analytic": ANALYTIC, "executed": EXECUTED, "fvcore": fvcore_version()},
+        "networks": graphs,
+    }
+
+
+def _call(module, x: Tensor):
+    return lambda: module(x)
+
+
+def _check(point: OperatingPoint, what: str, executed: int, claimant: OperatingPoint, x: Tensor) -> None:
+    claimed = int(claimant.madds(claimant(x).route).sum())
+    if executed != claimed:
+        raise Unproven(
+            f"point {point.name} claims {claimed:,} multiply-adds for {len(x)} images ({what}) but executes {executed:,}"
+        )
+
+
+def _prove_graphs(point: OperatingPoint, routes: list[tuple[int, ...]], x: Tensor) -> dict[str, int]:
+    """Claims against fvcore on the plain network behind each route; the counts by route."""
+    claims = point.madds(torch.tensor(routes, dtype=torch.int64).reshape(len(routes), -1)).tolist()
+    networks = point.subnetworks(routes)
+    counts = {}
+    for route, claim in zip(routes, claims, strict=True):
+        with torch.inference_mode(False):
+            counted = fvcore_madds(networks[route], x.clone()) + point.overhead()
+        if counted != claim:
+            raise Unproven(f"point {point.name}, route {route}: claims {claim:,}, fvcore counts {counted:,}")
+        counts["-".join(map(str, route)) or "static"] = counted
+    return counts
+
+
+def _prove_groups(point: OperatingPoint, batches: Iterable[Tensor]) -> dict[str, Any]:
+    """Each group of each batch by the first form; one whole batch by every other form."""
+    forms: dict[str, nn.Module] = point.executables()
+    proven = {"batches": 0, "groups": 0}
+    for x in batches:
+        if not proven["batches"]:
+            for form, module in forms.items():
+                module(x[:1])  # forms that copy weights at first use do so before they are counted
+                _check(point, f"form {form}, a whole batch", executed_by(_call(module, x)), point, x)
+        route = point(x).route
+        for taken in route.unique(dim=0):
+            group = x[(route == taken).all(dim=1)]
+            _check(point, f"group of route {taken.tolist()}", executed_by(lambda g=group: point(g)), point, group)
+            proven["groups"] += 1
+        proven["batches"] += 1
+    return proven
+
+
+def _prove_alone(point: OperatingPoint, x: Tensor) -> int:
+    rows = random.Random(0).sample(range(len(x)), min(ALONE, len(x)))
+    for row in rows:
+        image = x[row : row + 1]
+        _check(point, "one image", executed_by(lambda i=image: point(i)), point, image)
+    return len(rows)

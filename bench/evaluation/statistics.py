@@ -1,0 +1,58 @@
+"""Spread of a number over seeds, and Holm's correction for asking many questions at once."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+MINIMUM_SEEDS = 3
+"""Fewer seeds get no rank and no verdict."""
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """A number over n seeds: mean, sample standard deviation, t interval; nan where n is too small for it."""
+
+    mean: float
+    std: float
+    n: int
+    low: float
+    high: float
+
+
+def summarise(values: Sequence[float] | Floats, confidence: float = CONFIDENCE) -> SeedSummary:
+    """Mean, sample standard deviation and t interval of one value for each seed.
+
+    With one value the spread is nan, with none the mean as well; a nan among the values makes all of it nan.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    n = len(sample)
+    if n == 0:
+        return SeedSummary(math.nan, math.nan, 0, math.nan, math.nan)
+    mean = float(sample.mean())
+    if n == 1:
+        return SeedSummary(mean, math.nan, 1, math.nan, math.nan)
+    std = float(sample.std(ddof=1))
+    half = t_quantile(n, confidence) * std / math.sqrt(n)
+    return SeedSummary(mean, std, n, mean - half, mean + half)
+
+
+def t_quantile(n: int, confidence: float = CONFIDENCE) -> float:
+    """Standard errors to each side in the two-sided t interval of n values (4.303 for n = 3)."""
+    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
+
+
+def holm(p_values: Sequence[float] | Floats) -> Floats:
+    """Holm's step-down adjusted p values, in the order given: reject where at most alpha (Holm 1979)."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = p[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted

@@ -1,0 +1,65 @@
+"""One phase of one run, tried once, with its outcome as a value. It runs in any process."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.core.errors import UserError
+from bench.core.registry import load_plugin
+from bench.core.spec import RunSpec
+from bench.core.store import Busy, Store
+from bench.executors.plan import PhaseRunner
+
+RAN, BUSY, FAILED = "ran", "busy", "failed"
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended ("ran", "busy" or "failed"), and for the last two why."""
+
+    status: str
+    why: str = ""
+
+
+def attempt(
+    spec: RunSpec,
+    phase: str,
+    store_root: Path,
+    data_root: Path | None,
+    plugins: Sequence[str] = (),
+    run: PhaseRunner | None = None,
+) -> Outcome:
+    """Does one phase by `run`, by default `bench.run.run_phase`. Only an interrupt or exit gets through."""
+    try:
+        for plugin in plugins:
+            load_plugin(plugin)
+        (run or _run_phase())(spec, phase, store_root, data_root)
+        if not Store(store_root).has(spec.run_id, phase):
+            raise RuntimeError("the phase ended without writing its results")
+    except Busy as busy:
+        return Outcome(BUSY, str(busy))
+    except Exception as error:
+        record_failure(store_root, spec.run_id, phase, error, replace=False)
+        return Outcome(FAILED, sentence(error))
+    return Outcome(RAN)
+
+
+def _run_phase() -> PhaseRunner:
+    from bench.run import run_phase  # imports torch: only where work is done
+
+    return run_phase
+
+
+def record_failure(store_root: Path, run_id: str, phase: str, error: BaseException, replace: bool = True) -> None:
+    """Sees to it that error.json tells of this failure, unless another process has the run by now."""
+    with contextlib.suppress(Busy, UserError):
+        store = Store(store_root)
+        with store.lease(run_id):
+            if replace or store.read_error(run_id) is None:
+                store.write_error(run_id, phase, error)
+
+
+def sentence(error: BaseException) -> str:
+    """An error in one line: a UserError speaks for itself, others are named."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

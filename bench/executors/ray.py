@@ -1,0 +1,194 @@
+"""All runs as Ray tasks, on this machine or a cluster. The only file that imports ray.
+
+Ray carries work to free cores and starts it again when a worker dies. It remembers nothing of ours: the
+store says what is left to do, and results go through it, never through the driver's memory.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import UserError
+from bench.core.provenance import usable_cores
+from bench.core.spec import RunSpec
+from bench.core.store import Store
+from bench.executors.attempt import BUSY, FAILED, RAN, Outcome, attempt, record_failure, sentence
+from bench.executors.plan import Job, PhaseRunner, Plan, Progress, Summary
+
+POLL_S = 2.0  # how often to look at postponed runs, and the longest silence towards `progress`
+RETRIES = 3  # of a task whose worker process died; Python exceptions are never retried
+OBJECT_STORE_BYTES = 100 * 2**20  # results do not pass through it
+CANCEL_S = 5.0  # what a cancelled task gets to put its lease back before it is killed
+KNOCK_S = 10.0  # how long the head of a cluster may take to accept a connection
+
+# Read by Ray when it is imported and by the daemons it starts.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_task_oom_retries": "1",  # by default a task killed for memory is tried again for ever
+    "RAY_worker_niceness": "0",  # by default workers yield to everything else, which would show in latencies
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def run_all(
+    specs: Iterable[RunSpec],
+    store_root: str | Path,
+    data_root: str | Path | None,
+    progress: Progress | None = None,
+    *,
+    address: str | None = None,
+    plugins: Sequence[str] = (),
+    run: PhaseRunner | None = None,
+    poll_s: float = POLL_S,
+) -> Summary:
+    """Does every phase of `specs` that the store lacks, as tasks of `spec.threads` cores (and a GPU).
+
+    Joins the cluster at `address`, or the Ray this process is in already, or starts one on this machine and
+    stops it at the end. The other arguments and what is raised are those of `serial.run_all`; also
+    UserError when no cluster answers, or none of its machines has a GPU that a spec asks for. On a cluster,
+    `store_root`, `data_root` and `plugins` are paths that every machine sees.
+    """
+    root, data = Path(store_root).absolute(), Path(data_root).absolute() if data_root else None
+    plan = Plan(specs, Store(root))
+    tell = progress or (lambda message, done, total: None)
+    if not plan.finished:
+        with _session(address):
+            files = [str(Path(plugin).absolute()) for plugin in plugins]
+            _drive(plan, _Tasks(plan, root, data, files, run), tell, poll_s)
+    tell(str(plan.summary()), plan.done, plan.total)
+    return plan.summary()
+
+
+def _drive(plan: Plan, tasks: "_Tasks", tell: Progress, poll_s: float) -> None:
+    """Starts what may start and settles what ends, until nothing is left."""
+    try:
+        while not plan.finished:
+            while tasks.have_room() and (job := plan.next(time.monotonic())):
+                tasks.start(job)
+            tell(", ".join(map(str, tasks.running())) or "waiting", plan.done, plan.total)
+            for job, outcome in tasks.ended(poll_s):
+                if outcome.status == BUSY:
+                    tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
+                    plan.postpone(job, time.monotonic() + poll_s)
+                elif outcome.status == RAN:
+                    plan.ran(job)
+                else:
+                    plan.failed(job, outcome.why)
+                    tell(f"{job} failed: {outcome.why}", plan.done, plan.total)
+    finally:
+        tasks.cancel()
+
+
+class _Tasks:
+    """The phases that Ray has in hand."""
+
+    def __init__(self, plan: Plan, root: Path, data: Path | None, plugins: list[str], run: PhaseRunner | None):
+        import ray
+
+        self._ray = ray
+        self._plan, self._root = plan, root
+        self._arguments = (root, data, plugins, run)
+        self._task: Any = ray.remote(max_retries=RETRIES, retry_exceptions=False)(attempt)
+        self._jobs: dict[Any, Job] = {}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self._largest = max(resources.get("CPU", 0) for resources in nodes)
+        wants_gpu = [spec.run_id for spec in plan.specs.values() if spec.device == "cuda"]
+        if wants_gpu and not any(resources.get("GPU", 0) for resources in nodes):
+            raise UserError(f"{wants_gpu[0]} asks for a CUDA device, and Ray knows of no machine with one")
+
+    def start(self, job: Job) -> None:
+        # Ray gives a task OMP_NUM_THREADS = num_cpus; run_phase sets torch's own threads.
+        spec = self._plan.specs[job.run_id]
+        task = self._task.options(name=str(job), num_cpus=self._cpus(spec), num_gpus=1 if spec.device == "cuda" else 0)
+        self._jobs[task.remote(spec, job.phase, *self._arguments)] = job
+
+    def have_room(self) -> bool:
+        """Twice the cluster: what waits makes an autoscaler add machines, yet early runs end early."""
+        asked = sum(self._cpus(self._plan.specs[job.run_id]) for job in self._jobs.values())
+        return asked < 2 * self._ray.cluster_resources().get("CPU", 1)
+
+    def running(self) -> list[Job]:
+        return list(self._jobs.values())
+
+    def ended(self, timeout_s: float) -> Iterator[tuple[Job, Outcome]]:
+        """The jobs that ended within `timeout_s`, with how."""
+        if not self._jobs:
+            time.sleep(timeout_s)
+            return
+        done, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=timeout_s)
+        for reference in done:
+            job = self._jobs.pop(reference)
+            yield job, self._outcome(reference, job)
+
+    def cancel(self) -> None:
+        """Ends every task: first by an interrupt, which lets it release its lease, then by force."""
+        pending = list(self._jobs)
+        for force in (False, True):
+            for reference in pending:
+                self._ray.cancel(reference, force=force)
+            if pending:
+                _, pending = self._ray.wait(pending, num_returns=len(pending), timeout=CANCEL_S)
+        self._jobs.clear()
+
+    def _outcome(self, reference: Any, job: Job) -> Outcome:
+        from ray.exceptions import RayError
+
+        try:
+            return self._ray.get(reference)
+        except RayError as error:  # of the system: `attempt` lets none of ours through
+            record_failure(self._root, job.run_id, job.phase, error)
+            return Outcome(FAILED, sentence(error))
+
+    def _cpus(self, spec: RunSpec) -> float:
+        """A task with more threads than any machine has cores gets a whole one: it would wait for ever."""
+        return min(spec.threads, self._largest)
+
+
+def _knock(address: str) -> None:
+    """Raises UserError when nothing listens at host:port; Ray itself would try for minutes."""
+    place = re.fullmatch(r"([^/]+):(\d{1,5})", address)
+    if place is None:  # "auto" and the like
+        return
+    try:
+        socket.create_connection((place[1], int(place[2])), timeout=KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster can be joined at {address}: {error}") from error
+
+
+@contextlib.contextmanager
+def _session(address: str | None) -> Iterator[None]:
+    """A connection to Ray for the length of the `with` block."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    if ray.is_initialized():  # a notebook, a test: theirs to stop
+        yield
+        return
+    if address is not None:
+        _knock(address)
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address is not None:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",  # never one that happens to run on this machine, nor $RAY_ADDRESS
+                num_cpus=usable_cores(),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **quiet,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"no Ray cluster can be joined at {address}" if address else "a local Ray does not start"
+        raise UserError(f"{where}: {sentence(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

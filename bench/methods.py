@@ -1,0 +1,158 @@
+"""The method contract: from a spec and data to operating points. Everything after that is common to all methods."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from bench.core.errors import UserError, unknown
+from bench.core.registry import Registry
+from bench.core.spec import RunSpec
+from bench.data.dataset import Dataset
+from bench.models import MODELS
+from bench.points import OperatingPoint
+from bench.slicing.supernet import Supernet
+from bench.training.context import Context
+from bench.training.loop import stable_seed
+
+METHODS = Registry(
+    "method",
+    {
+        "ds_net": "bench.dynamic_slimmable:DSNet",
+        "uniform": "baselines.uniform:Uniform",
+        "us_net": "baselines.universally_slimmable:USNet",
+        "pruning": "baselines.pruning:Pruning",
+        "random_gate": "baselines.controls:RandomGate",
+        "fixed_choice": "baselines.controls:FixedChoice",
+    },
+    group="slicebench.methods",
+)
+
+Kind = Literal["dynamic", "slimmable", "static", "control"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """For methods without settings of their own."""
+
+
+class Method:
+    """One way to get operating points. A new one is a subclass with `operating_points`, registered by name.
+
+    Attributes:
+        kind: "dynamic" (cost depends on the image), "slimmable" (several points share weights), "static", "control".
+        paper: where it comes from.
+        families: prefixes of the model presets that it can train; empty for all.
+        version: raised when its results change for an equal spec.
+        Options: frozen dataclass of its settings; a run's `options` must be among its fields.
+        needs_parent: True where it works on the checkpoint of another run (`init_from`).
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    paper: ClassVar[str] = ""
+    families: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+    Options: ClassVar[type] = NoOptions
+    needs_parent: ClassVar[bool] = False
+
+    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
+        """Train what is not trained yet (checkpoints below `context.directory`), else load it; return the points.
+
+        Equal specs give equal points. The test split is out of reach: `data` is passed without it being opened.
+        """
+        raise TypeError(f"method {self.name} yields no operating points")
+
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        """Raise `UserError` for settings that this model cannot meet (a width, choice or budget that no sub-network
+        has). Called before any work is done; `net` is the spec's model with any weights."""
+
+    def options(self, spec: RunSpec) -> Any:
+        """The spec's options as this method's frozen dataclass, defaults filled in."""
+        return self.Options(**_checked_options(self.name, self.Options, dict(spec.options)))
+
+
+def method_of(name: str) -> Method:
+    """The method called `name`. Raises `UserError`, naming the nearest, when there is none."""
+    return METHODS.get(name)()
+
+
+def completed(spec: RunSpec) -> RunSpec:
+    """A spec as it is run: names and options checked, options that equal their default dropped, version filled in.
+
+    Raises:
+        UserError: unknown method, model or option; a method on a family that it does not serve.
+    """
+    method = method_of(spec.method)
+    if spec.model not in MODELS:
+        raise unknown("model", spec.model, MODELS.names())
+    if method.families and not spec.model.startswith(method.families):
+        raise UserError(f"{method.name} serves {', '.join(method.families)}, not {spec.model}")
+    if method.needs_parent and spec.init_from is None:
+        raise UserError(f"{method.name} works on another run's checkpoint; name it with init_from")
+    options = method.options(spec)
+    defaults = {field.name: getattr(method.Options(), field.name) for field in dataclasses.fields(method.Options)}
+    kept = {key: getattr(options, key) for key in spec.options if getattr(options, key) != defaults[key]}
+    return dataclasses.replace(spec, options=kept, method_version=method.version)
+
+
+def build_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
+    """The spec's model preset for the data's classes and channels, with weights that depend on the seed alone."""
+    torch.manual_seed(stable_seed(spec.seed, spec.model, "init"))
+    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
+    return net.to(context.device, memory_format=torch.channels_last)
+
+
+def reseed(spec: RunSpec, *parts: object) -> None:
+    """Seed torch for building one thing of a run, so that what is built does not depend on what came before."""
+    torch.manual_seed(stable_seed(spec.seed, *parts))
+
+
+def trainable_copy(network: nn.Module) -> nn.Module:
+    """The network with its parameters open to training again."""
+    return network.requires_grad_(True).train()
+
+
+def _checked_options(method: str, kind: type, options: dict[str, Any]) -> dict[str, Any]:
+    fields = {field.name for field in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for key, value in options.items():
+        if key not in fields:
+            raise unknown(f"option of {method}", key, fields)
+        if not _fits(value, hints[key]):
+            raise UserError(f"options.{key} of {method} must be {_spelled(hints[key])}, not {value!r}")
+    return options
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a type that an options dataclass names."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, args[0]) for item in value)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _spelled(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_spelled(arg) for arg in args)
+    if origin is tuple:
+        return f"a list of {_spelled(args[0])}"
+    if hint is type(None):
+        return "null"
+    return {int: "an integer", float: "a number", str: "a string", bool: "true or false"}.get(hint, str(hint))

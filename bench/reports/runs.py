@@ -1,0 +1,153 @@
+"""What the store holds of each run, and which runs differ in nothing but their seed."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import UserError
+from bench.core.record import Record
+from bench.core.spec import RunSpec
+from bench.core.store import PHASES, Store
+
+CONTROLS = ("random_gate", "fixed_choice", "oracle_gate")
+"""Methods that show what another run's checkpoint would have given without its gate."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it lies in the store.
+
+    `settings` are the spec's fields by dotted name, without the seed; of the run that it starts from
+    (`init_from`), the settings are there as "parent. ...", since that run's id differs by seed. `bodies`
+    holds the complete phases by name.
+    """
+
+    spec: RunSpec
+    settings: dict[str, Any]
+    parent_config: str | None
+    folder: Path
+    bodies: dict[str, dict[str, Any]]
+    error: dict[str, Any] | None
+
+    @cached_property
+    def run_id(self) -> str:
+        return self.spec.run_id
+
+    @cached_property
+    def config_id(self) -> str:
+        """12 hex digits, shared exactly by the runs that differ in nothing but their seed."""
+        return config_of(self.settings)
+
+    @property
+    def control(self) -> bool:
+        """Whether it is there only to judge another run by."""
+        return self.spec.method in CONTROLS
+
+    @property
+    def missing(self) -> list[str]:
+        """The phases that are not complete."""
+        return [phase for phase in PHASES if phase not in self.bodies]
+
+    def records(self, phase: str) -> list[Record]:
+        """The records of a phase; none when it is not complete."""
+        return self.bodies[phase]["records"] if phase in self.bodies else []
+
+
+def read_runs(results_root: str | Path) -> list[Run]:
+    """Every run of a results directory, by run_id, finished or not.
+
+    Raises UserError when there is none, and the store's own where a file is damaged.
+    """
+    root = Path(results_root)
+    store = Store(root, writable=False) if root.is_dir() else None
+    ids = store.runs() if store else []
+    if store is None or not ids:
+        raise UserError(f"there are no runs in {root}; make some with: slicebench run RECIPE --results {root}")
+    specs = {run_id: store.read_spec(run_id) for run_id in ids}
+    return [_read_run(store, spec, specs) for spec in specs.values()]
+
+
+def _read_run(store: Store, spec: RunSpec, specs: Mapping[str, RunSpec]) -> Run:
+    run_id = spec.run_id
+    parent = specs.get(spec.init_from or "")
+    return Run(
+        spec=spec,
+        settings=settings_of(spec, specs),
+        parent_config=config_of(settings_of(parent, specs)) if parent else None,
+        folder=store.path(run_id),
+        bodies={phase: store.read(run_id, phase) for phase in PHASES if store.has(run_id, phase)},
+        error=store.read_error(run_id),
+    )
+
+
+def settings_of(spec: RunSpec, specs: Mapping[str, RunSpec]) -> dict[str, Any]:
+    """The spec's fields by dotted name ("train.epochs"), without the seed and with its parent's as "parent. ...".
+
+    A parent that started from another seed keeps that seed in the settings, so that two such runs are never
+    taken for two seeds of one thing. Where the parent is not in `specs`, its run_id stands for it.
+    """
+    raw = spec.to_json()
+    seed, init_from = raw.pop("seed"), raw.pop("init_from")
+    settings = dict(_flatten(raw))
+    if parent := specs.get(init_from or ""):
+        settings |= {f"parent.{key}": value for key, value in settings_of(parent, specs).items()}
+        if parent.seed != seed:
+            settings["parent.seed"] = parent.seed
+    elif init_from:
+        settings["init_from"] = init_from
+    return settings
+
+
+def _flatten(raw: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in raw.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def config_of(settings: Mapping[str, Any]) -> str:
+    """The config_id of some settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def records_digest(runs: Iterable[Run]) -> str:
+    """SHA-256 over the results of all evaluated runs: no time, host or load is in it."""
+    lines = sorted(f"{run.run_id} {run.bodies['eval']['digest']}\n" for run in runs if "eval" in run.bodies)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def variants(runs: Sequence[Run]) -> dict[str, str]:
+    """For each config_id, in what it differs from the other configs of its method: "epochs=20, random_widths=1".
+
+    Empty where a method was run in one way only on a model and dataset.
+    """
+    families: dict[tuple, dict[str, dict[str, Any]]] = {}
+    for run in runs:
+        spec = run.spec
+        family = (spec.method, spec.model, spec.data.name, spec.data.protocol)
+        families.setdefault(family, {})[run.config_id] = run.settings
+    return {config: label for family in families.values() for config, label in _labels(family).items()}
+
+
+def _labels(family: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    keys = sorted({key for settings in family.values() for key in settings})
+    spelled = {
+        config: {key: json.dumps(settings[key]) if key in settings else "default" for key in keys}
+        for config, settings in family.items()
+    }
+    differing = [key for key in keys if len({values[key] for values in spelled.values()}) > 1]
+    return {
+        config: ", ".join(f"{_short(key)}={values[key].strip(chr(34))}" for key in differing)
+        for config, values in spelled.items()
+    }
+
+
+def _short(key: str) -> str:
+    """A dotted key without its section: "train.epochs" is "epochs", "parent.train.epochs" "parent.epochs"."""
+    sections = ("train", "data", "profile", "options")
+    return ".".join(part for part in key.split(".") if part not in sections)

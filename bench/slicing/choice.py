@@ -1,0 +1,163 @@
+"""A choice names one sub-network; a choice space says which sub-networks a supernet holds.
+
+A choice is a frozen value: for each network stage, an index into the list of each of its elastic dimensions (Li et al.
+2021, sec. 3.1, slice filters; Li et al. 2022 slice further dimensions). It is always passed as an argument, never kept
+on a layer, so two choices may run at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from bench.core.errors import UserError
+
+StageIndices = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network stage: its name and, for each elastic dimension, the ascending list of values it may take."""
+
+    name: str
+    dimensions: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def values(self, dimension: str) -> tuple[int, ...]:
+        """The values of one elastic dimension. Raises `UserError` for a dimension that the stage does not slice."""
+        for name, values in self.dimensions:
+            if name == dimension:
+                return values
+        known = ", ".join(name for name, _ in self.dimensions)
+        raise UserError(f"stage {self.name} has no elastic dimension {dimension!r}; it slices {known}")
+
+    @property
+    def first(self) -> StageIndices:
+        return (0,) * len(self.dimensions)
+
+    @property
+    def last(self) -> StageIndices:
+        return tuple(len(values) - 1 for _, values in self.dimensions)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The index of every elastic dimension of the first `len(indices)` stages (all of them for a whole network)."""
+
+    indices: tuple[StageIndices, ...]
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """`keys[d]` identifies the choice of the first d stages; batch norm statistics are stored under it."""
+        parts = ["_".join(map(str, stage)) for stage in self.indices]
+        return tuple("__".join(parts[:depth]) for depth in range(len(parts) + 1))
+
+    def key(self, depth: int) -> str:
+        """The key of the first `depth` stages."""
+        return self.keys[depth]
+
+    def pick(self, stage: int, position: int, values: tuple[int, ...]) -> int:
+        """The value that this choice takes of one elastic dimension's list."""
+        return values[self.indices[stage][position]]
+
+    def prefix(self, depth: int) -> Choice:
+        return Choice(self.indices[:depth])
+
+    def then(self, indices: Sequence[StageIndices]) -> Choice:
+        """This choice, continued over the next stages."""
+        return Choice(self.indices + tuple(indices))
+
+    def __str__(self) -> str:
+        return ".".join("-".join(map(str, stage)) for stage in self.indices)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one gate decides: the stages from `stage` up to the next gate, as a list of options in ascending cost."""
+
+    stage: int
+    options: tuple[tuple[StageIndices, ...], ...]
+
+
+@dataclass(frozen=True)
+class ChoiceSpace:
+    """The sub-networks of a supernet.
+
+    Args:
+        stages: the network stages, input to output.
+        fixed: the indices of the stages in front of the first gate, in every routed choice.
+        decisions: one for each gate, in network order; together they cover the stages that `fixed` does not.
+        uniform_choices: the ladder of sub-networks that `uniform(i)` names, ascending in cost.
+        prefix_statistics: True where batch norm keeps statistics for each prefix of the named choices (at most 64
+            named choices, DESIGN 2); False for families normalised without running statistics.
+    """
+
+    stages: tuple[Stage, ...]
+    fixed: tuple[StageIndices, ...]
+    decisions: tuple[Decision, ...]
+    uniform_choices: tuple[Choice, ...]
+    prefix_statistics: bool = True
+
+    def __post_init__(self) -> None:
+        if self.prefix_statistics and len(self.named) > 64:
+            raise UserError(
+                f"batch norm keeps statistics for every choice, and {len(self.named)} choices are more than 64; "
+                "use group or layer norm for so large a space"
+            )
+
+    @cached_property
+    def largest(self) -> Choice:
+        return Choice(tuple(stage.last for stage in self.stages))
+
+    @property
+    def smallest(self) -> Choice:
+        return self.uniform_choices[0]
+
+    @cached_property
+    def named(self) -> tuple[Choice, ...]:
+        """Every choice that has a name: the uniform ladder, then `largest` where the ladder does not end in it."""
+        return tuple(dict.fromkeys((*self.uniform_choices, self.largest)))
+
+    def uniform(self, index: int) -> Choice:
+        """The sub-network at one step of the ladder. Raises `UserError` for a step that does not exist."""
+        if not 0 <= index < len(self.uniform_choices):
+            raise UserError(f"no sub-network {index}: this space has choices 0 to {len(self.uniform_choices) - 1}")
+        return self.uniform_choices[index]
+
+    def name_of(self, choice: Choice) -> str:
+        """A short name for a whole choice: `uniform3`, `largest`, or its indices."""
+        if choice in self.uniform_choices:
+            return f"uniform{self.uniform_choices.index(choice)}"
+        return "largest" if choice == self.largest else str(choice)
+
+    def routed(self, route: Sequence[int]) -> Choice:
+        """The choice that the gates reach by taking option `route[g]` at gate g; a partial route gives a prefix."""
+        choice = Choice(self.fixed)
+        for decision, option in zip(self.decisions, route, strict=False):
+            choice = choice.then(decision.options[option])
+        return choice
+
+    def depth_after(self, gates: int) -> int:
+        """How many stages are decided once the first `gates` gates have spoken."""
+        return self.decisions[gates].stage if gates < len(self.decisions) else len(self.stages)
+
+    def sample(self, generator: random.Random) -> Choice:
+        """A random choice: of the ladder with its first step left out where statistics are kept for each named choice
+        (the official code draws from 1 to 13: METHODS 4.1), else an independent option at every gate."""
+        if self.prefix_statistics:
+            return self.uniform_choices[generator.randrange(1, len(self.uniform_choices))]
+        return self.routed([generator.randrange(len(decision.options)) for decision in self.decisions])
+
+    def width(self, choice, stage: int, dimension: str = "filters"):
+        """The value of one elastic dimension under a choice: an int, or a soft width under a soft choice."""
+        position, values = self._dimensions[stage][dimension]
+        return choice.pick(stage, position, values)
+
+    @cached_property
+    def _dimensions(self) -> tuple[dict[str, tuple[int, tuple[int, ...]]], ...]:
+        return tuple({name: (i, v) for i, (name, v) in enumerate(s.dimensions)} for s in self.stages)
+
+    def prefix_keys(self, depth: int) -> dict[str, Choice]:
+        """The statistics keys that the named choices need at one depth, each with the prefix it stands for."""
+        return {choice.key(depth): choice.prefix(depth) for choice in self.named}

@@ -1,0 +1,179 @@
+"""Dynamic inference: each image runs the sub-network that its gates choose. Three strategies, one result.
+
+`grouped` really skips work: the batch is split by choice at each gate, each group runs its own slice, and results go
+back to their rows. `masked` computes every channel and zeroes what was not chosen: a control that saves nothing.
+`one_by_one` runs images alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.core.errors import UserError
+from bench.slicing.choice import Choice, ChoiceSpace
+from bench.slicing.extract import extract_segment, folded
+from bench.slicing.gate import decide
+from bench.slicing.layers import SoftChoice
+from bench.slicing.supernet import Features, Supernet
+
+Router = Callable[[int, Features, Tensor], Tensor]
+"""(gate index, what the gate sees, rows of the batch) to the option taken for each of those rows."""
+
+
+class Prediction(NamedTuple):
+    """What an operating point returns: the output (B, ...) and the G decisions taken for each image, int64 (B, G)."""
+
+    output: Tensor
+    route: Tensor
+
+
+class Segments(Protocol):
+    """Anything that can run segment `index` under a choice: the supernet's views, or extracted copies."""
+
+    def __call__(self, index: int, x: Tensor, choice: Choice) -> tuple[Tensor, Features | None]: ...
+
+
+class _Group(NamedTuple):
+    choice: Choice
+    rows: Tensor  # which images of the batch
+    x: Tensor
+
+
+def check_routing(space: ChoiceSpace, routing: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """The options that each gate may route to, checked against the space. Raises `UserError`."""
+    if len(routing) != len(space.decisions):
+        raise UserError(f"a routing space lists options for each gate: {len(space.decisions)}, not {len(routing)}")
+    for options, decision in zip(routing, space.decisions, strict=True):
+        outside = [option for option in options if not 0 <= option < len(decision.options)]
+        if outside or not options:
+            raise UserError(
+                f"cannot route to choice {outside[0] if outside else 'none'}: a gate at stage {decision.stage} "
+                f"has choices 0 to {len(decision.options) - 1}"
+            )
+    return tuple(tuple(options) for options in routing)
+
+
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """The given rows of a batch, in the layout of the batch; the batch itself where they are all of it."""
+    return x if len(rows) == len(x) else x[rows]
+
+
+def run_grouped(segments: Segments, space: ChoiceSpace, router: Router, x: Tensor) -> Prediction:
+    """Run a batch, regrouped at every gate by what the rest of the network depends on."""
+    gates = len(space.decisions)
+    route = torch.empty(len(x), gates, dtype=torch.int64, device=x.device)
+    groups = [_Group(Choice(space.fixed), torch.arange(len(x), device=x.device), x)]
+    for index in range(gates):
+        arrived: dict[str, list[_Group]] = defaultdict(list)
+        for group in groups:
+            y, features = segments(index, group.x, group.choice)
+            assert features is not None
+            options = router(index, features, group.rows)
+            route[group.rows, index] = options
+            for option in options.unique().tolist():
+                here = (options == option).nonzero().flatten()
+                choice = group.choice.then(space.decisions[index].options[option])
+                part = _Group(choice, take(group.rows, here), take(y, here))
+                arrived[_group_key(space, index, part)].append(part)
+        groups = [_merged(parts) for parts in arrived.values()]
+    outputs = [segments(gates, group.x, group.choice)[0] for group in groups]
+    return Prediction(_scattered(outputs, [group.rows for group in groups], len(x)), route)
+
+
+def _group_key(space: ChoiceSpace, index: int, part: _Group) -> str:
+    """What the next segment depends on. With statistics for each prefix: the whole choice. Without: the width that
+    arrives and the stages just decided, so a gate with K options makes at most K x K groups."""
+    if space.prefix_statistics:
+        return part.choice.keys[-1]
+    decided = part.choice.indices[space.decisions[index].stage :]
+    return f"{part.x.shape[1]}|{decided}"
+
+
+def _merged(parts: list[_Group]) -> _Group:
+    if len(parts) == 1:
+        return parts[0]
+    return _Group(parts[0].choice, torch.cat([p.rows for p in parts]), torch.cat([p.x for p in parts]))
+
+
+def _scattered(outputs: list[Tensor], rows: list[Tensor], count: int) -> Tensor:
+    if len(outputs) == 1 and len(outputs[0]) == count:
+        order = rows[0]
+        if torch.equal(order, torch.arange(count, device=order.device)):
+            return outputs[0]
+    result = outputs[0].new_empty(count, *outputs[0].shape[1:])
+    for output, here in zip(outputs, rows, strict=True):
+        result[here] = output
+    return result
+
+
+def run_masked(supernet: Supernet, router: Router, x: Tensor) -> Prediction:
+    """Run every image through the widest routed network and mask what its gate did not choose. Single-gate spaces."""
+    space = supernet.space
+    (decision,) = space.decisions
+    y, features = supernet.segments[0](x, Choice(space.fixed))
+    options = router(0, features, torch.arange(len(x), device=x.device))
+    weights = F.one_hot(options, len(decision.options)).to(x.dtype)
+    choices = tuple(space.routed([option]) for option in range(len(decision.options)))
+    output, _ = supernet.segments[1](y, SoftChoice(choices, weights, decision.stage))
+    return Prediction(output, options[:, None])
+
+
+def run_one_by_one(segments: Segments, space: ChoiceSpace, router: Router, x: Tensor) -> Prediction:
+    """Run each image alone; what grouping must agree with."""
+    parts = []
+    for row in range(len(x)):
+        shifted = _shifted(router, row)
+        parts.append(run_grouped(segments, space, shifted, x[row : row + 1]))
+    return Prediction(torch.cat([p.output for p in parts]), torch.cat([p.route for p in parts]))
+
+
+def _shifted(router: Router, start: int) -> Router:
+    return lambda index, features, rows: router(index, features, rows + start)
+
+
+def gate_router(gates: Sequence[nn.Module], routing: Sequence[Sequence[int]]) -> Router:
+    """Route by trained gates: the largest logit among the options of the routing space."""
+    tables = [torch.tensor(options) for options in routing]
+
+    def route(index: int, features: Features, rows: Tensor) -> Tensor:
+        return tables[index].to(rows.device)[decide(gates[index](features))]
+
+    return route
+
+
+def fixed_router(route: Tensor) -> Router:
+    """Route by decisions taken beforehand: int64 (B, G)."""
+    return lambda index, features, rows: route[rows, index]
+
+
+class ViewSegments:
+    """Runs the supernet's own segments, sliced at run time."""
+
+    def __init__(self, supernet: Supernet) -> None:
+        self.supernet = supernet
+
+    def __call__(self, index: int, x: Tensor, choice: Choice) -> tuple[Tensor, Features | None]:
+        return self.supernet.segments[index](x, choice)
+
+
+class ExtractedSegments:
+    """Runs plain copies of each segment, batch norm folded: made at first use of a choice and kept."""
+
+    def __init__(self, supernet: Supernet) -> None:
+        self.supernet = supernet
+        self.plain: dict[tuple[int, str], nn.Module] = {}
+
+    def __call__(self, index: int, x: Tensor, choice: Choice) -> tuple[Tensor, Features | None]:
+        slot = index, choice.key(min(self.supernet.space.depth_after(index), len(choice.indices)))
+        if slot not in self.plain:
+            segment = self.supernet.segments[index]
+            copy = extract_segment(segment, choice, segment.decides)  # type: ignore[arg-type]
+            self.plain[slot] = folded(copy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        result = self.plain[slot](x)
+        return result if self.supernet.segments[index].decides else (result, None)

@@ -1,0 +1,73 @@
+"""Extraction: copy one sub-network out of a supernet into ordinary torch layers (form `extracted`)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from bench.slicing.choice import Choice
+from bench.slicing.supernet import Segment, Supernet
+
+
+def extract(supernet: Supernet, choice: Choice, fold_bn: bool = False) -> nn.Module:
+    """The sub-network of `choice` as a plain `nn.Sequential` with contiguous copies and the choice's own statistics.
+
+    Args:
+        fold_bn: fold each batch norm into the convolution in front of it (evaluation only).
+    """
+    segments = [extract_segment(segment, choice, False) for segment in supernet.segments]  # type: ignore[arg-type]
+    plain = nn.Sequential(*[layer for segment in segments for layer in segment]).train(supernet.training)
+    return folded(plain) if fold_bn else plain
+
+
+def extract_segment(segment: Segment, choice: Choice, decides: bool) -> nn.Sequential:
+    """One segment as plain layers, flat; with `decides` it returns (x, Features) for the gate behind it."""
+    plain = nn.Sequential(*_flat(segment.extract(choice, decides)))
+    return plain.train(segment.training)
+
+
+def _flat(module: nn.Module) -> list[nn.Module]:
+    if type(module) is nn.Sequential:
+        return [leaf for child in module for leaf in _flat(child)]
+    return [module]
+
+
+def folded(plain: nn.Module) -> nn.Module:
+    """A copy in which every batch norm that directly follows a convolution in a Sequential is folded into it."""
+    plain = copy.deepcopy(plain).eval()
+    for module in list(plain.modules()):
+        if isinstance(module, nn.Sequential):
+            _fold_sequence(module)
+    return plain
+
+
+def _fold_sequence(sequence: nn.Sequential) -> None:
+    names = list(sequence._modules)
+    for first, second in zip(names, names[1:], strict=False):
+        conv, norm = sequence._modules[first], sequence._modules[second]
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            sequence._modules[first] = fuse_conv_bn_eval(conv, norm)
+            sequence._modules[second] = nn.Identity()
+
+
+class WithoutFeatures(nn.Module):
+    """Runs plain layers that end in a decision and drops what the gate would have seen."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)[0]
+
+
+def parameters_of(module: nn.Module) -> int:
+    """Number of parameters (buffers excluded)."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,96 @@
+"""Checkpoints: safetensors with the run_id inside, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bench.core.errors import UserError
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], run_id: str, notes: Mapping[str, Any]) -> None:
+    """Write tensors and JSON notes atomically: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    save_file(plain, temporary, {"run_id": run_id, "notes": json.dumps(dict(notes), sort_keys=True)})
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path, run_id: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and notes of a checkpoint.
+
+    Args:
+        run_id: the run that must have written it; None to accept any.
+
+    Raises:
+        UserError: the file is missing, damaged, or was written by another run.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint {path.name} in {path.parent}; has its run been trained?") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}); delete it to train again") from error
+    if run_id is not None and metadata.get("run_id") != run_id:
+        raise UserError(f"checkpoint {path} belongs to run {metadata.get('run_id')}, not to {run_id}")
+    return tensors, json.loads(metadata.get("notes", "{}"))
+
+
+def gather(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The state of several modules under one namespace: `<module>/<parameter>`."""
+    return {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+
+
+def scatter(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> None:
+    """The inverse of `gather`: strict, every tensor must be there. Raises `UserError` for another architecture."""
+    for name, module in modules.items():
+        state = {key.removeprefix(f"{name}/"): v for key, v in tensors.items() if key.startswith(f"{name}/")}
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"the checkpoint does not fit {name}: {str(error).splitlines()[-1].strip()}") from error
+
+
+def save_if_missing(path: Path, modules: Mapping[str, nn.Module], run_id: str, notes: Mapping[str, Any]) -> None:
+    """Keep the state of modules under `path`, unless a checkpoint of this run is there already."""
+    if not path.exists():
+        save(path, gather(modules), run_id, notes)
+
+
+def restore(path: Path, modules: Mapping[str, nn.Module], run_id: str) -> None:
+    """Load the modules' state from a checkpoint that `run_id` wrote. Raises `UserError` as `load` does."""
+    scatter(load(path, run_id)[0], modules)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors (momentum and the like); learning rates are recomputed from the step."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer/{index}/{key}": value
+        for index, slots in state.items()
+        for key, value in slots.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors saved by `optimizer_tensors` back."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, index, slot = key.split("/", 2)
+            state.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,121 @@
+"""Stage I: train a supernet by the sandwich rule with in-place distillation or in-place bootstrapping.
+
+Li et al. 2021, sec. 3.2 and its released code (METHODS 4.1); Yu & Huang 2019 for the sandwich rule and in-place
+distillation. Losses are summed over the choices of a step, each back-propagated on its own to bound memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bench.core.spec import TrainSpec
+from bench.data.dataset import Batch, Split
+from bench.slicing.choice import Choice, ChoiceSpace
+from bench.slicing.supernet import Supernet
+from bench.training.context import Context
+from bench.training.loop import Plan, fit, stable_seed
+from bench.training.optim import move_average
+from bench.training.tasks import Task
+
+Distillation = Literal["none", "inplace", "bootstrap", "ensemble_bootstrap"]
+
+
+@dataclass(frozen=True)
+class StageOne:
+    """How a supernet is trained.
+
+    Attributes:
+        distillation: who teaches the sub-networks. "none": the labels; "inplace": the largest network's output of the
+            same step; "bootstrap" (IB): the EMA supernet's largest network; "ensemble_bootstrap" (IEB): the same, and
+            for the smallest the mean of EMA outputs at the largest and at random choices.
+        random_widths: random choices of a step, between the largest and the smallest.
+        ema: decay of the EMA supernet, a step; it teaches (IB) and is what gets evaluated.
+        ema_warmup: let the decay grow as (1 + step) / (10 + step) until it reaches `ema`. The official code has none:
+            over its 400,000 steps it would make no difference, but a run of a few hundred steps would be taught by an
+            average that is mostly the initial weights.
+    """
+
+    distillation: Distillation = "bootstrap"
+    random_widths: int = 2
+    ema: float = 0.997
+    ema_warmup: bool = True
+
+    def decay(self, step: int) -> float:
+        """EMA decay at a step (counted from 0)."""
+        return min(self.ema, (1 + step) / (10 + step)) if self.ema_warmup else self.ema
+
+    @property
+    def averages(self) -> bool:
+        return self.distillation in ("bootstrap", "ensemble_bootstrap")
+
+
+def sandwich(space: ChoiceSpace, random_widths: int, generator: random.Random) -> list[Choice]:
+    """The choices of one step: largest, `random_widths` random ones, smallest (Yu & Huang 2019)."""
+    return [space.largest, *(space.sample(generator) for _ in range(random_widths)), space.smallest]
+
+
+@torch.no_grad()
+def teacher_targets(teacher: Supernet, x: Tensor, extra: list[Choice], task: Task) -> tuple[Tensor, Tensor]:
+    """Targets by the EMA supernet: of its largest network, and the mean over that and the `extra` choices."""
+    largest = task.soften(teacher(x, teacher.space.largest))
+    if not extra:
+        return largest, largest
+    outputs = [largest, *(task.soften(teacher(x, choice)) for choice in extra)]
+    return largest, torch.stack(outputs).mean(0)
+
+
+def supernet_step(
+    net: Supernet,
+    teacher: Supernet | None,
+    batch: Batch,
+    settings: StageOne,
+    task: Task,
+    smoothing: float,
+    generator: random.Random,
+) -> dict[str, float]:
+    """Back-propagate one step's summed losses into `net` and return them by role. Takes no optimizer step."""
+    x, space = batch.x, net.space
+    choices = sandwich(space, settings.random_widths, generator)
+    largest = net(x, choices[0])
+    loss = task.loss(largest, batch.targets, smoothing)
+    loss.backward()
+    losses = {"largest": loss.item()}
+    target = smallest_target = task.soften(largest) if settings.distillation == "inplace" else None
+    if teacher is not None and settings.averages:
+        ensemble = settings.distillation == "ensemble_bootstrap"
+        extra = [space.sample(generator) for _ in range(settings.random_widths)] if ensemble else []
+        target, smallest_target = teacher_targets(teacher, x, extra, task)
+    for choice in choices[1:]:
+        output = net(x, choice)
+        soft = smallest_target if choice == space.smallest else target
+        loss = task.loss(output, batch.targets, smoothing) if soft is None else task.distill(output, soft)
+        loss.backward()
+        losses["smallest" if choice == space.smallest else "random"] = loss.item()
+    return losses
+
+
+def train_supernet(
+    net: Supernet, split: Split, spec: TrainSpec, seed: int, settings: StageOne, task: Task, context: Context
+) -> tuple[Supernet, dict[str, Any]]:
+    """Stage I. Returns the network to evaluate (the EMA supernet where there is one) and the training's history."""
+    net.train()
+    ema = copy.deepcopy(net).eval().requires_grad_(False) if settings.averages else None
+
+    def step(batch: Batch, index: int) -> dict[str, float]:
+        generator = random.Random(stable_seed(seed, "sandwich", index))
+        return supernet_step(net, ema, batch, settings, task, spec.label_smoothing, generator)
+
+    def average(index: int) -> None:
+        if ema is not None:
+            move_average(ema, net, settings.decay(index))
+
+    kept = {} if ema is None else {"ema": ema}
+    plan = Plan("supernet", {"supernet": net}, kept, step, spec, seed, after_step=average)
+    history = fit(plan, split, context)
+    return (net if ema is None else ema).eval(), history

@@ -1,0 +1,298 @@
+"""Who may import whom, and what no file may do. Rules over the syntax trees, so they hold for files to come.
+
+An exception is a line in one of the tables below, with its reason; it is never a looser rule.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(path for room in ("bench", "baselines") for path in (ROOT / room).rglob("*.py"))
+
+# From the bottom up: a room imports itself and the rows below it.
+ROWS = (
+    {"core"},
+    {"slicing"},
+    {"points"},
+    {"models", "data"},
+    {"training", "evaluation", "profilers"},
+    {"methods"},
+    {"dynamic_slimmable", "baselines"},
+    {"run", "recipes", "cli"},
+    {"__main__", "benchmarks"},
+)
+# Beside the rows: they stand on core alone, and only the command line wires them in.
+BESIDE = {"executors", "reports"}
+
+# Within a row, only in this direction.
+SIDEWAYS = {
+    ("evaluation", "training"),  # a task says what the score of an image is
+    ("evaluation", "profilers"),  # the executed proof is evaluated by the counters
+    ("baselines", "dynamic_slimmable"),  # the controls run on DS-Net's checkpoint
+    ("cli", "run"),
+    ("cli", "recipes"),
+}
+# Single modules that may import a module which the rows would refuse.
+EXCEPTIONS = {
+    ("bench.executors.attempt", "bench.run"),  # the default runner, imported in the worker when work is done
+    # Pure statistics without torch; evaluation and reports must not have two versions of an interval.
+    *(("bench.reports", f"bench.evaluation.{module}") for module in ("statistics", "significance", "tradeoff")),
+}
+
+# Who may import a heavy or replaceable library, by path prefix.
+LIBRARIES = {
+    "ray": ("bench/executors/ray.py",),
+    "pandas": ("bench/reports/",),
+    "matplotlib": ("bench/reports/",),
+    "fvcore": ("bench/profilers/",),
+    "pydantic": ("bench/core/",),
+    "typer": ("bench/cli.py", "bench/__main__.py"),
+}
+
+MAX_LINES = 300
+LONGER: dict[str, str] = {}  # path -> why it still holds one idea
+
+# Files with a `global` statement: state of the process that cannot belong to any object.
+PROCESS_STATE = {"bench/profilers/allocator.py"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """`core` for `bench.core.spec`, `run` for `bench.run`, `baselines` for all of baselines, else ""."""
+    top, _, rest = module.partition(".")
+    if top == "baselines":
+        return top
+    return rest.partition(".")[0] if top == "bench" else ""
+
+
+def imports(tree: ast.AST, module: str, package: bool = False) -> Iterator[str]:
+    """Full names of all that is imported anywhere in a file, `from a import b` as `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")
+                kept = parents[: len(parents) - node.level + package]
+                base = ".".join([*kept, base] if base else kept)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def row_of(room: str) -> int:
+    return next((index for index, row in enumerate(ROWS) if room in row), -1)
+
+
+def is_excepted(importer: str, imported: str) -> bool:
+    return any(_within(importer, who) and _within(imported, what) for who, what in EXCEPTIONS)
+
+
+def _within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def is_allowed(importer: str, imported: str) -> bool:
+    """Whether the module `importer` may import `imported`, both full names of this project."""
+    mine, theirs = room_of(importer), room_of(imported)
+    if mine == theirs or (mine, theirs) in SIDEWAYS or is_excepted(importer, imported):
+        return True
+    if mine in BESIDE:
+        return theirs == "core"
+    if theirs in BESIDE:
+        return mine in ("cli", "__main__", "benchmarks")
+    return 0 <= row_of(theirs) < row_of(mine)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Every call with the last part of the called name: `f` for f(x) and for a.b.f(x)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func
+            yield getattr(called, "attr", getattr(called, "id", "")), node
+
+
+def is_hook_registration(name: str) -> bool:
+    return name.startswith("register_") and name.endswith("_hook")
+
+
+def refused(check: Callable[[Path, ast.Module], list]) -> dict[str, list]:
+    """What `check` finds wrong, by file; empty when all is well."""
+    found = {relative(path): check(path, tree_of(path)) for path in FILES}
+    return {path: wrong for path, wrong in found.items() if wrong}
+
+
+def test_every_file_stands_in_a_room():
+    rooms = {room_of(module_name(path)) for path in FILES} - {""}
+    placed = BESIDE.union(*ROWS)
+    assert rooms <= placed, "give the new room a place in this test and in CONTRIBUTING.md"
+
+
+def test_imports_go_downwards():
+    def upward(path: Path, tree: ast.Module) -> list[str]:
+        module = module_name(path)
+        ours = [name for name in imports(tree, module, path.stem == "__init__") if room_of(name)]
+        return [name for name in ours if not is_allowed(module, name)]
+
+    assert refused(upward) == {}
+
+
+def test_libraries_stay_in_their_rooms():
+    def strayed(path: Path, tree: ast.Module) -> list[str]:
+        found = {name.partition(".")[0] for name in imports(tree, module_name(path))}
+        return [name for name in LIBRARIES if name in found and not relative(path).startswith(LIBRARIES[name])]
+
+    assert refused(strayed) == {}
+
+
+def test_fvcore_is_imported_in_one_function_only():
+    functions = [
+        f"{relative(path)}:{node.name}"
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef)
+        and any(_within(name, "fvcore") for name in imports(node, module_name(path)))
+    ]
+    everywhere = sum(_within(name, "fvcore") for path in FILES for name in imports(tree_of(path), module_name(path)))
+    assert len(functions) <= 1, functions
+    assert everywhere <= 1, "fvcore is imported outside its function"
+
+
+def test_nothing_is_planted_on_modules():
+    """A width is an argument: nothing sets an attribute by name."""
+    setters = ("setattr", "delattr")
+    assert refused(lambda _, tree: [node.lineno for name, node in calls(tree) if name in setters]) == {}
+
+
+def test_hooks_are_for_profilers_and_end_with_the_call():
+    def hooks(path: Path, tree: ast.Module) -> list[str]:
+        if relative(path).startswith("bench/profilers/"):
+            return hooks_left(tree)
+        return [name for name, _ in calls(tree) if is_hook_registration(name)]
+
+    assert refused(hooks) == {}
+
+
+def hooks_left(tree: ast.Module) -> list[str]:
+    """Functions that register a hook without a `finally` that removes it."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return [
+        function.name
+        for function in functions
+        if any(is_hook_registration(name) for name, _ in calls(function)) and not _removes(function)
+    ]
+
+
+def _removes(function: ast.FunctionDef) -> bool:
+    finals = [statement for node in ast.walk(function) if isinstance(node, ast.Try) for statement in node.finalbody]
+    return any(name == "remove" for statement in finals for name, _ in calls(statement))
+
+
+def test_no_state_of_the_process():
+    def state(path: Path, tree: ast.Module) -> list[int]:
+        return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Global)]
+
+    assert set(refused(state)) == PROCESS_STATE
+
+
+def test_a_file_holds_one_idea():
+    lines = {relative(path): len(path.read_text().splitlines()) for path in FILES}
+    assert {path for path, count in lines.items() if count > MAX_LINES} == set(LONGER)
+
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+blocked, packages = sys.argv[1].split(","), sys.argv[2].split(",")
+
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"{name} is not to be imported here", name=name)
+
+sys.meta_path.insert(0, Wall())
+for package in packages:
+    found = importlib.import_module(package)
+    for module in pkgutil.walk_packages(found.__path__, package + "."):
+        importlib.import_module(module.name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("blocked", "packages"),
+    [
+        ("torch,torchvision,timm,ray,pydantic,pandas", "bench.core"),
+        ("torch,torchvision,timm,ray,pydantic", "bench.reports"),
+        ("pydantic,fvcore,ray,pandas,matplotlib", "bench.slicing,bench.models,bench.training,bench.profilers"),
+        ("ray,torch", "bench.executors"),
+    ],
+)
+def test_rooms_import_without(blocked, packages):
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, blocked, packages], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+
+
+# The rules themselves can fail: each is shown what it must refuse.
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "allowed"),
+    [
+        ("bench.training.loop", "bench.slicing.ops", True),
+        ("bench.slicing.ops", "bench.training.loop", False),
+        ("bench.slicing.ops", "bench.slicing.choice", True),
+        ("bench.data.cifar", "bench.models", False),
+        ("bench.training.loop", "bench.evaluation.accuracy", False),
+        ("bench.evaluation.accuracy", "bench.training.tasks", True),
+        ("bench.methods", "baselines.uniform", False),
+        ("bench.dynamic_slimmable", "baselines.uniform", False),
+        ("baselines.controls", "bench.dynamic_slimmable", True),
+        ("bench.core.spec", "bench.methods", False),
+        ("bench.reports.frame", "bench.core.store", True),
+        ("bench.reports.frame", "bench.evaluation.statistics", True),
+        ("bench.reports.frame", "bench.evaluation.accuracy", False),
+        ("bench.executors.serial", "bench.run", False),
+        ("bench.executors.attempt", "bench.run.run_phase", True),
+        ("bench.cli", "bench.reports.frame", True),
+        ("bench.run", "bench.reports.frame", False),
+        ("bench.profilers.latency", "bench.brand_new", False),
+    ],
+)
+def test_the_import_rule(importer, imported, allowed):
+    assert is_allowed(importer, imported) is allowed
+
+
+def test_all_forms_of_import_are_seen():
+    source = "import ray\ndef f():\n    from bench.run import x\nfrom . import ops\nfrom ..core import spec\n"
+    found = set(imports(ast.parse(source), "bench.slicing.gate"))
+    assert found == {"ray", "bench.run.x", "bench.slicing.ops", "bench.core.spec"}
+    assert set(imports(ast.parse("from . import ops"), "bench.slicing", package=True)) == {"bench.slicing.ops"}
+
+
+LEFT = "def f(m):\n    h = m.register_forward_hook(g)\n    m(x)\n    h.remove()\n"
+REMOVED = (
+    "def f(m):\n    h = m.register_forward_pre_hook(g)\n    try:\n        m(x)\n    finally:\n        h.remove()\n"
+)
+
+
+@pytest.mark.parametrize(("source", "left"), [(LEFT, ["f"]), (REMOVED, [])])
+def test_the_hook_rule(source, left):
+    assert hooks_left(ast.parse(source)) == left
