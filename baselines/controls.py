@@ -17,6 +17,7 @@ from bench.slicing.dynamic import Router
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Features, Supernet
 from bench.training.context import Context
+from bench.training.gating import Routing
 
 
 def image_keys(x: Tensor, key: bytes) -> Tensor:
@@ -28,33 +29,38 @@ def image_keys(x: Tensor, key: bytes) -> Tensor:
 
 
 class RandomlyRouted(RoutedPoint):
-    """Routes by a keyed hash of the image with exactly the histogram of a gate on the images it will be judged on."""
+    """Routes by a keyed hash of the image with exactly the histogram of the gates on the images it will be judged on:
+    each whole route, through all gates, is taken as often.
 
-    def __init__(self, gated: RoutedPoint, key: bytes, thresholds: Tensor | None = None) -> None:
+    Args:
+        routes: (R, G), the routes to take, and `thresholds` (R - 1,) of the hash between them.
+    """
+
+    def __init__(
+        self, gated: RoutedPoint, key: bytes, routes: Tensor | None = None, thresholds: Tensor | None = None
+    ) -> None:
         super().__init__(gated.name, gated.supernet, [], gated.routing, gated.image_size, self._router_for)
         self.gated, self.key = gated, key
-        self.thresholds = thresholds
+        self.routes, self.thresholds = routes, thresholds
 
     def on(self, images: Iterable[Tensor]) -> RandomlyRouted:
-        """Fit the thresholds: the hashes of these images, split so that each option gets as many as the gate gives."""
+        """Fit the thresholds: the hashes of these images, split so that each route gets as many as the gates give."""
         keys, taken = [], []
         for x in images:
             keys.append(image_keys(x, self.key))
-            taken.append(self.gated(x).route[:, 0].cpu())
-        ordered, routes = torch.cat(keys).sort().values, torch.cat(taken)
-        counts = torch.tensor([(routes == option).sum().item() for option in self.routing[0]])
-        ends = counts.cumsum(0)[:-1]
-        edge = torch.cat([ordered, torch.ones(1, dtype=torch.float64)])
-        return RandomlyRouted(self.gated, self.key, edge[ends])
+            taken.append(self.gated(x).route.cpu())
+        ordered = torch.cat(keys).sort().values
+        routes, counts = torch.cat(taken).unique(dim=0, return_counts=True)
+        return RandomlyRouted(self.gated, self.key, routes, ordered[counts.cumsum(0)[:-1]])
 
     def _router_for(self, x: Tensor) -> Router:
-        if self.thresholds is None:
+        if self.routes is None or self.thresholds is None:
             raise RuntimeError("a random gate must be fitted with `on(images)` before it routes")
         ranks = torch.bucketize(image_keys(x, self.key), self.thresholds, right=True)
-        options = torch.tensor(self.routing[0])[ranks].to(x.device)
+        route_of = self.routes[ranks].to(x.device)
 
         def route(index: int, features: Features, rows: Tensor) -> Tensor:
-            return options[rows]
+            return route_of[rows, index]
 
         return route
 
@@ -72,14 +78,15 @@ class RandomGate(Method):
         net, gates = parent_of(data, context)
         key = f"random_gate/{spec.seed}".encode()
         points: list[OperatingPoint] = []
-        for routing, gate in gates:
-            gated = RoutedPoint(point_name(routing), net, [gate], [routing], data.image_size)
+        for routing, trained in gates:
+            gated = RoutedPoint(point_name(routing), net, trained, routing, data.image_size)
             points.append(RandomlyRouted(gated, key))
         return points
 
 
 class FixedChoice(Method):
-    """The same checkpoint at each choice that its gates may take, for every image alike."""
+    """The same checkpoint at choices that its gates may take, for every image alike: with several gates, those at which
+    all gates stand at the same place of their lists (the last place of a shorter list)."""
 
     name = "fixed_choice"
     kind = "control"
@@ -89,11 +96,17 @@ class FixedChoice(Method):
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         net, gates = parent_of(data, context)
-        options = sorted({option for routing, _ in gates for option in routing})
-        return [subnetwork_point(net, net.space.routed([option]), data.image_size) for option in options]
+        routes = sorted({route for routing, _ in gates for route in level_routes(routing)})
+        return [subnetwork_point(net, net.space.routed(route), data.image_size) for route in routes]
 
 
-def parent_of(data: Dataset, context: Context) -> tuple[Supernet, list[tuple[tuple[int, ...], Gate]]]:
+def level_routes(routing: Routing) -> list[tuple[int, ...]]:
+    """The routes on which every gate takes the first, the second, ... of its options."""
+    places = range(max(map(len, routing)))
+    return [tuple(options[min(place, len(options) - 1)] for options in routing) for place in places]
+
+
+def parent_of(data: Dataset, context: Context) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
     """Supernet and gates of the run that a control starts from."""
     assert context.parent_spec is not None  # `completed` refuses a control without a parent
     return load_trained(context.parent_spec, data, context)

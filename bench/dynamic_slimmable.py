@@ -15,7 +15,7 @@ from bench.slicing.supernet import Supernet
 from bench.training import checkpoint
 from bench.training.calibrate import calibrate
 from bench.training.context import Context
-from bench.training.gating import HardSamples, StageTwo, train_gate
+from bench.training.gating import HardSamples, Routing, StageTwo, named_gates, new_gates, train_gates
 from bench.training.supernet import Distillation, StageOne, train_supernet
 from bench.training.tasks import Classification
 
@@ -28,7 +28,8 @@ class DSNetOptions:
         distillation, random_widths, ema, ema_warmup: stage I (`StageOne`).
         recalibrate: re-estimate batch-norm statistics of every choice before stage II.
         routing: the routing spaces, one operating point each: lists of options, cheapest first; empty for one space
-            that holds every option. A budget is set by the routing space (METHODS 5.3).
+            that holds every option. With several gates a list is that of every gate, or there is a list for each gate.
+            A budget is set by the routing space (METHODS 5.3).
         gate_epochs ... hard_samples: stage II (`StageTwo`).
     """
 
@@ -37,7 +38,7 @@ class DSNetOptions:
     ema: float = 0.997
     ema_warmup: bool = True
     recalibrate: bool = True
-    routing: tuple[tuple[int, ...], ...] = ()
+    routing: tuple[tuple[int | tuple[int, ...], ...], ...] = ()
     gate_epochs: int = 5
     gate_lr: float = 0.05
     task_weight: float = 1.0
@@ -79,7 +80,7 @@ class DSNet(Method):
         points: list[OperatingPoint] = []
         for number, routing in enumerate(spaces):
             reseed(spec, "gate", number)
-            gate, _ = train_gate(
+            gates, _ = train_gates(
                 net,
                 routing,
                 data.train,
@@ -91,7 +92,7 @@ class DSNet(Method):
                 context,
                 gate_name(number),
             )
-            points.append(RoutedPoint(point_name(routing), net, [gate], [routing], data.image_size))
+            points.append(RoutedPoint(point_name(routing), net, gates, routing, data.image_size))
         return points
 
     def supernet(
@@ -116,20 +117,34 @@ def gate_name(number: int) -> str:
     return f"gate{number}"
 
 
-def point_name(routing: tuple[int, ...]) -> str:
-    """The name of a dynamic point: what its gate may choose."""
-    return "dynamic" + "-".join(map(str, routing))
+def point_name(routing: Routing) -> str:
+    """The name of a dynamic point: what its gates may choose, said once where all may choose the same."""
+    lists = ["-".join(map(str, options)) for options in routing]
+    return "dynamic" + (lists[0] if len(set(lists)) == 1 else "_".join(lists))
 
 
-def routing_spaces(net: Supernet, options: DSNetOptions) -> list[tuple[int, ...]]:
-    """The routing spaces of a run, checked against the network. Raises `UserError` for an option it does not have."""
-    if len(net.space.decisions) != 1:
+def routing_spaces(net: Supernet, options: DSNetOptions) -> list[Routing]:
+    """The routing spaces of a run, for each gate, checked against the network. Raises `UserError` for an option that
+    it does not have."""
+    decisions = net.space.decisions
+    if not decisions:
         raise UserError("this model has no gate, so nothing can be routed; ds_net needs one with a gate")
-    every = tuple(range(len(net.space.decisions[0].options)))
-    return [check_routing(net.space, [routing])[0] for routing in options.routing or (every,)]
+    if not options.routing:
+        return [tuple(tuple(range(len(decision.options))) for decision in decisions)]
+    return [check_routing(net.space, per_gate(routing, len(decisions))) for routing in options.routing]
 
 
-def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supernet, list[tuple[tuple[int, ...], Gate]]]:
+def per_gate(routing: tuple[int | tuple[int, ...], ...], gates: int) -> Routing:
+    """A routing space as it may be written, one list for all gates or a list for each, as a list for each."""
+    lists = tuple(options for options in routing if isinstance(options, tuple))
+    if not lists:
+        return (tuple(option for option in routing if isinstance(option, int)),) * gates
+    if len(lists) < len(routing):
+        raise UserError(f"routing space {routing} mixes options and lists of options; give one list, or one a gate")
+    return lists
+
+
+def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
     """The supernet and the gates of a finished DS-Net run (`context.parent`), for methods that start from it.
 
     Args:
@@ -142,11 +157,9 @@ def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supern
     net = build_model(spec, data, context)
     folder = context.parent / "checkpoints"
     checkpoint.restore(folder / f"{FINAL}.safetensors", {"supernet": net}, spec.run_id)
-    gates = []
+    trained = []
     for number, routing in enumerate(routing_spaces(net, options)):
-        tensors, _ = checkpoint.load(folder / f"{gate_name(number)}.safetensors", spec.run_id)
-        weight = tensors["gate/head.weight"]
-        gate = Gate(weight.shape[1], weight.shape[0]).to(context.device)
-        checkpoint.scatter(tensors, {"gate": gate})
-        gates.append((routing, gate.eval()))
-    return net.eval(), gates
+        gates = new_gates(net.eval(), routing, data.image_size)
+        checkpoint.restore(folder / f"{gate_name(number)}.safetensors", named_gates(gates), spec.run_id)
+        trained.append((routing, [gate.eval() for gate in gates]))
+    return net.eval(), trained

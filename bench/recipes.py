@@ -22,6 +22,9 @@ RECIPES = Registry(
     group="slicebench.recipes",
 )
 
+BUDGETS = ((0, 1, 2, 3), (1, 2, 3), (2, 3))
+"""Routing spaces of the micro presets: as DS-Net does, a budget is set by what the gate may choose (METHODS 5.3)."""
+
 
 def comparison(
     seeds: Sequence[int],
@@ -59,11 +62,11 @@ def quickstart(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     return comparison(
         seeds,
         DataSpec("digits"),
-        TrainSpec(epochs=12, batch_size=50, lr=0.05, warmup_epochs=1, label_smoothing=0.1),
+        TrainSpec(epochs=20, batch_size=60, lr=0.15, warmup_epochs=2),
         "micro8",
         ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
-        {"gate_epochs": 4},
-        {"finetune_epochs": 4},
+        {"routing": BUDGETS, "gate_epochs": 4, "gate_lr": 10.0},
+        {"finetune_epochs": 6},
     )
 
 
@@ -79,7 +82,7 @@ def cifar10_smoke(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
         TrainSpec(epochs=5, batch_size=128, lr=0.1, warmup_epochs=0.5),
         "micro32",
         ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
-        {"gate_epochs": 1},
+        {"routing": BUDGETS, "gate_epochs": 1, "gate_lr": 10.0},
         {"finetune_epochs": 2},
     )
 
@@ -95,7 +98,7 @@ def cifar10(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
         TrainSpec(epochs=100, batch_size=128, lr=0.1, warmup_epochs=5, weight_decay=5e-4),
         "micro32",
         ProfileSpec(),
-        {"gate_epochs": 20},
+        {"routing": BUDGETS, "gate_epochs": 20, "gate_lr": 1.0},
         {"finetune_epochs": 30},
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.files import write_atomic
 from bench.core.provenance import environment
 from bench.core.record import Record
 from bench.core.spec import RunSpec
@@ -135,9 +137,8 @@ def _evaluated(spec: RunSpec, data: Dataset, context: Context, points: list[Oper
         records += _accuracy_records(spec, data.id, split.id, point, scores, proof)
         arrays |= scores.tensors(point.name)
     file = context.directory / PER_IMAGE
-    temporary = file.with_suffix(".tmp")
-    save_file(arrays, temporary, {"run_id": spec.run_id, "split": split.id, "digest": split.digest})
-    temporary.replace(file)
+    about = {"run_id": spec.run_id, "split": split.id, "digest": split.digest}
+    write_atomic(file, save(arrays, {"slicebench": json.dumps(about, sort_keys=True)}))
     per_image = {"file": PER_IMAGE, "sha256": _sha256(file)}
     return {"records": records, "results": {"points": results, "split": split.id, "per_image": per_image}}
 

@@ -9,7 +9,7 @@ import pytest
 # Before anything imports ray, which reads some of these once.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "disabled"
-os.environ["RAY_task_oom_retries"] = "1"
+os.environ["RAY_task_oom_retries"] = "1"  # noqa: SIM112 (that is its name)
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 

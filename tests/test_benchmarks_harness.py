@@ -228,9 +228,7 @@ def test_a_script_prints_its_conditions_and_writes_json(tmp_path, capsys, monkey
         yield VirtualMachine().compare(at_most(0.6))
 
     threads = torch.get_num_threads()
-    scripting.script("slicing", run)(
-        ["--json", str(tmp_path / "out.json"), "--time-limit", "5", "--threads", "2"]
-    )
+    scripting.script("slicing", run)(["--json", str(tmp_path / "out.json"), "--time-limit", "5", "--threads", "2"])
     torch.set_num_threads(threads)
     assert seen == [scripting.Options(5.0, 2, tmp_path / "images")]
     printed = capsys.readouterr().out
@@ -248,6 +246,12 @@ def test_the_summary_names_every_goal_and_every_failure():
     assert [line.split()[0] for line in lines] == ["met", "missed", "1", "failed:"]
     assert re.search(r"slicing: test: view 0\.(4[789]|5[012])", lines[0])
     assert lines[2] == "1 met, 1 missed, 0 undecided"
+
+
+def test_a_script_that_fails_has_no_result(capfd):
+    given = scripting.parser("nothing").parse_args([])
+    assert everything.run_script("nothing", given) is None
+    assert "nothing" in capfd.readouterr().err
 
 
 def test_an_unknown_script_is_refused(monkeypatch, capsys):

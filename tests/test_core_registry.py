@@ -10,8 +10,8 @@ from bench.core.errors import UserError, unknown
 from bench.core.registry import Registry, load_plugin
 
 
-@pytest.fixture()
-def methods(monkeypatch: pytest.MonkeyPatch) -> Registry:
+@pytest.fixture
+def methods() -> Registry:
     return Registry("method", {"ds_net": "collections:OrderedDict", "us_net": "no.such.module:Thing"})
 
 
@@ -99,7 +99,7 @@ def test_entry_point_may_not_replace(monkeypatch: pytest.MonkeyPatch, points: li
             methods.names()
 
 
-def test_plugin_registers_once(tmp_path, methods: Registry, monkeypatch: pytest.MonkeyPatch):
+def test_plugin_registers_once(tmp_path):
     file = tmp_path / "my_method.py"
     file.write_text(
         "from dataclasses import dataclass\n"
@@ -107,7 +107,6 @@ def test_plugin_registers_once(tmp_path, methods: Registry, monkeypatch: pytest.
         "@dataclass(frozen=True)\nclass Mine:\n    x: 'int' = 3\n"
         "SHARED.add('mine', Mine)\n"
     )
-    monkeypatch.setitem(sys.modules, "test_core_registry", sys.modules[__name__])
     module = load_plugin(file)
     assert load_plugin(str(file)) is module  # a second run would be a duplicate
     assert SHARED.get("mine")().x == 3

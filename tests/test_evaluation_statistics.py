@@ -127,9 +127,7 @@ def test_rows_on_different_images_are_refused():
 
 
 def test_ranks_are_shared_by_rows_that_cannot_be_told_apart():
-    rows = rows_of(
-        np.random.default_rng(5), {"best": 0.9, "twin": 0.9, "middle": 0.7, "worst": 0.4}, images=800
-    )
+    rows = rows_of(np.random.default_rng(5), {"best": 0.9, "twin": 0.9, "middle": 0.7, "worst": 0.4}, images=800)
     rows["young"] = {s: np.ones(800) for s in range(2)}  # best of all, but on two seeds
     assert ranks(PairedBootstrap(rows), list(rows)) == {
         "best": 1,
@@ -158,9 +156,7 @@ def false_alarms(small_sample, tables=150):
         rows = {}
         for name in "ab":
             luck = generator.normal(0, 0.2, 3)
-            rows[name] = {
-                s: (difficulty + luck[s] + generator.normal(0, 0.5, 1000) > 0) * 1.0 for s in range(3)
-            }
+            rows[name] = {s: (difficulty + luck[s] + generator.normal(0, 0.5, 1000) > 0) * 1.0 for s in range(3)}
         found = PairedBootstrap(rows, 250, small_sample=small_sample).compare("a", "b")
         alarms += found is not None and found.p_value < 0.05
     return alarms / tables

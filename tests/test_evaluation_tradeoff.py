@@ -13,9 +13,7 @@ from bench.evaluation import tradeoff
 def random_points(seed, n=30, levels=None):
     generator = np.random.default_rng(seed)
     cost, score = generator.uniform(1, 10, n), generator.uniform(0, 1, n)
-    return (
-        (cost, score) if levels is None else (np.ceil(cost * levels / 10), np.ceil(score * levels) / levels)
-    )
+    return (cost, score) if levels is None else (np.ceil(cost * levels / 10), np.ceil(score * levels) / levels)
 
 
 @pytest.mark.parametrize("seed", range(20))

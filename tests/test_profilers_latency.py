@@ -64,9 +64,9 @@ def small_network() -> nn.Module:
 
 def test_work_on_an_asynchronous_device_is_waited_for():
     device = AsynchronousDevice()
-    latency = measure(
-        {"net": lambda: device.launch(WORK_S)}, 5, 1, clock=device.clock, synchronise=device.synchronise
-    )["net"]
+    latency = measure({"net": lambda: device.launch(WORK_S)}, 5, 1, clock=device.clock, synchronise=device.synchronise)[
+        "net"
+    ]
     assert latency.samples_ms == pytest.approx([1e3 * (LAUNCH_S + WORK_S)] * 5)
 
 
@@ -264,9 +264,7 @@ def test_load_counts_others_and_not_ourselves(monkeypatch):
     assert measured.busy
 
 
-@pytest.mark.parametrize(
-    ("other_cores", "cores", "busy"), [(0.2, 2, False), (0.3, 2, True), (2.0, 64, False)]
-)
+@pytest.mark.parametrize(("other_cores", "cores", "busy"), [(0.2, 2, False), (0.3, 2, True), (2.0, 64, False)])
 def test_busy_depends_on_the_size_of_the_machine(other_cores, cores, busy):
     assert load.Load(0.0, other_cores, cores, 1.0).busy is busy
 

@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 
+from bench.profilers import memory
 from bench.profilers.memory import CudaPeak, TreePeak, peak_of_command, peak_rss_mb, tree_rss_mb
 
 HOLD_150_MB = "import sys, time; block = bytearray(150_000_000); print('ready', flush=True); sys.stdin.read()"
@@ -53,9 +54,7 @@ def test_the_peak_is_kept_after_the_watch():
 
 
 def test_a_command_is_watched_with_its_descendants():
-    result = peak_of_command(
-        [sys.executable, "-c", TREE, HOLD_150_MB.replace("sys.stdin.read()", "time.sleep(0.5)")]
-    )
+    result = peak_of_command([sys.executable, "-c", TREE, HOLD_150_MB.replace("sys.stdin.read()", "time.sleep(0.5)")])
     assert result.status == 0
     assert 150 < result.peak_mb < 400
     assert result.seconds >= 0.5
@@ -63,6 +62,13 @@ def test_a_command_is_watched_with_its_descendants():
 
 def test_the_status_of_a_failing_command_is_passed_on():
     assert peak_of_command([sys.executable, "-c", "raise SystemExit(3)"]).status == 3
+
+
+@pytest.mark.parametrize("command", [[], ["/no/such/command"]])
+def test_nothing_to_start_is_one_sentence(monkeypatch, capsys, command):
+    monkeypatch.setattr(sys, "argv", ["memory", *command])
+    assert memory.main() == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_an_ended_process_has_no_memory():

@@ -145,9 +145,7 @@ def compare(
             for _ in range(warmup):
                 sample()
         watch, start = LoadWatch(), clock()
-        seconds = _rounds(
-            samplers, reference, goals, lambda: clock() - start > time_limit_s, minimum_rounds, seed
-        )
+        seconds = _rounds(samplers, reference, goals, lambda: clock() - start > time_limit_s, minimum_rounds, seed)
         taken = clock() - start
     rows = tuple(_row(each, seconds, reference, goals.get(each)) for each in candidates)
     return Comparison(name, reference, rows, len(seconds[reference]), taken, watch.stop())
@@ -198,9 +196,7 @@ def _samplers(
         samplers: dict[str, Clock] = {}
         for name, candidate in candidates.items():
             if isinstance(candidate, Isolated):
-                worker = Worker(
-                    candidate.target, candidate.arguments, threads=candidate.threads, pin=candidate.pin
-                )
+                worker = Worker(candidate.target, candidate.arguments, threads=candidate.threads, pin=candidate.pin)
                 samplers[name] = stack.enter_context(worker).time
             else:
                 step = candidate.setup() if isinstance(candidate, Prepared) else candidate

@@ -32,9 +32,7 @@ class Options:
     data: Path | None
 
 
-def script(
-    name: str, run: Callable[[Options], Iterable[Comparison]]
-) -> Callable[[Sequence[str] | None], None]:
+def script(name: str, run: Callable[[Options], Iterable[Comparison]]) -> Callable[[Sequence[str] | None], None]:
     """The `main` of a benchmark script: pins the allocator, sets the threads, runs, prints and writes.
 
     The JSON file holds {"script", "conditions", "comparisons": [Comparison.to_json()...]}.

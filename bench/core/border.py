@@ -3,6 +3,7 @@
 Reached through `bench.core.spec`; a part of it in a file of its own, so that specs import without pydantic.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,18 +26,25 @@ ALLOWED = {  # first word of pydantic's error type -> what the key may be
 
 def read_spec(raw: Any, where: str = "") -> RunSpec:
     """See `bench.core.spec.parse_spec`."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         # Through JSON text, because only there strictness takes a list for a tuple.
         text = json.dumps(raw, allow_nan=False)
-        return TypeAdapter(RunSpec).validate_json(text, strict=True)
+        return _validator().validate_json(text, strict=True)
     except (TypeError, ValueError) as error:
         if not isinstance(error, ValidationError):
             raise UserError(f"{where}a spec holds JSON values only: {error}") from error
         raise UserError(f"{where}{_sentence(error.errors(include_url=False)[0])}") from None
     except UserError as error:
         raise UserError(f"{where}{error}") from None
+
+
+@functools.cache
+def _validator() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RunSpec)
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:

@@ -60,9 +60,7 @@ class Record:
         if self.unit != unit:
             raise UserError(f"metric {self.metric!r} is measured in {unit}, not in {self.unit!r}")
         if not math.isfinite(self.value):
-            raise ValueError(
-                f"{self.metric} of {self.run_id}/{self.point} is {self.value}, not a finite number"
-            )
+            raise ValueError(f"{self.metric} of {self.run_id}/{self.point} is {self.value}, not a finite number")
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of JSON values. `parse_record` is its inverse."""

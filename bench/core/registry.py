@@ -58,9 +58,7 @@ class Registry:
         return name in self._entries
 
     def _taken(self, name: str, source: str) -> UserError:
-        return UserError(
-            f"{self.kind} {name!r} exists already; {source} may not replace it, choose another name"
-        )
+        return UserError(f"{self.kind} {name!r} exists already; {source} may not replace it, choose another name")
 
     def _read_entry_points(self) -> None:
         if self._group is None:

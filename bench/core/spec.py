@@ -117,9 +117,7 @@ class RunSpec:
         for key in ("method", "init_from"):
             value = getattr(self, key)
             if value is not None and not _NAME.fullmatch(str(value)):
-                raise UserError(
-                    f"{key} must be a name of letters, digits, '_', '-', '.' or '+', not {value!r}"
-                )
+                raise UserError(f"{key} must be a name of letters, digits, '_', '-', '.' or '+', not {value!r}")
         _number("seed", self.seed, 0, integer=True)
         _number("threads", self.threads, 1, integer=True)
         _number("method_version", self.method_version, 1, integer=True)
@@ -176,9 +174,7 @@ def parse_specs_file(path: str | Path) -> list[RunSpec]:
     return read_specs_file(Path(path))
 
 
-def with_settings(
-    spec: RunSpec, settings: Mapping[str, Any], options: Iterable[str] | None = None
-) -> RunSpec:
+def with_settings(spec: RunSpec, settings: Mapping[str, Any], options: Iterable[str] | None = None) -> RunSpec:
     """A copy of `spec` with some keys set: what `--set key=value` does.
 
     Keys are dotted ("train.epochs", "options.random_widths") or bare ("seed", "epochs"); a bare one is

@@ -48,9 +48,7 @@ class Store:
             probe.touch(exist_ok=False)
             probe.unlink()
         except OSError as error:
-            raise UserError(
-                f"the results directory {self.root} cannot be written: {error.strerror}"
-            ) from error
+            raise UserError(f"the results directory {self.root} cannot be written: {error.strerror}") from error
 
     def path(self, run_id: str) -> Path:
         """The folder of a run. Raises UserError for a text that cannot be a run_id (it might leave the

@@ -46,7 +46,7 @@ class Evaluation:
         return {f"{name}/score": self.score, f"{name}/madds": self.madds, f"{name}/route": self.route}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.device) -> Evaluation:
     """Run a point over a whole split, image order kept."""
     scores, routes = [], []

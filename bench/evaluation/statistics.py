@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def summarise(values: Sequence[float] | Floats, confidence: float = CONFIDENCE) 
 
 def t_quantile(n: int, confidence: float = CONFIDENCE) -> float:
     """Standard errors to each side in the two-sided t interval of n values (4.303 for n = 3)."""
-    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    return float(stdtrit(n - 1, (1 + confidence) / 2))
 
 
 def holm(p_values: Sequence[float] | Floats) -> Floats:

@@ -1,6 +1,6 @@
 """One phase of one run, tried once, with its outcome as a value. It runs in any process."""
 
-import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from bench.core.store import Busy, Store
 from bench.executors.plan import PhaseRunner
 
 RAN, BUSY, FAILED = "ran", "busy", "failed"
+PATIENCE_S = 5.0  # a killed worker is reported dead a moment before its process is
 
 
 class Outcome(NamedTuple):
@@ -51,12 +52,21 @@ def _run_phase() -> PhaseRunner:
 
 
 def record_failure(store_root: Path, run_id: str, phase: str, error: BaseException, replace: bool = True) -> None:
-    """Sees to it that error.json tells of this failure, unless another process has the run by now."""
-    with contextlib.suppress(Busy, UserError):
-        store = Store(store_root)
-        with store.lease(run_id):
-            if replace or store.read_error(run_id) is None:
-                store.write_error(run_id, phase, error)
+    """Sees to it that error.json tells of this failure, unless another process has taken the run over."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            store = Store(store_root)
+            with store.lease(run_id):
+                if replace or store.read_error(run_id) is None:
+                    store.write_error(run_id, phase, error)
+            return
+        except Busy:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.1)
+        except UserError:  # the store itself fails; the summary still tells of the failure
+            return
 
 
 def sentence(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.provenance import usable_cores
+from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import Store
 from bench.executors.attempt import BUSY, FAILED, RAN, Outcome, attempt, record_failure, sentence
@@ -55,11 +56,13 @@ def run_all(
     `store_root`, `data_root` and `plugins` are paths that every machine sees.
     """
     root, data = Path(store_root).absolute(), Path(data_root).absolute() if data_root else None
+    files = [str(Path(plugin).absolute()) for plugin in plugins]
+    for file in files:
+        load_plugin(file)
     plan = Plan(specs, Store(root))
     tell = progress or (lambda message, done, total: None)
     if not plan.finished:
         with _session(address):
-            files = [str(Path(plugin).absolute()) for plugin in plugins]
             _drive(plan, _Tasks(plan, root, data, files, run), tell, poll_s)
     tell(str(plan.summary()), plan.done, plan.total)
     return plan.summary()
@@ -168,11 +171,11 @@ def _session(address: str | None) -> Iterator[None]:
         os.environ.setdefault(key, value)
     import ray
 
-    if ray.is_initialized():  # a notebook, a test: theirs to stop
-        yield
-        return
     if address is not None:
         _knock(address)
+    elif ray.is_initialized():  # by a notebook, a test: theirs to stop
+        yield
+        return
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is not None:

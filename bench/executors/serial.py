@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import Store
 from bench.executors.attempt import BUSY, RAN, attempt
@@ -25,10 +26,13 @@ def run_all(
     """Does every phase of `specs` that the store lacks; a failed run is recorded and the others go on.
 
     `progress(message, done, total)` counts phases. `plugins` are files for `load_plugin`. `run` stands in
-    for `bench.run.run_phase`. Raises UserError when the store cannot be written or a spec starts from a run
-    that is not there; a KeyboardInterrupt passes through and leaves a resumable store.
+    for `bench.run.run_phase`. Raises UserError, before anything starts, when a plugin fails, the store cannot
+    be written or a spec starts from a run that is not there. A KeyboardInterrupt passes through and leaves a
+    resumable store.
     """
     root, data = Path(store_root).absolute(), Path(data_root).absolute() if data_root else None
+    for plugin in plugins:
+        load_plugin(plugin)
     plan = Plan(specs, Store(root))
     tell = progress or (lambda message, done, total: None)
     while not plan.finished:
@@ -38,7 +42,7 @@ def run_all(
                 time.sleep(poll_s)
             continue
         tell(str(job), plan.done, plan.total)
-        outcome = attempt(plan.specs[job.run_id], job.phase, root, data, plugins, run)
+        outcome = attempt(plan.specs[job.run_id], job.phase, root, data, run=run)
         if outcome.status == BUSY:
             tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
             plan.postpone(job, time.monotonic() + poll_s)

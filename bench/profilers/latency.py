@@ -186,9 +186,7 @@ def sampler(step: Step, clock: Clock = time.perf_counter, wait: Synchronise = la
     return sample
 
 
-def time_round(
-    samplers: Mapping[str, Clock], seconds: dict[str, list[float]], shuffle: random.Random
-) -> None:
+def time_round(samplers: Mapping[str, Clock], seconds: dict[str, list[float]], shuffle: random.Random) -> None:
     """One round: each sampler once, in an order drawn by `shuffle`; its seconds are added to its list."""
     order = list(samplers)
     shuffle.shuffle(order)

@@ -77,9 +77,7 @@ def _system_seconds() -> float:
 
 def _busy_seconds(times: dict[str, float]) -> float:
     """All time but the idle; a guest's time is already part of `user` and `nice`."""
-    return sum(
-        value for kind, value in times.items() if kind not in ("idle", "iowait", "guest", "guest_nice")
-    )
+    return sum(value for kind, value in times.items() if kind not in ("idle", "iowait", "guest", "guest_nice"))
 
 
 def _own_seconds() -> float:

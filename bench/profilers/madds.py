@@ -36,8 +36,8 @@ MISSING_FORMULAS: dict[Any, Any] = {
 # Operators that multiply no matrices: element-wise, reductions, normalisation, pooling, views, copies, indexing.
 COST_FREE = frozenset(
     """
-    _adaptive_avg_pool2d _log_softmax _softmax _to_copy _unsafe_view abs adaptive_max_pool2d add add_ alias any arange
-    argmax as_strided avg_pool2d bernoulli bernoulli_ bitwise_and bitwise_or bucketize cat ceil clamp clamp_min clone
+    _adaptive_avg_pool2d _log_softmax _softmax _to_copy _unsafe_view abs adaptive_max_pool2d add add_ alias aminmax any arange
+    argmax as_strided as_strided_ avg_pool2d bernoulli bernoulli_ bitwise_and bitwise_or bucketize cat ceil clamp clamp_min clone
     constant_pad_nd copy_ cumsum detach detach_ div div_ dropout embedding empty empty_like empty_strided eq equal exp
     expand fill_ flatten floor full full_like gather ge gelu gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh
     hardtanh_ index index_put index_put_ index_select index_copy index_copy_ is_same_size item leaky_relu le lift_fresh
@@ -110,7 +110,6 @@ def fvcore_madds(network: nn.Module, x: Tensor) -> int:
     fvcore reads the traced graph, does not know fused attention (a formula is registered here), and counts norms and
     pooling into its total; only convolutions and matrix products are taken.
     """
-    from fvcore.nn import FlopCountAnalysis
 
     def attention(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
         shapes = [value.type().sizes() for value in inputs[:3]]
@@ -118,6 +117,8 @@ def fvcore_madds(network: nn.Module, x: Tensor) -> int:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fvcore relies on a tracer that torch has deprecated
+        from fvcore.nn import FlopCountAnalysis
+
         analysis = FlopCountAnalysis(network, x)
         analysis.set_op_handle("aten::scaled_dot_product_attention", attention)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")

@@ -112,11 +112,14 @@ def peak_of_command(command: Sequence[str]) -> CommandPeak:
 
 
 def main() -> int:
-    """Watch the command given as arguments; returns its exit status."""
-    result = peak_of_command(sys.argv[1:])
-    print(
-        f"peak memory of the process tree: {result.peak_mb:.0f} MB in {result.seconds:.0f} s", file=sys.stderr
-    )
+    """Watch the command given as arguments; returns its exit status, 2 where there is none to start."""
+    try:
+        result = peak_of_command(sys.argv[1:])
+    except (IndexError, OSError) as error:
+        why = error if isinstance(error, OSError) else "which command?"
+        print(f"bench.profilers.memory: {why}", file=sys.stderr)
+        return 2
+    print(f"peak memory of the process tree: {result.peak_mb:.0f} MB in {result.seconds:.0f} s", file=sys.stderr)
     return result.status
 
 

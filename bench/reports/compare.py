@@ -13,12 +13,14 @@ from bench.core.errors import UserError
 from bench.evaluation.significance import Difference, PairedBootstrap, ranks
 from bench.evaluation.statistics import MINIMUM_SEEDS, holm
 from bench.evaluation.tradeoff import hull_mixture
+from bench.reports.rows import groups_of, rows_of
 from bench.reports.runs import Run
 from bench.reports.scores import PointScores, read_scores
 
 Row = tuple[str, str]
 """(config_id, point)"""
 BySeed = dict[int, NDArray]
+ByPoint = dict[str, PointScores]
 
 HULL = "fixed_choice hull"
 
@@ -46,50 +48,47 @@ def compare(points: pd.DataFrame, runs: Sequence[Run]) -> tuple[dict[Row, int | 
     scores = {run.run_id: read_scores(run) for run in runs if "eval" in run.bodies}
     rank: dict[Row, int | None] = {}
     controls: list[dict[str, Any]] = []
-    for split, group in points.groupby("split", sort=True):
-        rows = [(row.config_id, row.point) for row in group.itertuples()]
-        by_row = {row: _by_seed(row, runs, scores) for row in rows}
-        held = [control for row in group.itertuples() for control in _controls_of(row, runs, scores)]
+    for (split,), group in groups_of(points, "split"):
+        named = {(row["config_id"], row["point"]): row for row in rows_of(group)}
+        by_row = {row: _by_seed(row, runs, scores) for row in named}
+        held = [control for row in named.values() for control in _controls_of(row, runs, scores)]
         try:
             bootstrap = PairedBootstrap(by_row | {control.row: control.scores for control in held})
         except ValueError as error:
             raise UserError(f"the runs on {split} cannot be compared: {error}") from error
-        rank |= ranks(bootstrap, rows)
-        named = group.set_index(["config_id", "point"], drop=False)
-        controls += _verdicts([_judged(named.loc[c.of], c, by_row[c.of], bootstrap) for c in held])
+        rank |= ranks(bootstrap, list(named))
+        controls += _verdicts([_judged(named[c.of], c, by_row[c.of], bootstrap) for c in held])
     return rank, pd.DataFrame(controls)
 
 
-def _by_seed(row: Row, runs: Iterable[Run], scores: dict[str, dict[str, PointScores]]) -> BySeed:
+def _by_seed(row: Row, runs: Iterable[Run], scores: dict[str, ByPoint]) -> BySeed:
     config_id, point = row
     found = ((run.spec.seed, scores.get(run.run_id, {})) for run in runs if run.config_id == config_id)
     return {seed: by_point[point].score for seed, by_point in sorted(found) if point in by_point}
 
 
-def _controls_of(row: Any, runs: Sequence[Run], scores: dict[str, dict[str, PointScores]]) -> Iterator[Control]:
+def _controls_of(row: dict[str, Any], runs: Sequence[Run], scores: dict[str, ByPoint]) -> Iterator[Control]:
     """The controls that were run on the checkpoints of a dynamic point."""
-    if row.kind != "dynamic" or row.control:
+    if row["kind"] != "dynamic" or row["control"]:
         return
-    gates = {run.spec.seed: scores[run.run_id] for run in runs if run.config_id == row.config_id and run.run_id in scores}
-    for method, mixed in (("random_gate", _same_point), ("fixed_choice", _on_the_hull)):
-        by_seed: BySeed = {}
-        madds: dict[int, float] = {}
-        for run in runs:
-            seed = run.spec.seed
-            if run.spec.method != method or run.parent_config != row.config_id or run.run_id not in scores:
-                continue
-            if seed in gates and (found := mixed(row.point, gates[seed], scores[run.run_id])):
-                by_seed[seed], madds[seed] = found
-        if by_seed:
-            yield Control((row.config_id, row.point), HULL if method == "fixed_choice" else method, by_seed, madds)
+    scored = [run for run in runs if run.run_id in scores]
+    gates = {run.spec.seed: scores[run.run_id] for run in scored if run.config_id == row["config_id"]}
+    for method, name, as_control in (("random_gate", "random_gate", _same_point), ("fixed_choice", HULL, _on_the_hull)):
+        control = Control((row["config_id"], row["point"]), name, {}, {})
+        for run in scored:
+            seed, mine = run.spec.seed, run.spec.method == method and run.parent_config == row["config_id"]
+            if mine and seed in gates and (found := as_control(row["point"], gates[seed], scores[run.run_id])):
+                control.scores[seed], control.madds[seed] = found
+        if control.scores:
+            yield control
 
 
-def _same_point(point: str, gate: dict[str, PointScores], control: dict[str, PointScores]) -> tuple[NDArray, float] | None:
+def _same_point(point: str, gate: ByPoint, control: ByPoint) -> tuple[NDArray, float] | None:
     """The control's point of the same name."""
     return (control[point].score, float(control[point].madds.mean())) if point in control else None
 
 
-def _on_the_hull(point: str, gate: dict[str, PointScores], control: dict[str, PointScores]) -> tuple[NDArray, float] | None:
+def _on_the_hull(point: str, gate: ByPoint, control: ByPoint) -> tuple[NDArray, float] | None:
     """The best blind mixture of the fixed sub-networks at the gate's mean MAdds: each image's expected score.
 
     Which sub-networks lie on the hull is chosen on the images it is judged on, which favours the control.
@@ -103,7 +102,7 @@ def _on_the_hull(point: str, gate: dict[str, PointScores], control: dict[str, Po
     return shares @ table, float(shares @ costs)
 
 
-def _judged(row: pd.Series, control: Control, scores: BySeed, bootstrap: PairedBootstrap) -> dict[str, Any]:
+def _judged(row: dict[str, Any], control: Control, scores: BySeed, bootstrap: PairedBootstrap) -> dict[str, Any]:
     """One line of the controls table, on the seeds that both have; accuracies as fractions."""
     seeds = bootstrap.common_seeds(control.of, control.row)
     ours = float(np.mean([scores[seed].mean(dtype=np.float64) for seed in seeds]))

@@ -8,11 +8,12 @@ import pandas as pd
 
 from bench.evaluation.statistics import SeedSummary
 from bench.evaluation.tradeoff import Curve, area_under_curve, common_range, hypervolume, over_seeds, score_at
+from bench.reports.rows import groups_of
 
 BUDGETS = (0.25, 0.5, 0.75)
-"""Fractions of the costliest point of the model at which accuracies are read off the curves."""
+"""Fractions of the MAdds of the split's costliest point at which accuracies are read off the curves."""
 REFERENCE = 1.1
-"""The hypervolume's reference: this many times the MAdds of the costliest point, and no accuracy."""
+"""The hypervolume's reference: this many times the MAdds of the split's costliest point, and no accuracy."""
 
 CURVE = ["dataset", "split", "model", "method", "variant", "config_id"]
 
@@ -27,24 +28,22 @@ def curves_frame(observed: pd.DataFrame) -> pd.DataFrame:
     down to the budget.
     """
     rows = []
-    for _, group in observed.groupby(["split", "model"], sort=True):
-        curves = {key: _by_seed(curve) for key, curve in group.groupby(CURVE, sort=True)}
+    for _, group in groups_of(observed, "split"):
+        curves = {key: _by_seed(curve) for key, curve in groups_of(group, *CURVE)}
         several = [c for by_seed in curves.values() for c in by_seed if len(np.unique(np.asarray(c[0]))) > 1]
-        costliest = float(group["madds_mean"].max())
+        costliest = max(float(madds) for madds in group["madds_mean"])
         for key, by_seed in curves.items():
             points = max(len(np.asarray(costs)) for costs, _ in by_seed)
             for measured in _measures(by_seed, costliest, common_range(several)):
-                rows.append(dict(zip(CURVE, key, strict=True)) | {"points": points} | measured)  # type: ignore[arg-type]
+                rows.append(dict(zip(CURVE, key, strict=True)) | {"points": points} | measured)
     return pd.DataFrame(rows)
 
 
 def _by_seed(curve: pd.DataFrame) -> list[Curve]:
-    return [(seed["madds_mean"].to_numpy(), seed["top1"].to_numpy()) for _, seed in curve.groupby("seed")]
+    return [(seed["madds_mean"].to_numpy(), seed["top1"].to_numpy()) for _, seed in groups_of(curve, "seed")]
 
 
-def _measures(
-    by_seed: list[Curve], costliest: float, span: tuple[float, float] | None
-) -> Iterator[dict[str, Any]]:
+def _measures(by_seed: list[Curve], costliest: float, span: tuple[float, float] | None) -> Iterator[dict[str, Any]]:
     """Every measure of one curve; the area only where there are several points and a range common to all curves."""
     for fraction in BUDGETS:
         budget = fraction * costliest

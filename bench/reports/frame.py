@@ -12,6 +12,7 @@ import pandas as pd
 from bench.core.files import damaged
 from bench.evaluation.statistics import summarise
 from bench.evaluation.tradeoff import pareto_front
+from bench.reports.rows import groups_of, rows_of
 from bench.reports.runs import Run, read_runs, variants
 
 ROW = ["dataset", "split", "model", "method", "variant", "config_id", "parent_config", "point"]
@@ -57,12 +58,12 @@ def observations(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _observed(run: Run, label: str) -> Iterable[dict[str, Any]]:
-    splits = {record.point: record.split for record in run.records("eval") if record.metric == "top1"}
+    judged = {record.point: record for record in run.records("eval") if record.metric == "top1"}
     for name, point in run.bodies["eval"]["results"]["points"].items():
         correct, images = point["top1"]["correct"], point["top1"]["n"]
         yield {
-            "dataset": run.spec.data.name,
-            "split": splits[name],
+            "dataset": judged[name].dataset,
+            "split": judged[name].split,
             "model": run.spec.model,
             "method": run.spec.method,
             "variant": label,
@@ -95,8 +96,8 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     if observed.empty:
         return observed
     rows = []
-    for key, group in observed.groupby(ROW, sort=False):
-        first = group.iloc[0]
+    for key, group in groups_of(observed, *ROW):
+        first = rows_of(group)[0]
         top1, madds = summarise(group["top1"].to_numpy()), summarise(group["madds_mean"].to_numpy())
         rows.append(
             dict(zip(ROW, key, strict=True))
@@ -108,10 +109,10 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
             | {"routing": _mean_shares(group)}
         )
     points = pd.DataFrame(rows)
-    costliest = points.groupby(["split", "model"])["madds_mean"].transform("max")
+    costliest = points.groupby("split")["madds_mean"].transform("max")
     points["madds_relative"] = points["madds_mean"] / costliest
     points["on_front"] = False
-    for _, group in points.groupby("split"):
+    for _, group in groups_of(points, "split"):
         points.loc[group.index, "on_front"] = pareto_front(group["madds_mean"], group["top1_mean"])
     return _best_first(points)
 
@@ -125,19 +126,19 @@ def _mean_shares(group: pd.DataFrame) -> dict[str, float]:
 
 
 def _best_first(points: pd.DataFrame) -> pd.DataFrame:
-    def order(index: int) -> tuple:
-        row = points.loc[index]
+    def order(row: dict[str, Any]) -> tuple:
         names = (natural(row[name]) for name in ("model", "method", "variant", "point", "config_id"))
         return (row["split"], -row["top1_mean"], row["madds_mean"], *names)
 
-    return points.loc[sorted(points.index, key=order)].reset_index(drop=True)
+    return pd.DataFrame(sorted(rows_of(points), key=order), columns=points.columns)
 
 
 def latency_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """Latencies over seeds: one row for each config, point, form, device, batch size and number of threads.
 
-    median_ms, iqr_ms, p90_ms, p99_ms (ms a batch) are each the median over the runs; calls is the number of
-    timed calls of all runs, busy whether other work ran on the machine during any of them.
+    median_ms, iqr_ms, p90_ms, p99_ms (ms a batch) and ratio_to_full (of the time of the full network in the same
+    rounds) are each the median over the runs; calls is the number of timed calls of all runs, busy whether other work
+    ran on the machine during any of them.
     """
     label = variants(runs)
     groups: dict[tuple, list[tuple[float, dict[str, Any]]]] = {}
@@ -161,11 +162,13 @@ def _timed(timings: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
         name: median(values) if (values := [how[name] for _, how in timings if name in how]) else float("nan")
         for name in ("iqr_ms", "p90_ms", "p99_ms")
     }
+    ratios = [how["ratio_to_full"]["median"] for _, how in timings if "ratio_to_full" in how]
     return {
         "runs": len(timings),
         "calls": sum(how["calls"] for _, how in timings),
         "median_ms": median(value for value, _ in timings),
         **spread,
+        "ratio_to_full": median(ratios) if ratios else float("nan"),
         "busy": any(how.get("busy", False) for _, how in timings),
     }
 

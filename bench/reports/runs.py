@@ -122,9 +122,10 @@ def records_digest(runs: Iterable[Run]) -> str:
 
 
 def variants(runs: Sequence[Run]) -> dict[str, str]:
-    """For each config_id, in what it differs from the other configs of its method: "epochs=20, random_widths=1".
+    """For each config_id, what sets it apart from the other configs of its method: "epochs=20, random_widths=1".
 
-    Empty where a method was run in one way only on a model and dataset.
+    Settings at their default are not named; so it is empty where a method was run in one way only, and for the plain
+    one of several ways.
     """
     families: dict[tuple, dict[str, dict[str, Any]]] = {}
     for run in runs:
@@ -136,15 +137,14 @@ def variants(runs: Sequence[Run]) -> dict[str, str]:
 
 def _labels(family: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     keys = sorted({key for settings in family.values() for key in settings})
-    spelled = {
-        config: {key: json.dumps(settings[key]) if key in settings else "default" for key in keys}
-        for config, settings in family.items()
-    }
+    spelled = {config: {key: json.dumps(settings.get(key)) for key in keys} for config, settings in family.items()}
     differing = [key for key in keys if len({values[key] for values in spelled.values()}) > 1]
-    return {
-        config: ", ".join(f"{_short(key)}={values[key].strip(chr(34))}" for key in differing)
-        for config, values in spelled.items()
-    }
+    defaults = settings_of(RunSpec("any", "any"), {})
+    labels = {}
+    for config, settings in family.items():
+        named = [k for k in differing if k in settings and settings[k] != defaults.get(k.removeprefix("parent."))]
+        labels[config] = ", ".join(f"{_short(key)}={spelled[config][key].strip(chr(34))}" for key in named)
+    return labels
 
 
 def _short(key: str) -> str:

@@ -8,11 +8,11 @@ on a layer, so two choices may run at once.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, unknown
 
 StageIndices = tuple[int, ...]
 
@@ -31,6 +31,26 @@ class Stage:
                 return values
         known = ", ".join(name for name, _ in self.dimensions)
         raise UserError(f"stage {self.name} has no elastic dimension {dimension!r}; it slices {known}")
+
+    def check(self, indices: StageIndices) -> None:
+        """Raises `UserError`, with what is allowed, for indices that the stage does not have."""
+        if len(indices) != len(self.dimensions):
+            names = ", ".join(name for name, _ in self.dimensions)
+            raise UserError(f"stage {self.name} takes {len(self.dimensions)} indices ({names}), not {len(indices)}")
+        for index, (name, values) in zip(indices, self.dimensions, strict=True):
+            if not 0 <= index < len(values):
+                raise UserError(
+                    f"stage {self.name} has no {name} number {index}; allowed are 0 to {len(values) - 1} "
+                    f"({', '.join(map(str, values))})"
+                )
+
+    def choose(self, values: Mapping[str, int]) -> StageIndices:
+        """The indices of these values; the largest of a dimension that is not named. Raises `UserError`."""
+        for name, value in values.items():
+            if value not in self.values(name):
+                allowed = ", ".join(map(str, self.values(name)))
+                raise UserError(f"stage {self.name} cannot run {name} {value}; allowed are {allowed}")
+        return tuple(allowed.index(values.get(name, allowed[-1])) for name, allowed in self.dimensions)
 
     @property
     def first(self) -> StageIndices:
@@ -105,19 +125,29 @@ class ChoiceSpace:
                 f"batch norm keeps statistics for every choice, and {len(self.named)} choices are more than 64; "
                 "use group or layer norm for so large a space"
             )
+        if self.prefix_statistics and len(self.decisions) > 1:
+            raise UserError(
+                f"batch norm keeps statistics for every choice, and {len(self.decisions)} gates reach more choices "
+                "than have a name; use group or layer norm, or a single gate"
+            )
 
     @cached_property
     def largest(self) -> Choice:
         return Choice(tuple(stage.last for stage in self.stages))
 
-    @property
+    @cached_property
     def smallest(self) -> Choice:
-        return self.uniform_choices[0]
+        """The slimmest network that the gates reach; the first step of the ladder where there are none."""
+        return self.routed([0] * len(self.decisions)) if self.decisions else self.uniform_choices[0]
 
     @cached_property
     def named(self) -> tuple[Choice, ...]:
         """Every choice that has a name: the uniform ladder, then `largest` where the ladder does not end in it."""
         return tuple(dict.fromkeys((*self.uniform_choices, self.largest)))
+
+    @cached_property
+    def _names(self) -> frozenset[Choice]:
+        return frozenset(self.named)
 
     def uniform(self, index: int) -> Choice:
         """The sub-network at one step of the ladder. Raises `UserError` for a step that does not exist."""
@@ -145,9 +175,40 @@ class ChoiceSpace:
     def sample(self, generator: random.Random) -> Choice:
         """A random choice: of the ladder with its first step left out where statistics are kept for each named choice
         (the official code draws from 1 to 13: METHODS 4.1), else an independent option at every gate."""
-        if self.prefix_statistics:
+        if self.prefix_statistics or not self.decisions:
             return self.uniform_choices[generator.randrange(1, len(self.uniform_choices))]
         return self.routed([generator.randrange(len(decision.options)) for decision in self.decisions])
+
+    def check(self, choice: Choice) -> Choice:
+        """The choice itself, if it names a whole network that this space can run.
+
+        Raises:
+            UserError: which stage and dimension does not fit, and what is allowed.
+        """
+        if choice in self._names:
+            return choice
+        if len(choice.indices) != len(self.stages):
+            raise UserError(f"choice {choice} covers {len(choice.indices)} stages, and there are {len(self.stages)}")
+        for stage, indices in zip(self.stages, choice.indices, strict=True):
+            stage.check(indices)
+        if self.prefix_statistics:
+            raise UserError(
+                f"choice {choice} has no batch-norm statistics: this space keeps them for its "
+                f"{len(self.named)} named choices only ({', '.join(map(self.name_of, self.named))})"
+            )
+        return choice
+
+    def choose(self, values: Mapping[str, Mapping[str, int]]) -> Choice:
+        """The choice that takes these values, by stage and dimension; the largest where nothing is said.
+
+        Raises:
+            UserError: a stage, dimension or value that the space does not have, with what is allowed.
+        """
+        known = [stage.name for stage in self.stages]
+        for name in values:
+            if name not in known:
+                raise unknown("network stage", name, known)
+        return self.check(Choice(tuple(stage.choose(values.get(stage.name, {})) for stage in self.stages)))
 
     def width(self, choice, stage: int, dimension: str = "filters"):
         """The value of one elastic dimension under a choice: an int, or a soft width under a soft choice."""

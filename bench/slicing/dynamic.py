@@ -26,6 +26,10 @@ Router = Callable[[int, Features, Tensor], Tensor]
 """(gate index, what the gate sees, rows of the batch) to the option taken for each of those rows."""
 
 
+GroupKey = Callable[[ChoiceSpace, int, Choice, int], str]
+"""(space, gate, choice up to the next gate, channels that arrive there) to what a group's images have in common."""
+
+
 class Prediction(NamedTuple):
     """What an operating point returns: the output (B, ...) and the G decisions taken for each image, int64 (B, G)."""
 
@@ -64,8 +68,27 @@ def take(x: Tensor, rows: Tensor) -> Tensor:
     return x if len(rows) == len(x) else x[rows]
 
 
-def run_grouped(segments: Segments, space: ChoiceSpace, router: Router, x: Tensor) -> Prediction:
-    """Run a batch, regrouped at every gate by what the rest of the network depends on."""
+def by_segment(space: ChoiceSpace, gate: int, choice: Choice, channels: int) -> str:
+    """What the segment behind a gate depends on. With statistics for each prefix: the whole choice. Without: the width
+    that arrives and the stages just decided, so a gate with K options makes at most K x K groups."""
+    if space.prefix_statistics:
+        return choice.keys[-1]
+    return f"{channels}|{choice.indices[space.decisions[gate].stage :]}"
+
+
+def by_path(space: ChoiceSpace, gate: int, choice: Choice, channels: int) -> str:
+    """All decisions so far: up to K^gates groups. For comparison with `by_segment`; results are the same."""
+    return choice.keys[-1]
+
+
+def run_grouped(
+    segments: Segments, space: ChoiceSpace, router: Router, x: Tensor, group_key: GroupKey = by_segment
+) -> Prediction:
+    """Run a batch, regrouped at every gate by what the rest of the network depends on.
+
+    Args:
+        group_key: what images must share to run together.
+    """
     gates = len(space.decisions)
     route = torch.empty(len(x), gates, dtype=torch.int64, device=x.device)
     groups = [_Group(Choice(space.fixed), torch.arange(len(x), device=x.device), x)]
@@ -80,19 +103,10 @@ def run_grouped(segments: Segments, space: ChoiceSpace, router: Router, x: Tenso
                 here = (options == option).nonzero().flatten()
                 choice = group.choice.then(space.decisions[index].options[option])
                 part = _Group(choice, take(group.rows, here), take(y, here))
-                arrived[_group_key(space, index, part)].append(part)
+                arrived[group_key(space, index, part.choice, part.x.shape[1])].append(part)
         groups = [_merged(parts) for parts in arrived.values()]
     outputs = [segments(gates, group.x, group.choice)[0] for group in groups]
     return Prediction(_scattered(outputs, [group.rows for group in groups], len(x)), route)
-
-
-def _group_key(space: ChoiceSpace, index: int, part: _Group) -> str:
-    """What the next segment depends on. With statistics for each prefix: the whole choice. Without: the width that
-    arrives and the stages just decided, so a gate with K options makes at most K x K groups."""
-    if space.prefix_statistics:
-        return part.choice.keys[-1]
-    decided = part.choice.indices[space.decisions[index].stage :]
-    return f"{part.x.shape[1]}|{decided}"
 
 
 def _merged(parts: list[_Group]) -> _Group:
@@ -113,15 +127,27 @@ def _scattered(outputs: list[Tensor], rows: list[Tensor], count: int) -> Tensor:
 
 
 def run_masked(supernet: Supernet, router: Router, x: Tensor) -> Prediction:
-    """Run every image through the widest routed network and mask what its gate did not choose. Single-gate spaces."""
-    space = supernet.space
-    (decision,) = space.decisions
-    y, features = supernet.segments[0](x, Choice(space.fixed))
-    options = router(0, features, torch.arange(len(x), device=x.device))
-    weights = F.one_hot(options, len(decision.options)).to(x.dtype)
-    choices = tuple(space.routed([option]) for option in range(len(decision.options)))
-    output, _ = supernet.segments[1](y, SoftChoice(choices, weights, decision.stage))
-    return Prediction(output, options[:, None])
+    """Run every image through the widest routed network and mask what its gates did not choose."""
+    space, rows, route = supernet.space, torch.arange(len(x), device=x.device), []
+    choice: Choice | SoftChoice = Choice(space.fixed)
+    for index, decision in enumerate(space.decisions):
+        x, features = supernet.segments[index](x, choice)
+        options = router(index, features, rows)
+        weights = F.one_hot(options, len(decision.options)).to(x.dtype)
+        choice = softened(space, index, range(len(decision.options)), weights, choice)
+        route.append(options)
+    output, _ = supernet.segments[len(route)](x, choice)
+    return Prediction(output, torch.stack(route, 1) if route else rows.new_empty(len(rows), 0))
+
+
+def softened(
+    space: ChoiceSpace, gate: int, options: Sequence[int], weights: Tensor, front: Choice | SoftChoice
+) -> SoftChoice:
+    """`front`, continued behind a gate that gives each image a weight (B, K) for every one of its `options`."""
+    decision = space.decisions[gate]
+    shared = space.routed([0] * gate)  # stands for stages that `front` decides
+    choices = tuple(shared.then(decision.options[option]) for option in options)
+    return SoftChoice(choices, weights, decision.stage, front)
 
 
 def run_one_by_one(segments: Segments, space: ChoiceSpace, router: Router, x: Tensor) -> Prediction:
@@ -170,10 +196,15 @@ class ExtractedSegments:
         self.plain: dict[tuple[int, str], nn.Module] = {}
 
     def __call__(self, index: int, x: Tensor, choice: Choice) -> tuple[Tensor, Features | None]:
-        slot = index, choice.key(min(self.supernet.space.depth_after(index), len(choice.indices)))
+        slot = index, self._slot(index, x.shape[1], choice)
         if slot not in self.plain:
             segment = self.supernet.segments[index]
             copy = extract_segment(segment, choice, segment.decides)  # type: ignore[arg-type]
             self.plain[slot] = folded(copy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         result = self.plain[slot](x)
         return result if self.supernet.segments[index].decides else (result, None)
+
+    def _slot(self, index: int, channels: int, choice: Choice) -> str:
+        """One copy for all choices under which the segment is the same."""
+        decided = choice.prefix(self.supernet.space.depth_after(index))
+        return by_segment(self.supernet.space, index - 1, decided, channels) if index else decided.keys[-1]

@@ -17,7 +17,11 @@ def extract(supernet: Supernet, choice: Choice, fold_bn: bool = False) -> nn.Mod
 
     Args:
         fold_bn: fold each batch norm into the convolution in front of it (evaluation only).
+
+    Raises:
+        UserError: the space cannot run the choice.
     """
+    supernet.space.check(choice)
     segments = [extract_segment(segment, choice, False) for segment in supernet.segments]  # type: ignore[arg-type]
     plain = nn.Sequential(*[layer for segment in segments for layer in segment]).train(supernet.training)
     return folded(plain) if fold_bn else plain

@@ -1,7 +1,8 @@
 """The gate: reads what the network already computed for an image and picks the option that finishes it.
 
 Double-headed (Li et al. 2021, sec. 3.3): its trunk is the squeeze of the channel attention in front of it, which costs
-nothing extra; the attention head scales channels, the slimming head chooses the width.
+nothing extra; the attention head scales channels, the slimming head chooses the width. Families without attention give
+it pooled activations, and it may have a hidden layer of its own.
 """
 
 from __future__ import annotations
@@ -14,20 +15,29 @@ from bench.slicing.supernet import Features
 
 
 class Gate(nn.Module):
-    """The slimming head: one linear layer without bias over the shared trunk, (B, T) to (B, K) logits."""
+    """The slimming head: one linear layer without bias over the shared trunk, (B, T) to (B, K) logits.
 
-    def __init__(self, trunk: int, options: int) -> None:
+    Args:
+        trunk: T, the features of an image.
+        options: K.
+        hidden: width of a layer of the gate's own between trunk and head, for families without channel attention to
+            share one with; 0 for none.
+    """
+
+    def __init__(self, trunk: int, options: int, hidden: int = 0) -> None:
         super().__init__()
-        self.head = nn.Linear(trunk, options, bias=False)
+        self.hidden = nn.Linear(trunk, hidden) if hidden else None
+        self.head = nn.Linear(hidden or trunk, options, bias=False)
         nn.init.zeros_(self.head.weight)  # before training every option is equally likely
 
     def forward(self, features: Features) -> Tensor:
-        return self.head(features.trunk)
+        trunk = features.trunk if self.hidden is None else self.hidden(features.trunk).relu()
+        return self.head(trunk)
 
     @property
     def madds(self) -> int:
         """Multiply-adds for one image."""
-        return self.head.weight.numel()
+        return self.head.weight.numel() + (0 if self.hidden is None else self.hidden.weight.numel())
 
 
 def decide(logits: Tensor) -> Tensor:

@@ -29,7 +29,10 @@ def conv_cost(shape: Shape, out: int, kernel: int, stride: int, groups: int = 1)
 
 
 class SlicedConv2d(nn.Module):
-    """A convolution whose leading filters are used; depth-wise where `depthwise`, then its width is what arrives."""
+    """A convolution whose leading filters are used; depth-wise where `depthwise`, then its width is what arrives.
+
+    A smaller kernel than the stored one is its centre window, padded so that the result keeps its size (METHODS 2).
+    """
 
     def __init__(
         self, inp: int, out: int, kernel: int, stride: int = 1, *, bias: bool = False, depthwise: bool = False
@@ -41,21 +44,27 @@ class SlicedConv2d(nn.Module):
         fan_out = kernel * kernel * (1 if depthwise else out)
         nn.init.normal_(self.weight, 0.0, math.sqrt(2.0 / fan_out))
 
-    def forward(self, x: Tensor, out: Width | None = None) -> Tensor:
-        """(B, I, H, W) to (B, out, H', W'); a depth-wise convolution takes no `out`."""
+    def forward(self, x: Tensor, out: Width | None = None, kernel: Width | None = None) -> Tensor:
+        """(B, I, H, W) to (B, out, H', W'); a depth-wise convolution takes no `out`. All of the kernel where None."""
+        weight, size = self.weight, self.kernel
+        if kernel is not None:
+            if not isinstance(kernel, int):
+                return ops.mixed(kernel, lambda size: self(x, out, size))
+            weight, size = ops.centre(weight, kernel), kernel
         if self.depthwise:
-            return ops.depthwise_conv2d(x, self.weight, self.stride, self.kernel // 2)
-        width = self.weight.shape[0] if out is None else out
-        return ops.conv2d(x, self.weight, self.bias, width, self.stride, self.kernel // 2)
+            return ops.depthwise_conv2d(x, weight, self.stride, size // 2)
+        width = weight.shape[0] if out is None else out
+        return ops.conv2d(x, weight, self.bias, width, self.stride, size // 2)
 
-    def extract(self, inp: int, out: int | None = None) -> nn.Conv2d:
+    def extract(self, inp: int, out: int | None = None, kernel: int | None = None) -> nn.Conv2d:
         """The ordinary convolution of `inp` to `out` channels with copies of the weights."""
         out = inp if self.depthwise else (self.weight.shape[0] if out is None else out)
         groups = inp if self.depthwise else 1
-        args = (inp, out, self.kernel, self.stride, self.kernel // 2, 1, groups, self.bias is not None)
+        kernel = self.kernel if kernel is None else kernel
+        args = (inp, out, kernel, self.stride, kernel // 2, 1, groups, self.bias is not None)
         plain = nn.utils.skip_init(nn.Conv2d, *args, device=self.weight.device)
         with torch.no_grad():
-            plain.weight.copy_(self.weight[:out, : plain.weight.shape[1]])
+            plain.weight.copy_(ops.centre(self.weight, kernel)[:out, : plain.weight.shape[1]])
             if self.bias is not None and plain.bias is not None:
                 plain.bias.copy_(self.bias[:out])
         return plain
@@ -180,24 +189,35 @@ Key = str | SoftKey | CollectingKey
 
 @dataclass(frozen=True)
 class SoftChoice:
-    """A choice for each image: `prefix` for the stages in front of the gate, then one of K options by `weights` (B, K).
+    """A choice for each image: from stage `depth` on, what one gate decided: one of K options by `weights` (B, K).
 
     Stage II runs the supernet under it (Li et al. 2021, sec. 3.3): every channel is computed and then masked, so it
     saves nothing; it exists to carry a gradient to the gate and as the control of sliced inference.
+
+    Attributes:
+        depth: the stages in front of the gate. They run under `front`, which is itself soft where other gates decided
+            them, or under what all options share where it is None.
     """
 
     options: tuple[Choice, ...]
     weights: Tensor
-    depth: int  # the stages that all options share
+    depth: int
+    front: Choice | SoftChoice | None = None
+
+    @property
+    def shared(self) -> Choice | SoftChoice:
+        """What the stages in front of the gate run under."""
+        return self.options[0] if self.front is None else self.front
 
     def key(self, depth: int) -> Key:
         if depth <= self.depth:
-            return self.options[0].key(depth)
+            return self.shared.key(depth)
+        assert not isinstance(self.front, SoftChoice), "statistics of prefixes serve one gate (see ChoiceSpace)"
         return SoftKey(tuple(option.key(depth) for option in self.options), self.weights)
 
     def pick(self, stage: int, position: int, values: tuple[int, ...]) -> Width:
         if stage < self.depth:
-            return self.options[0].pick(stage, position, values)
+            return self.shared.pick(stage, position, values)
         widths = tuple(option.pick(stage, position, values) for option in self.options)
         return widths[0] if len(set(widths)) == 1 else SoftWidth(widths, self.weights)
 

@@ -6,6 +6,7 @@ mask for each image follows, which is how stage II trains gates and how masked i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,13 @@ class SoftWidth:
     def largest(self) -> int:
         return max(self.widths)
 
+    def shares(self) -> list[tuple[int, Tensor]]:
+        """Each distinct value with the weight (B,) that every image gives it."""
+        return [
+            (value, sum(self.weights[:, k] for k, other in enumerate(self.widths) if other == value))  # type: ignore[misc]
+            for value in sorted(set(self.widths))
+        ]
+
     def mask(self) -> Tensor:
         """(B, largest): 1 for the channels inside the width chosen for the image, 0 outside."""
         steps = torch.arange(self.largest, device=self.weights.device)
@@ -50,6 +58,22 @@ def masked(x: Tensor, width: Width) -> Tensor:
         return x
     mask = width.mask()
     return x * mask.reshape(*mask.shape, *([1] * (x.dim() - 2)))
+
+
+def times(width: Width, factor: int) -> Width:
+    """A width that is a fixed multiple of another."""
+    return width * factor if isinstance(width, int) else SoftWidth(tuple(factor * w for w in width.widths), width.weights)
+
+
+def mixed(value: SoftWidth, run: Callable[[int], Tensor]) -> Tensor:
+    """What `run` gives at the value chosen for each image: every value is run, and the results are weighted (B, ...)."""
+    total: Tensor | None = None
+    for option, share in value.shares():
+        y = run(option)
+        y = y * share.reshape(-1, *([1] * (y.dim() - 1)))
+        total = y if total is None else total + y
+    assert total is not None
+    return total
 
 
 def rows(parameter: Tensor, count: int) -> Tensor:

@@ -63,6 +63,12 @@ class Segment(nn.Module):
             return units[-1].decide(x, choice)  # type: ignore[operator]
         return units[-1](x, choice), None
 
+    def through(self, x: Tensor, choice: AnyChoice) -> Tensor:
+        """As `forward`, without what a gate would see: nothing is computed that a static network does not need."""
+        for unit in self.units:
+            x = unit(x, choice)
+        return x
+
     def cost(self, choice: Choice, shape: Shape) -> Cost:
         madds = pooled = 0
         for unit in self.units._modules.values():
@@ -83,21 +89,31 @@ class Supernet(nn.Module):
     `supernet(x, choice)`: (B, C, H, W) to (B, classes). The choice is an argument of the call and leaves no trace.
     """
 
-    def __init__(self, space: ChoiceSpace, segments: Iterable[Segment], input_channels: int) -> None:
+    def __init__(
+        self, space: ChoiceSpace, segments: Iterable[Segment], input_channels: int, gate_hidden: int = 0
+    ) -> None:
+        """`gate_hidden` is the width of the layer that each gate has of its own; 0 where it shares attention's trunk."""
         super().__init__()
         self.space = space
         self.segments = nn.ModuleList(segments)
         self.input_channels = input_channels
+        self.gate_hidden = gate_hidden
 
-    def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
-        for segment in self.segments:
-            x, _ = segment(x, choice)
+    def forward(self, x: Tensor, choice: AnyChoice, start: int = 0) -> Tensor:
+        """Run under a choice; with `start`, x is what arrives at that segment instead of an image."""
+        try:
+            for segment in list(self.segments)[start:]:
+                x = segment.through(x, choice)  # type: ignore[operator]
+        except (IndexError, KeyError):
+            if isinstance(choice, Choice):
+                self.space.check(choice)  # says what is wrong with the choice, if that is the reason
+            raise
         return x
 
     def costs(self, choices: Iterable[Choice], image_size: int) -> list[Cost]:
         """Cost of one image under each choice; a prefix that choices share is walked once."""
         known: dict[tuple[int, str], Cost] = {}
-        return [self._cost(choice, image_size, known) for choice in choices]
+        return [self._cost(self.space.check(choice), image_size, known) for choice in choices]
 
     def cost(self, choice: Choice, image_size: int) -> Cost:
         return self.costs([choice], image_size)[0]
@@ -129,7 +145,7 @@ class View(nn.Module):
     def __init__(self, supernet: Supernet, choice: Choice) -> None:
         super().__init__()
         self.supernet = supernet
-        self.choice = choice
+        self.choice = supernet.space.check(choice)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.supernet(x, self.choice)

@@ -21,7 +21,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], run_id: str, notes: Mapping[
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    save_file(plain, temporary, {"run_id": run_id, "notes": json.dumps(dict(notes), sort_keys=True)})
+    # One key: safetensors writes several in no fixed order, and equal runs are to leave equal bytes.
+    save_file(plain, temporary, {"slicebench": json.dumps({"run_id": run_id, "notes": dict(notes)}, sort_keys=True)})
     with open(temporary, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -38,15 +39,15 @@ def load(path: Path, run_id: str | None) -> tuple[dict[str, Tensor], dict[str, A
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get("slicebench", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint {path.name} in {path.parent}; has its run been trained?") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error}); delete it to train again") from error
-    if run_id is not None and metadata.get("run_id") != run_id:
-        raise UserError(f"checkpoint {path} belongs to run {metadata.get('run_id')}, not to {run_id}")
-    return tensors, json.loads(metadata.get("notes", "{}"))
+    if run_id is not None and about.get("run_id") != run_id:
+        raise UserError(f"checkpoint {path} belongs to run {about.get('run_id')}, not to {run_id}")
+    return tensors, about.get("notes", {})
 
 
 def gather(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -1,38 +1,46 @@
-"""Stage II: train the gate on the frozen supernet.
+"""Stage II: train the gates on the frozen supernet.
 
 Loss = task loss of the gated network + sandwich gate sparsification (SGS) + a penalty on multiply-adds (Li et al.
 2021, sec. 3.3; METHODS 5.2). SGS is a cross-entropy on the gate's raw logits: the released code applies it to
 probabilities, which bounds it away from zero.
+
+With several gates every gate has the same target: whether the slimmest routed network solves the image. The task loss
+and the penalty reach all gates through the straight-through weights; the network runs masked, each gate reading what
+the gates in front of it left. A gate's input is detached, so its SGS loss trains that gate alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
 from bench.slicing.choice import Choice
+from bench.slicing.dynamic import softened
 from bench.slicing.gate import Gate, gumbel_straight_through
 from bench.slicing.layers import SoftChoice
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Features, Supernet
 from bench.training.context import Context
 from bench.training.loop import Plan, fit
 from bench.training.tasks import Task
 
 HardSamples = Literal["try_best", "give_up"]
+Routing = tuple[tuple[int, ...], ...]
+"""For each gate, the options that it may take, cheapest first."""
 
 
 @dataclass(frozen=True)
 class StageTwo:
-    """How a gate is trained.
+    """How gates are trained.
 
     Attributes:
-        epochs, lr, weight_decay: of the gate's own training (momentum and schedule as in stage I).
+        epochs, lr, weight_decay: of the gates' own training (momentum and schedule as in stage I).
         task_weight, sgs_weight, madds_weight: factors of the three losses (METHODS 5.2: 1, 1, 0.5).
         hard_samples: where to send images that even the widest routed network gets wrong: "try_best" to the widest,
             "give_up" to the slimmest.
@@ -65,66 +73,131 @@ def sgs_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets)
 
 
-def madds_penalty(weights: Tensor, madds: Tensor) -> Tensor:
-    """(mean multiply-adds of the batch / those of the costliest option)^2; gradient through the weights (B, K).
+def route_costs(net: Supernet, routing: Routing, image_size: int) -> list[Tensor]:
+    """Multiply-adds of the network by what its gates take: (K0,) for the first gate, with all in front of it, then
+    (K of the gate before, K) for each next one. A route costs the sum of its entries, gates themselves left out.
 
-    The paper divides by the supernet's total and the code by 1e9 (METHODS 5.2); dividing by the costliest option of
+    A segment's cost depends on the width that arrives, so on the decision before it, and on its own (DESIGN 2).
+    """
+
+    def costs(gate: int, taken: dict[int, int]) -> int:
+        route = [taken.get(g, options[0]) for g, options in enumerate(routing)]
+        segments = net.segment_costs(net.space.routed(route), image_size)
+        return sum(c.madds for c in segments[:2]) if gate == 0 else segments[gate + 1].madds
+
+    tables = [[costs(0, {0: option}) for option in routing[0]]]
+    for gate in range(1, len(routing)):
+        tables.append([[costs(gate, {gate - 1: i, gate: j}) for j in routing[gate]] for i in routing[gate - 1]])  # type: ignore[misc]
+    return [torch.tensor(table, dtype=torch.float32) for table in tables]
+
+
+def expected_madds(weights: Sequence[Tensor], costs: Sequence[Tensor]) -> Tensor:
+    """(B,): multiply-adds of each image by the weights (B, K) of each gate, linear in every one of them."""
+    total = weights[0] @ costs[0]
+    for before, here, table in zip(weights, weights[1:], costs[1:], strict=False):
+        total = total + ((before @ table) * here).sum(1)
+    return total
+
+
+def largest_madds(costs: Sequence[Tensor]) -> Tensor:
+    """Multiply-adds of the costliest route."""
+    reached = costs[0]
+    for table in costs[1:]:
+        reached = (reached[:, None] + table).amax(0)
+    return reached.max()
+
+
+def madds_penalty(weights: Sequence[Tensor], costs: Sequence[Tensor]) -> Tensor:
+    """(mean multiply-adds of the batch / those of the costliest route)^2; gradient through the weights (B, K).
+
+    The paper divides by the supernet's total and the code by 1e9 (METHODS 5.2); dividing by the costliest route of
     the routing space makes the weight mean the same for every family and image size.
     """
-    return ((weights @ madds).mean() / madds.max()).square()
+    return (expected_madds(weights, costs).mean() / largest_madds(costs)).square()
 
 
 class GateTrainer:
-    """One gate's training step over a frozen supernet with a single decision.
+    """One training step of all gates over a frozen supernet."""
 
-    Args:
-        routing: the options that the gate may take, cheapest first; the gate has one logit for each.
-    """
-
-    def __init__(self, net: Supernet, gate: Gate, routing: tuple[int, ...], image_size: int, task: Task) -> None:
+    def __init__(self, net: Supernet, gates: Sequence[Gate], routing: Routing, image_size: int, task: Task) -> None:
         space = net.space
-        self.net, self.gate, self.task = net, gate, task
-        self.choices = tuple(space.routed([option]) for option in routing)
-        costs = [cost.madds for cost in net.costs(self.choices, image_size)]
-        self.madds = torch.tensor(costs, dtype=torch.float32)
-        self.depth = space.decisions[0].stage
+        self.net, self.gates, self.routing, self.task = net, gates, routing, task
+        device = next(net.parameters()).device
+        self.costs = [table.to(device) for table in route_costs(net, routing, image_size)]
         self.fixed = Choice(space.fixed)
+        self.slimmest = space.routed([options[0] for options in routing])
+        self.widest = space.routed([options[-1] for options in routing])
 
     def step(self, batch: Batch, settings: StageTwo, smoothing: float) -> dict[str, float]:
-        """Back-propagate the three losses into the gate and return them."""
+        """Back-propagate the three losses into the gates and return them."""
+        joint = bool(settings.task_weight or settings.madds_weight)
         with torch.no_grad():
             x, features = self.net.segments[0](batch.x, self.fixed)
-        logits = self.gate(features)
-        targets = self.targets(x, batch.targets, settings.hard_samples)
-        sgs = sgs_loss(logits, targets)
+        easy, hopeless = self.difficulty(x, batch.targets, settings.hard_samples)
+        logits, weights, choice, x = self.gated(x, features, settings.temperature, joint)
+        targets = [sgs_targets(easy, hopeless, len(options), settings.hard_samples) for options in self.routing]
+        sgs = torch.stack([sgs_loss(*pair) for pair in zip(logits, targets, strict=True)]).mean()
         loss = settings.sgs_weight * sgs
         losses = {"sgs": sgs.item()}
-        if settings.task_weight or settings.madds_weight:
-            weights = gumbel_straight_through(logits, settings.temperature)
-            output, _ = self.net.segments[1](x, SoftChoice(self.choices, weights, self.depth))
+        if joint:
+            output, _ = self.net.segments[len(self.gates)](x, choice)
             task_loss = self.task.loss(output, batch.targets, smoothing)
-            penalty = madds_penalty(weights, self.madds.to(weights.device))
+            penalty = madds_penalty(weights, self.costs)
             loss = loss + settings.task_weight * task_loss + settings.madds_weight * penalty
             losses |= {"task": task_loss.item(), "madds": penalty.item()}
         loss.backward()
         return losses
 
+    def gated(
+        self, x: Tensor, features: Features, temperature: float, joint: bool
+    ) -> tuple[list[Tensor], list[Tensor], Choice | SoftChoice, Tensor]:
+        """All gates in turn, from what reaches the first one: their logits and sampled weights, what the last segment
+        is to run under, and what reaches it. Without `joint` no gradient passes from a gate to those before it."""
+        choice: Choice | SoftChoice = self.fixed
+        logits, weights = [], []
+        for index, gate in enumerate(self.gates):
+            logits.append(gate(Features(*(part.detach() for part in features))))
+            weights.append(gumbel_straight_through(logits[-1], temperature))
+            choice = softened(self.net.space, index, self.routing[index], weights[-1], choice)
+            if index + 1 < len(self.gates):
+                with torch.set_grad_enabled(joint):
+                    x, features = self.net.segments[index + 1](x, choice)
+        return logits, weights, choice, x
+
     @torch.no_grad()
-    def targets(self, x: Tensor, labels: Tensor, hard_samples: HardSamples) -> Tensor:
-        """SGS targets of a batch that has reached the gate."""
-        easy = self.solved(x, self.choices[0], labels)
-        give_up = hard_samples == "give_up"
-        hopeless = ~self.solved(x, self.choices[-1], labels) if give_up else ~easy
-        return sgs_targets(easy, hopeless, len(self.choices), hard_samples)
+    def difficulty(self, x: Tensor, labels: Tensor, hard_samples: HardSamples) -> tuple[Tensor, Tensor]:
+        """(B,) bool each, of a batch that has reached the first gate: solved by the slimmest routed network; not even
+        by the widest (looked up only where `hard_samples` asks for it)."""
+        easy = self.solved(x, self.slimmest, labels)
+        return easy, ~self.solved(x, self.widest, labels) if hard_samples == "give_up" else ~easy
 
     def solved(self, x: Tensor, choice: Choice, labels: Tensor) -> Tensor:
-        output, _ = self.net.segments[1](x, choice)
-        return self.task.score(output, labels) >= self.task.threshold
+        for segment in list(self.net.segments)[1:]:
+            x = segment.through(x, choice)  # type: ignore[operator]
+        return self.task.score(x, labels) >= self.task.threshold
 
 
-def train_gate(
+@torch.no_grad()
+def new_gates(net: Supernet, routing: Routing, image_size: int) -> list[Gate]:
+    """Untrained gates for a routing space, each for what its place in the network shows it."""
+    device = next(net.parameters()).device
+    x = torch.zeros(1, net.input_channels, image_size, image_size, device=device)
+    choice, gates = Choice(net.space.fixed), []
+    for index, options in enumerate(routing):
+        x, features = net.segments[index](x, choice)
+        gates.append(Gate(features.trunk.shape[1], len(options), net.gate_hidden).to(device))
+        choice = choice.then(net.space.decisions[index].options[options[0]])
+    return gates
+
+
+def named_gates(gates: Sequence[Gate]) -> dict[str, nn.Module]:
+    """Gates by the names under which checkpoints keep them."""
+    return {f"gate{index}": gate for index, gate in enumerate(gates)}
+
+
+def train_gates(
     net: Supernet,
-    routing: tuple[int, ...],
+    routing: Routing,
     split: Split,
     spec: TrainSpec,
     seed: int,
@@ -133,14 +206,12 @@ def train_gate(
     image_size: int,
     context: Context,
     name: str,
-) -> tuple[Gate, dict[str, Any]]:
-    """Stage II for one routing space: the trained gate and its training's history. The supernet does not change."""
+) -> tuple[list[Gate], dict[str, Any]]:
+    """Stage II for one routing space: the trained gates, one a decision, by one optimizer, and the training's history.
+    The supernet does not change."""
     net.eval().requires_grad_(False)
-    example = next(iter(split.batches(1, device=context.device)))
-    with torch.no_grad():
-        _, features = net.segments[0](example.x, Choice(net.space.fixed))
-    gate = Gate(features.trunk.shape[1], len(routing)).to(context.device)
-    trainer = GateTrainer(net, gate, routing, image_size, task)
+    gates = new_gates(net, routing, image_size)
+    trainer = GateTrainer(net, gates, routing, image_size, task)
 
     def step(batch: Batch, index: int) -> dict[str, float]:
         return trainer.step(batch, settings, spec.label_smoothing)
@@ -148,5 +219,5 @@ def train_gate(
     gate_spec = replace(
         spec, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, warmup_epochs=0.0
     )
-    history = fit(Plan(name, {"gate": gate}, {}, step, gate_spec, seed), split, context)
-    return gate.eval(), history
+    history = fit(Plan(name, named_gates(gates), {}, step, gate_spec, seed), split, context)
+    return [gate.eval() for gate in gates], history

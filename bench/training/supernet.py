@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,6 +71,29 @@ def teacher_targets(teacher: Supernet, x: Tensor, extra: list[Choice], task: Tas
     return largest, torch.stack(outputs).mean(0)
 
 
+def back_propagate(
+    net: Supernet, x: Tensor, choices: list[Choice], loss_of: Callable[[Tensor, Choice], Tensor]
+) -> Iterator[tuple[Choice, float]]:
+    """Back-propagate the loss of each choice; choices that agree up to the first gate run what is in front of it once.
+
+    In DS-MBNet all routed networks do, so the early layers, where most of the time goes, are computed and
+    back-propagated once a step instead of once a choice. The gradient is the same sum.
+    """
+    alike: dict[str, list[Choice]] = {}
+    for choice in choices:
+        alike.setdefault(choice.key(net.space.depth_after(0)), []).append(choice)
+    for group in alike.values():
+        shared = len(group) > 1 and len(net.segments) > 1
+        arrived = net.segments[0].through(x, group[0]) if shared else x  # type: ignore[operator]
+        leaf = arrived.detach().requires_grad_(shared)
+        for choice in group:
+            loss = loss_of(net(leaf, choice, start=int(shared)), choice)
+            loss.backward()
+            yield choice, loss.item()
+        if shared:
+            arrived.backward(leaf.grad)
+
+
 def supernet_step(
     net: Supernet,
     teacher: Supernet | None,
@@ -91,12 +115,13 @@ def supernet_step(
         ensemble = settings.distillation == "ensemble_bootstrap"
         extra = [space.sample(generator) for _ in range(settings.random_widths)] if ensemble else []
         target, smallest_target = teacher_targets(teacher, x, extra, task)
-    for choice in choices[1:]:
-        output = net(x, choice)
+
+    def narrower(output: Tensor, choice: Choice) -> Tensor:
         soft = smallest_target if choice == space.smallest else target
-        loss = task.loss(output, batch.targets, smoothing) if soft is None else task.distill(output, soft)
-        loss.backward()
-        losses["smallest" if choice == space.smallest else "random"] = loss.item()
+        return task.loss(output, batch.targets, smoothing) if soft is None else task.distill(output, soft)
+
+    for choice, value in back_propagate(net, x, choices[1:], narrower):
+        losses["smallest" if choice == space.smallest else "random"] = value
     return losses
 
 

@@ -1,0 +1,162 @@
+"""Prune a network to a budget of multiply-adds: how many channels each coupling keeps, found by counting.
+
+The count is that of the operators which run (`bench.profilers.madds`), for hollow networks of the candidate widths, so
+the search needs no surgery and its result is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from baselines.pruning_criteria import Criterion, Evidence, Scores
+from baselines.pruning_surgery import Surgeon
+from bench.core.errors import UserError
+from bench.data.dataset import Batch
+from bench.profilers.madds import executed_madds
+
+TOLERANCE = 0.02  # of the target
+BISECTIONS = 12
+LEFT_OPEN = 0.1  # a global ranking may not close a layer: it keeps a tenth of its units
+
+Widths = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network.
+
+    Attributes:
+        madds, full_madds: multiply-adds an image, executed; those that the budget is a fraction of.
+        kept: by coupling, the units that were kept, ascending.
+    """
+
+    network: nn.Module
+    madds: int
+    full_madds: int
+    kept: dict[str, tuple[int, ...]]
+
+
+def prune_to_budget(
+    network: nn.Module,
+    example: Tensor,
+    budget: float,
+    criterion: Criterion,
+    *,
+    seed: int = 0,
+    batches: Iterable[Batch] = (),
+    full_madds: int | None = None,
+) -> Pruned:
+    """A copy of `network` that has `budget` of its multiply-adds, within 2 %, the least worthy channels removed.
+
+    Equal arguments give equal masks and weights.
+
+    Args:
+        example: (1, C, H, W), an image of the size that multiply-adds are counted for.
+        budget: fraction of `full_madds`, in (0, 1].
+        batches: images with labels for a criterion that needs gradients; never of the test split.
+        full_madds: what the budget is a fraction of; the network's own count where None.
+
+    Raises:
+        UserError: no pruned network comes that near to the budget, or the criterion does not serve this network.
+    """
+    if not 0 < budget <= 1:
+        raise UserError(f"a pruning budget is a fraction of the full network's multiply-adds in (0, 1], not {budget}")
+    criterion.check(network, type(network).__name__)
+    surgeon = Surgeon(network, example)
+    scores = criterion.score(Evidence(surgeon.network, surgeon.couplings, seed, batches))
+    full = full_madds or _count(network, example)
+    widths, madds = _search(surgeon, scores, criterion, example, budget * full)
+    if abs(madds - budget * full) > TOLERANCE * budget * full:
+        raise UserError(
+            f"budget {budget:g} is out of reach: the nearest network that {criterion.name} pruning finds has "
+            f"{madds / full:.3g} of the {full:,} multiply-adds"
+        )
+    kept = {c.name: _best(s, w) for c, s, w in zip(surgeon.couplings, scores, widths, strict=True)}
+    pruned = surgeon.operate(kept)
+    if _count(pruned, example) != madds:
+        raise RuntimeError(f"the pruned network executes {_count(pruned, example)} multiply-adds, not {madds}")
+    return Pruned(pruned, madds, full, kept)
+
+
+def _count(network: nn.Module, example: Tensor) -> int:
+    """Multiply-adds an image that a network executes in evaluation mode; the network stays as it is."""
+    training = network.training
+    madds = executed_madds(network.eval(), example) // len(example)
+    network.train(training)
+    return madds
+
+
+def _best(score: Tensor | None, width: int) -> tuple[int, ...]:
+    """The `width` units of the highest score, ascending; equal scores go to the first of them."""
+    if score is None:
+        return tuple(range(width))
+    order = score.sort(descending=True, stable=True).indices
+    return tuple(sorted(order[:width].tolist()))
+
+
+def _search(
+    surgeon: Surgeon, scores: Scores, criterion: Criterion, example: Tensor, target: float
+) -> tuple[Widths, int]:
+    """The widths whose count is nearest to the target: in coarse steps where they get there, else in single units."""
+    units = [coupling.units for coupling in surgeon.couplings]
+    known: dict[Widths, int] = {}
+
+    def count(widths: Widths) -> int:
+        if widths not in known:
+            known[widths] = _count(surgeon.hollow(widths), example)
+        return known[widths]
+
+    assign = _uniform if criterion.ranking == "uniform" else _global
+    for steps in ([granularity(n) for n in units], [1] * len(units)):
+        widths = _nearest(lambda ratio: assign(units, scores, steps, ratio), count, target)  # noqa: B023 (used at once)
+        if abs(count(widths) - target) <= TOLERANCE * target:
+            break
+    return widths, count(widths)
+
+
+def granularity(units: int) -> int:
+    """The step in which a coupling shrinks: widths that hardware likes, but at most an eighth of what there is."""
+    return max(step for step in (1, 2, 4, 8) if step == 1 or units >= 8 * step)
+
+
+def _nearest(assign: Callable[[float], Widths], count: Callable[[Widths], int], target: float) -> Widths:
+    """Bisect the pruning ratio, then let couplings switch one after another between the two sides of the target."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if count(assign(middle)) > target else (low, middle)
+    return min(_between(assign(low), assign(high)), key=lambda widths: (abs(count(widths) - target), widths))
+
+
+def _between(wide: Widths, narrow: Widths) -> Iterator[Widths]:
+    for position in range(len(wide) + 1):
+        yield wide[:position] + narrow[position:]
+
+
+def _uniform(units: Sequence[int], scores: Scores, steps: Sequence[int], ratio: float) -> Widths:
+    """The same fraction of every coupling is removed."""
+    return tuple(
+        total if score is None else _rounded(total * (1 - ratio), total, step, step)
+        for total, score, step in zip(units, scores, steps, strict=True)
+    )
+
+
+def _global(units: Sequence[int], scores: Scores, steps: Sequence[int], ratio: float) -> Widths:
+    """The lowest scores of all couplings together are removed."""
+    judged = [score for score in scores if score is not None]
+    owners = torch.cat([torch.full((len(score),), i) for i, score in enumerate(scores) if score is not None])
+    order = torch.cat(judged).sort(stable=True).indices
+    removed = torch.bincount(owners[order[: round(ratio * len(order))]], minlength=len(units)).tolist()
+    return tuple(
+        total if score is None else _rounded(total - lost, total, step, max(step, round(LEFT_OPEN * total)))
+        for total, score, step, lost in zip(units, scores, steps, removed, strict=True)
+    )
+
+
+def _rounded(width: float, units: int, step: int, least: int) -> int:
+    """The multiple of `step` nearest to a width, between `least` and all there are."""
+    return units if width >= units else min(units, max(least, step * round(width / step)))

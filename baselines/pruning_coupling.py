@@ -1,0 +1,179 @@
+"""Which channels hang together: the couplings of a plain network, read from Torch-Pruning's dependency graph.
+
+A channel is produced by one layer, normalised by another, read by a third, and shared by all that a residual
+connection adds up; it can only be removed from all of them (Fang et al. 2023, DepGraph). Attention is cut by whole
+heads, so that its scale keeps its meaning, and group norm by whole groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+Role = Literal["producer", "consumer", "norm", "parameter"]
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's share in a coupling.
+
+    Attributes:
+        path: qualified name of the module; of the parameter itself where the role is "parameter".
+        role: whether its outputs, its inputs or (norms, bare parameters) its only channels are shared.
+        unit_of: (n,) int64, the unit to which each of its n shared channels belongs.
+        dim: the dimension of a bare parameter that is shared.
+    """
+
+    path: str
+    module: nn.Module
+    role: Role
+    unit_of: Tensor
+    dim: int = 0
+
+    def tensors(self) -> Iterator[tuple[str, int]]:
+        """State-dict keys of the tensors that shrink, each with the dimension that does."""
+        if self.role == "parameter":
+            yield self.path, self.dim
+        elif self.role == "consumer":
+            yield f"{self.path}.weight", 1
+        else:
+            names = ("weight", "bias", "running_mean", "running_var")
+            yield from ((f"{self.path}.{name}", 0) for name in names if getattr(self.module, name, None) is not None)
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Channels that live and die together, in `units` that can be removed one by one.
+
+    Attributes:
+        name: the first of its layers in network order.
+        units: how many channels, norm groups or attention heads there are.
+        layers: in network order.
+        block: channels a unit, as the root counts them.
+        root: the module and function where Torch-Pruning starts removing; None for heads, which we remove.
+    """
+
+    name: str
+    units: int
+    layers: tuple[Layer, ...]
+    block: int = 1
+    root: tuple[nn.Module, Any] | None = None
+
+    def of(self, role: Role) -> list[Layer]:
+        return [layer for layer in self.layers if layer.role == role]
+
+
+def couplings_of(network: nn.Module, example: Tensor) -> tuple[Any, list[Coupling]]:
+    """Torch-Pruning's dependency graph of a network, and its couplings in network order.
+
+    Channels that the network returns, and those of grouped (not depth-wise) convolutions, are in no coupling.
+
+    Args:
+        example: (1, C, H, W), an image to trace the network with.
+    """
+    training = network.training
+    graph: Any = tp.DependencyGraph().build_dependency(
+        network,
+        example,
+        forward_fn=lambda module, x: module(x),
+        unwrapped_parameters=_bare_parameters(network),  # type: ignore[arg-type]  # pairs, whatever its hint says
+        customized_pruners={type(module): _Attention() for module in network.modules() if is_attention(module)},
+        verbose=False,
+    )
+    network.train(training)  # tracing switches to evaluation mode
+    order = {name: position for position, (name, _) in enumerate(network.named_modules())}
+    groups = graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
+    couplings = [found for group in groups if (found := _coupling(graph, group, order)) is not None]
+    return graph, sorted([*couplings, *_heads(network)], key=lambda coupling: order[coupling.name])
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module is multi-head attention in timm's layout: rows of `qkv` ordered (3, heads, head_dim)."""
+    names = {name for name, child in module.named_children() if next(child.parameters(), None) is not None}
+    return names == {"qkv", "proj"} and hasattr(module, "num_heads") and hasattr(module, "head_dim")
+
+
+def channels_a_group(module: nn.Module) -> int:
+    """How many channels a group norm normalises together; 1 for any other layer."""
+    return module.num_channels // module.num_groups if isinstance(module, nn.GroupNorm) else 1
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels
+
+
+def _bare_parameters(network: nn.Module) -> list[tuple[nn.Parameter, int]]:
+    """Parameters outside the common layers (tokens, position embeddings), each with its shared dimension: the last."""
+    owners = [module for module in network.modules() if not isinstance(module, (nn.Conv2d, nn.Linear, *NORMS))]
+    return [(p, p.dim() - 1) for module in owners for p in module.parameters(recurse=False) if p.shape[-1] > 1]
+
+
+def _coupling(graph: Any, group: Any, order: dict[str, int]) -> Coupling | None:
+    """One of Torch-Pruning's groups as a coupling, or None where its channels must stay."""
+    if any(not item.dep.target.outputs and graph.is_out_channel_pruning_fn(item.dep.handler) for item in group):
+        return None  # what the network returns
+    shared = [layer for item in group if (layer := _layer(graph, item)) is not None]
+    if any(getattr(layer.module, "groups", 1) > 1 and not is_depthwise(layer.module) for layer in shared):
+        return None
+    block = math.lcm(*(channels_a_group(layer.module) for layer in shared))
+    layers = [replace(layer, unit_of=layer.unit_of // block) for layer in shared]
+    layers.sort(key=lambda layer: order.get(layer.path, -1))
+    name = next(layer.path for layer in layers if layer.role == "producer")
+    root = group[0].dep
+    return Coupling(name, len(group[0].idxs) // block, tuple(layers), block, (root.target.module, root.handler))
+
+
+def _layer(graph: Any, item: Any) -> Layer | None:
+    """A member of Torch-Pruning's group as a layer; None for operators without tensors."""
+    module, handler = item.dep.target.module, item.dep.handler
+    unit_of = torch.tensor(item.root_idxs)[torch.tensor(item.idxs).argsort()]
+    if isinstance(module, nn.Parameter):
+        path = graph._param_to_name[module]
+        owner = graph.model.get_submodule(path.rpartition(".")[0])
+        return Layer(path, owner, "parameter", unit_of, item.dep.target.pruning_dim)
+    path = graph._module2name.get(module, "")
+    if isinstance(module, NORMS):
+        return Layer(path, module, "norm", unit_of)
+    inward = handler != graph.get_pruner_of_module(module).prune_out_channels and not is_depthwise(module)
+    role: Role = "consumer" if inward else "producer"
+    if is_attention(module):
+        part = "qkv" if inward else "proj"
+        return Layer(f"{path}.{part}", getattr(module, part), role, unit_of)
+    return Layer(path, module, role, unit_of) if isinstance(module, nn.Conv2d | nn.Linear) else None
+
+
+def _heads(network: nn.Module) -> Iterator[Coupling]:
+    """For each attention module its heads: rows of `qkv`, columns of `proj`."""
+    for path, module in network.named_modules():
+        if is_attention(module):
+            attention: Any = module
+            columns = torch.arange(attention.num_heads).repeat_interleave(attention.head_dim)
+            rows = Layer(f"{path}.qkv", attention.qkv, "producer", columns.repeat(3))
+            yield Coupling(
+                path, attention.num_heads, (rows, Layer(f"{path}.proj", attention.proj, "consumer", columns))
+            )
+
+
+class _Attention(tp.BasePruningFunc):
+    """Tells Torch-Pruning that what enters attention enters `qkv`, and that what leaves it leaves `proj`."""
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+        tp.prune_linear_out_channels(layer.proj, idxs)
+        return layer
+
+    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> nn.Module:
+        tp.prune_linear_in_channels(layer.qkv, idxs)
+        return layer
+
+    def get_out_channels(self, layer: Any) -> int:
+        return layer.proj.out_features
+
+    def get_in_channels(self, layer: Any) -> int:
+        return layer.qkv.in_features

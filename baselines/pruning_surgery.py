@@ -1,0 +1,123 @@
+"""Structured removal: channels are cut out of the tensors, never masked, and a cut network is rebuilt from its tensors.
+
+Torch-Pruning removes a channel from every layer that shares it. A network keeps no other trace of being pruned than
+the shapes of its tensors, so a checkpoint and the base network are all that a second process needs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.pruning_coupling import Coupling, channels_a_group, couplings_of, is_attention
+from bench.core.errors import UserError
+
+
+class Surgeon:
+    """A copy of a network, and the couplings along which channels can be removed from it.
+
+    Args:
+        network: a plain network; it is left as it is.
+        example: (1, C, H, W), an image to trace the network with.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        self.original = network
+        self.network = copy.deepcopy(network).requires_grad_(True)
+        self._graph, self.couplings = couplings_of(self.network, example)
+
+    def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor when each coupling has shrunk to its width, in units."""
+        shapes = {key: list(tensor.shape) for key, tensor in self.original.state_dict().items()}
+        for coupling, width in zip(self.couplings, widths, strict=True):
+            for layer in coupling.layers:
+                for key, dim in layer.tensors():
+                    shapes[key][dim] = shapes[key][dim] // coupling.units * width
+        return {key: tuple(shape) for key, shape in shapes.items()}
+
+    def hollow(self, widths: Sequence[int]) -> nn.Module:
+        """The network as it would be at these widths, with zeros for weights: good for counting, and quick to make."""
+        types = {key: tensor.dtype for key, tensor in self.original.state_dict().items()}
+        zeros = {key: torch.zeros(shape, dtype=types[key]) for key, shape in self.shapes(widths).items()}
+        return rebuild(self.original, zeros)
+
+    def operate(self, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+        """Remove every unit that is not among the kept ones of its coupling; return the smaller network. Once only."""
+        for coupling in self.couplings:
+            gone = set(range(coupling.units)) - set(kept[coupling.name])
+            if gone and coupling.root is None:
+                _remove_heads(coupling, gone)
+            elif gone:
+                indices = [i for i in range(coupling.units * coupling.block) if i // coupling.block in gone]
+                self._graph.get_pruning_group(*coupling.root, indices).prune(record_history=False)
+        _refit(self.original, self.network)
+        return self.network
+
+
+def rebuild(base: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network that a state dict was taken from: a copy of `base` with these tensors, in whatever shapes they have.
+
+    Layers are fitted to their tensors. What a tensor does not tell is as in `base`: the filters a group of a
+    convolution, the channels a group of a group norm, the width of an attention head.
+
+    Raises:
+        UserError: the tensors are not those of this base.
+    """
+    network = copy.deepcopy(base)
+    strange = sorted(network.state_dict().keys() ^ tensors.keys())
+    if strange:
+        raise UserError(f"the checkpoint does not fit its base network: {strange[0]} is in only one of them")
+    for key, tensor in tensors.items():
+        path, _, name = key.rpartition(".")
+        _replace(network.get_submodule(path), name, tensor)
+    _refit(base, network)
+    return network
+
+
+def _remove_heads(coupling: Coupling, gone: set[int]) -> None:
+    for layer in coupling.layers:
+        kept = torch.tensor([i for i, unit in enumerate(layer.unit_of.tolist()) if unit not in gone])
+        for key, dim in layer.tensors():
+            name = key.rpartition(".")[2]
+            tensor = getattr(layer.module, name).detach()
+            _replace(layer.module, name, tensor.index_select(dim, kept.to(tensor.device)))
+
+
+def _replace(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor of any shape in the place of a parameter or buffer, with the device and trainability of that."""
+    before = getattr(module, name)
+    tensor = tensor.to(before.device)
+    if isinstance(before, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=before.requires_grad)
+    setattr(module, name, tensor)
+
+
+def _refit(base: nn.Module, network: nn.Module) -> None:
+    """Bring what layers say of themselves in line with their tensors."""
+    for before, after in zip(base.modules(), network.modules(), strict=True):
+        _refit_layer(before, after)
+
+
+def _refit_layer(before: Any, after: Any) -> None:
+    if isinstance(after, nn.Conv2d):
+        filters, channels = after.weight.shape[:2]
+        after.groups = 1 if before.groups == 1 else filters // (before.out_channels // before.groups)
+        after.out_channels, after.in_channels = filters, channels * after.groups
+    elif isinstance(after, nn.Linear):
+        after.out_features, after.in_features = after.weight.shape
+    elif isinstance(after, nn.BatchNorm1d | nn.BatchNorm2d) and after.weight is not None:
+        after.num_features = len(after.weight)
+    elif isinstance(after, nn.LayerNorm) and after.weight is not None:
+        after.normalized_shape = tuple(after.weight.shape)
+    elif isinstance(after, nn.GroupNorm) and after.weight is not None:
+        after.num_channels = len(after.weight)
+        after.num_groups = after.num_channels // channels_a_group(before)
+    elif is_attention(after):
+        rows = len(after.qkv.weight)
+        after.num_heads = rows // (3 * before.head_dim)
+        if hasattr(after, "attn_dim"):
+            after.attn_dim = rows // 3

@@ -1,0 +1,91 @@
+"""What a sub-network of a Vision Transformer is extracted to: ordinary layers of fixed width, no trace of slicing."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.slicing.attention import PlainAttention
+from bench.slicing.supernet import Features
+from bench.slicing.tokens import carried
+
+
+def moments(stream: Tensor) -> Features:
+    """What a gate sees of an image: mean and standard deviation of its tokens, (B, N, D) to trunk (B, 2D).
+
+    The second moment is there for the first gate: the mean of patch embeddings knows no more than the mean patch,
+    their spread knows how much there is to see. Both are normalised without parameters, so that a gate learns at the
+    same rate at any depth; the whole trunk costs no multiply-adds.
+    """
+    mean = stream.mean(1)  # (B, D)
+    spread = (stream.var(1, correction=0) + 1e-6).sqrt()  # (B, D); never the root of zero: its gradient is infinite
+    return Features(mean, torch.cat([F.layer_norm(part, part.shape[1:]) for part in (mean, spread)], dim=1))
+
+
+class PlainEmbedding(nn.Module):
+    """Image to tokens: patches by a convolution, the class token in front, the position embedding added."""
+
+    def __init__(self, patches: nn.Conv2d, token: Tensor, position: Tensor) -> None:
+        super().__init__()
+        self.patches = patches
+        self.token, self.position = nn.Parameter(token), nn.Parameter(position)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, N, D)."""
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        return torch.cat((self.token.expand(x.shape[0], -1, -1), patches), dim=1) + self.position
+
+
+class PlainBlock(nn.Module):
+    """A pre-norm transformer block of fixed widths, over all the channels that it is given."""
+
+    def __init__(
+        self, norm1: nn.LayerNorm, attention: PlainAttention, norm2: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear
+    ) -> None:
+        super().__init__()
+        self.norm1, self.attention = norm1, attention
+        self.norm2, self.fc1, self.fc2 = norm2, fc1, fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class PlainStage(nn.Module):
+    """Blocks over the first `width` channels of the residual stream.
+
+    Their residual additions are partial: channels from `width` on leave the stage as they came. A stage's blocks share
+    one width, so the stream is split once in front of them and joined once behind them.
+    """
+
+    def __init__(self, blocks: list[PlainBlock], width: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.width = width
+
+    def forward(self, stream: Tensor) -> Tensor:
+        return carried(self.blocks(stream[..., : self.width]), stream)
+
+
+class PlainHead(nn.Module):
+    """Norm and classifier of the class token: (B, N, D) to (B, classes)."""
+
+    def __init__(self, norm: nn.LayerNorm, linear: nn.Linear) -> None:
+        super().__init__()
+        self.norm, self.linear = norm, linear
+
+    def forward(self, stream: Tensor) -> Tensor:
+        return self.linear(self.norm(stream[:, 0]))
+
+
+class WithMoments(nn.Module):
+    """Plain layers in front of a gate: the stream, with what the gate sees of it."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Features]:
+        stream = self.layers(x)
+        return stream, moments(stream)

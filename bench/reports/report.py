@@ -1,0 +1,71 @@
+"""From a results directory to all its tables and figures."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import bench
+from bench.reports import figures, tables
+from bench.reports.compare import compare
+from bench.reports.curves import curves_frame
+from bench.reports.frame import latency_frame, observations, points_frame
+from bench.reports.layout import Stamp
+from bench.reports.listings import write_failures, write_reported
+from bench.reports.reported import ReportedRow, load_reported
+from bench.reports.runs import Run, read_runs, records_digest
+
+TABLES = ("leaderboard", "latency", "controls", "curves", "reported", "failures")
+FIGURES = ("accuracy_madds", "accuracy_latency", "routing")
+
+
+def write_all(results_root: Path, out_root: Path, command: str) -> list[Path]:
+    """See `bench.reports.generate`."""
+    runs = read_runs(results_root)
+    stamp = Stamp(command, records_digest(runs))
+    quoted = load_reported(reported_folder(results_root))
+    written = write_failures(out_root / "tables", stamp, runs)
+    written += _write_measured(out_root, stamp, runs)
+    written += write_reported(out_root / "tables", Stamp(command, _digest_of(quoted)), quoted)
+    _remove_stale(out_root, written)
+    return sorted(written)
+
+
+def _write_measured(out_root: Path, stamp: Stamp, runs: Sequence[Run]) -> list[Path]:
+    """The tables and figures of what was run here; nothing before the first run is evaluated."""
+    points = points_frame(runs)
+    if points.empty:
+        return []
+    folder, pictures = out_root / "tables", out_root / "figures"
+    observed, latency = observations(runs), latency_frame(runs)
+    ranks, controls = compare(points, runs)
+    left_out = sum("eval" in run.missing for run in runs)
+    return [
+        *tables.write_leaderboard(folder, stamp, points, ranks, left_out),
+        *tables.write_controls(folder, stamp, controls),
+        *tables.write_curves(folder, stamp, curves_frame(observed)),
+        *tables.write_latency(folder, stamp, latency),
+        *figures.write_accuracy_madds(pictures, points),
+        *figures.write_accuracy_latency(pictures, points, latency),
+        *figures.write_routing(pictures, points, observed),
+    ]
+
+
+def reported_folder(results_root: Path) -> Path:
+    """Where the reported rows lie: below the results directory, else in the checkout that this package is in."""
+    own = results_root / "reported"
+    return own if own.is_dir() else Path(bench.__file__).parent.parent / "results" / "reported"
+
+
+def _digest_of(rows: Iterable[ReportedRow]) -> str:
+    return hashlib.sha256(json.dumps([vars(row) for row in rows], sort_keys=True).encode()).hexdigest()
+
+
+def _remove_stale(out_root: Path, written: Sequence[Path]) -> None:
+    """Remove what an earlier report wrote and this one did not, so that a report never depends on the one before."""
+    patterns = [f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv")]
+    patterns += [f"figures/{name}_*.{kind}" for name in FIGURES for kind in ("png", "svg")]
+    for pattern in patterns:
+        for path in out_root.glob(pattern):
+            if path not in written:
+                path.unlink()

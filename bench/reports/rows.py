@@ -1,0 +1,26 @@
+"""Plain views of a data frame: its rows as dicts, its groups in order."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows, each as column -> value."""
+    names = list(frame.columns)
+    return [dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+
+
+def groups_of(frame: pd.DataFrame, *names: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The groups of rows that are equal in the named columns, with those values, sorted by them."""
+    for key, group in frame.groupby(list(names), sort=True):
+        yield tuple(key), group  # type: ignore[arg-type]
+
+
+def select(frame: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
+    """The rows that have these values in these columns."""
+    keep = pd.Series(True, index=frame.index)
+    for name, value in wanted.items():
+        keep &= frame[name] == value
+    return frame.loc[keep]

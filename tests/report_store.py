@@ -1,0 +1,125 @@
+"""A small store of made-up runs for the report tests: written through the real Store, scored by a simple rule.
+
+An image is as hard as its number says; a network solves the images that are not too hard for its width, give or take.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from bench.core.record import METRICS, Record
+from bench.core.spec import DataSpec, RunSpec
+from bench.core.store import Store
+
+IMAGES = 300
+SPLIT = "digits/official@1:test"
+WIDTHS = {"uniform0": 100_000, "uniform1": 180_000, "uniform2": 290_000, "uniform3": 430_000}
+"""Point -> MAdds of the four fixed networks of every made-up method."""
+QUALITY = {"uniform": 0.01, "us_net": -0.01, "fixed_choice": 0.0}
+
+
+def spec_of(method: str, seed: int, parent: RunSpec | None = None, **options) -> RunSpec:
+    init_from = parent.run_id if parent else None
+    data = DataSpec("digits")
+    return RunSpec(method, "ds_mobilenet_v1_micro", data, options=options, seed=seed, init_from=init_from)
+
+
+def solved(name: str, seed: int, level: float) -> np.ndarray:
+    """(IMAGES,) 0/1 scores: the share `level` of the images, the easiest ones, with some luck."""
+    key = int.from_bytes(hashlib.sha256(f"{name}/{seed}".encode()).digest()[:4], "big")
+    luck = np.random.default_rng(key).normal(0, 0.03, IMAGES)
+    return (np.linspace(0, 1, IMAGES) + luck < level).astype(np.float32)
+
+
+def level_of(madds: int, quality: float) -> float:
+    return 0.70 + 0.15 * np.log10(madds / 100_000) + quality
+
+
+def static_point(method: str, name: str, seed: int) -> dict:
+    madds = WIDTHS[name]
+    score = solved(f"{method}/{name}", seed, level_of(madds, QUALITY[method]))
+    return {"score": score, "madds": np.full(IMAGES, madds), "route": np.empty((IMAGES, 0), np.int64), "kind": "static"}
+
+
+def dynamic_point(seed: int, clever: bool) -> dict:
+    """Routes to the four widths: by how hard an image is, or by nothing at all in the same proportions."""
+    route = np.minimum(np.arange(IMAGES) * 5 // IMAGES, 3)
+    if not clever:
+        route = np.random.default_rng(seed).permutation(route)
+    scores = np.stack([static_point("fixed_choice", name, seed)["score"] for name in WIDTHS])
+    madds = np.array(list(WIDTHS.values()))[route] + 264
+    return {"score": scores[route, np.arange(IMAGES)], "madds": madds, "route": route[:, None], "kind": "dynamic"}
+
+
+def points_of(method: str, seed: int) -> dict[str, dict]:
+    if method in ("ds_net", "random_gate"):
+        return {"routed_0_to_3": dynamic_point(seed, clever=method == "ds_net")}
+    return {name: static_point(method, name, seed) for name in WIDTHS}
+
+
+def write_eval(store: Store, spec: RunSpec, points: Mapping[str, dict]) -> None:
+    """The eval phase of a run, as the suite writes it."""
+    folder = store.open_run(spec)
+    parts = ("score", "madds", "route")
+    content = save({f"{name}/{part}": np.ascontiguousarray(p[part]) for name, p in points.items() for part in parts})
+    (folder / "per_image.safetensors").write_bytes(content)
+    per_image = {"file": "per_image.safetensors", "sha256": hashlib.sha256(content).hexdigest()}
+    results = {"points": {name: summary_of(p) for name, p in points.items()}, "per_image": per_image}
+    records = [record_of(spec, name, "top1", float(p["score"].mean()), len(p["score"])) for name, p in points.items()]
+    records += [record_of(spec, name, "madds", float(p["madds"].mean()), len(p["madds"])) for name, p in points.items()]
+    store.write(spec.run_id, "train", {"records": [], "results": {"epochs": spec.train.epochs}})
+    store.write(spec.run_id, "eval", {"records": records, "results": results, "environment": {"load": 1.5}})
+
+
+def summary_of(point: dict) -> dict:
+    routes, counts = np.unique(point["route"], axis=0, return_counts=True)
+    named = {"-".join(map(str, r)): int(c) for r, c in zip(routes.tolist(), counts, strict=True)}
+    return {
+        "kind": point["kind"],
+        "top1": {"correct": int(point["score"].sum()), "n": len(point["score"])},
+        "madds_mean": float(point["madds"].mean()),
+        "madds_min": int(point["madds"].min()),
+        "madds_max": int(point["madds"].max()),
+        "params_stored": 7_676_204,
+        "params_active_mean": float(point["madds"].mean() / 10),
+        "routing": named if point["kind"] == "dynamic" else {},
+    }
+
+
+def record_of(
+    spec: RunSpec, point: str, metric: str, value: float, n: int, form: str | None = None, **details
+) -> Record:
+    unit = METRICS[metric][0]
+    where = (spec.run_id, spec.method, spec.model, spec.data.name, SPLIT, point, spec.seed)
+    return Record(*where, metric, value, unit, n, form, details)
+
+
+def write_profile(store: Store, spec: RunSpec, points: Mapping[str, dict], slow: float = 1.0) -> None:
+    """The profile phase: latency in proportion to the MAdds."""
+    records = []
+    for (name, point), batch, (form, factor) in product(points.items(), (1, 64), (("view", 1.1), ("extracted", 1.0))):
+        madds = float(point["madds"].mean())
+        ms = slow * factor * (0.2 + batch**0.8 * madds / 1e6)
+        how = {"iqr_ms": ms / 20, "p90_ms": 1.1 * ms, "p99_ms": 1.3 * ms, "ratio_to_full": {"median": madds / 430_000}}
+        how |= {"batch": batch, "threads": 1, "device": "cpu", "busy": batch == 64}
+        records.append(record_of(spec, name, "latency_ms", ms, 15, form, **how))
+    store.write(spec.run_id, "profile", {"records": records, "results": {}})
+
+
+def make_store(root: Path, seeds: int = 3, profile: bool = True) -> Store:
+    """Every first method on `seeds` seeds, complete."""
+    store = Store(root)
+    for seed in range(seeds):
+        parent = spec_of("ds_net", seed)
+        specs = [parent, spec_of("uniform", seed), spec_of("us_net", seed)]
+        specs += [spec_of("random_gate", seed, parent), spec_of("fixed_choice", seed, parent)]
+        for spec in specs:
+            points = points_of(spec.method, seed)
+            write_eval(store, spec, points)
+            if profile:
+                write_profile(store, spec, points)
+    return store

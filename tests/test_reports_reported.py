@@ -1,0 +1,122 @@
+"""The quoted numbers: every row checked, every kind of contradiction found."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.core.errors import UserError
+from bench.reports.layout import Stamp
+from bench.reports.listings import write_reported
+from bench.reports.reported import load_reported, printed_count, problems
+
+FOLDER = Path(__file__).parent.parent / "results" / "reported"
+
+GOOD = {
+    "key": "us_net/mobilenet_v1/width 0.5",
+    "method": "us_net",
+    "model": "mobilenet_v1",
+    "dataset": "imagenet",
+    "point": "width 0.5",
+    "madds": 149000000,
+    "madds_printed": "149M",
+    "top1_error": 35.8,
+    "top1": 64.2,
+    "source": "a page",
+    "table": "its table",
+    "convention": "multiply-adds",
+}
+
+
+def load(tmp_path: Path, *rows: object) -> list:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    return load_reported(tmp_path)
+
+
+def test_all_rows_in_the_repository_hold():
+    rows = load_reported(FOLDER)
+    assert not [(row.key, found) for row in rows if (found := problems(row))]
+    assert {row.method for row in rows} >= {
+        "ds_net",
+        "s_net",
+        "us_net",
+        "autoslim",
+        "uniform",
+        "metapruning",
+        "eagleeye",
+    }
+    assert len(rows) == len({row.key for row in rows}) > 100
+
+
+def test_the_rows_of_the_ds_net_readme():
+    rows = [row for row in load_reported(FOLDER) if row.method == "ds_net"]
+    assert [row.madds_exact for row in rows][::13] == [132_890_144, 565_445_696]
+    assert [row.madds_printed for row in rows[:3]] == ["133M", "153M", "175M"]
+    assert (rows[0].top1, rows[0].top5, rows[-1].top1, rows[-1].top5) == (70.1, 89.4, 74.6, 92.0)
+    assert len(rows) == 14
+
+
+def test_anchors_of_the_other_files():
+    rows = {row.key: row for row in load_reported(FOLDER)}
+    assert rows["us_net/mobilenet_v1/width 0.5"].top1 == 64.2  # 70.1 - 64.2 = the 5.9 of DS-Net's abstract
+    assert rows["autoslim/mobilenet_v2/305M"].top1 == 74.2
+    assert rows["eagleeye/resnet50/2G"].top1 == 76.4
+    assert rows["s_net/resnet50/width 0.25"].madds == 278_000_000
+
+
+def test_a_good_row_loads(tmp_path: Path):
+    (row,) = load(tmp_path, GOOD)
+    assert (row.madds, row.top5, row.note) == (149_000_000, None, "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"top1": 64.3}, "top1 64.3 is not 100 - 35.8"),
+        ({"madds": 150000000}, "madds is 150000000, but 149M was printed"),
+        ({"madds_printed": "149 MFLOPs"}, "not digits and M or G"),
+        ({"madds_exact": 149500001}, "madds_exact 149500001 does not round to 149M"),
+        ({"top5": 60.0}, "top1 64.2 and top5 60.0 are impossible"),
+        ({"source": ""}, "source is empty"),
+        ({"madds": "149"}, "madds cannot be '149'"),
+        ({"top1": True}, "top1 cannot be True"),
+        ({"madds_printd": "149M"}, "unknown key 'madds_printd'; did you mean 'madds_printed'"),
+    ],
+)
+def test_a_row_that_contradicts_itself_is_named(tmp_path: Path, change: dict, message: str):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, GOOD | change)
+    assert "rows.jsonl, line 1: " in str(error.value)
+    assert message in str(error.value)
+
+
+def test_lines_that_are_no_rows(tmp_path: Path):
+    with pytest.raises(UserError, match=r"line 2: the key .* is there twice"):
+        load(tmp_path, GOOD, GOOD)
+    with pytest.raises(UserError, match="line 1: not JSON"):
+        load(tmp_path, "{")
+    with pytest.raises(UserError, match="line 1: a reported row is a JSON object"):
+        load(tmp_path, [1])
+    with pytest.raises(UserError, match="line 1: it lacks top1, table"):
+        load(tmp_path, {key: value for key, value in GOOD.items() if key not in ("top1", "table")})
+
+
+def test_printed_counts():
+    assert [printed_count(text) for text in ("569M", "4.1G", "2.80G", "0.53G")] == [
+        569_000_000,
+        4_100_000_000,
+        2_800_000_000,
+        530_000_000,
+    ]
+    with pytest.raises(ValueError, match="not a count"):
+        printed_count("569")
+
+
+def test_the_table_says_that_its_numbers_are_quoted(tmp_path: Path):
+    (path,) = write_reported(tmp_path, Stamp("c", "d"), load(tmp_path, GOOD))
+    header = next(line for line in path.read_text().splitlines() if line.startswith("| method"))
+    assert "top-1 % (reported)" in header
+    assert "MAdds (reported)" in header
+    assert "our count" not in header  # no row has one
+    assert write_reported(tmp_path, Stamp("c", "d"), []) == []

@@ -1,0 +1,135 @@
+"""Which runs are seeds of one config, how variants are told apart, and what a damaged store says."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from report_store import make_store, points_of, spec_of, write_eval
+
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec, with_settings
+from bench.core.store import Store
+from bench.reports import generate
+from bench.reports.frame import load, observations, points_frame
+from bench.reports.runs import Run, config_of, read_runs, settings_of, variants
+from bench.reports.scores import read_scores
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store")).root
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    """A store of its own, to be damaged."""
+    return Path(shutil.copytree(store, tmp_path / "copy"))
+
+
+def config(spec: RunSpec, *others: RunSpec) -> str:
+    return config_of(settings_of(spec, {other.run_id: other for other in others}))
+
+
+def test_only_the_seed_may_differ_within_a_config():
+    spec = spec_of("us_net", 0)
+    assert config(spec) == config(spec_of("us_net", 1))
+    for key, value in {"epochs": "3", "threads": "2", "options.random_widths": "1", "data.train_images": "9"}.items():
+        assert config(with_settings(spec, {key: value})) != config(spec), key
+
+
+def test_a_control_goes_by_its_parents_config():
+    parents = [spec_of("ds_net", seed) for seed in range(2)]
+    other = spec_of("ds_net", 0, random_widths=1)
+    everyone = [*parents, other]
+    same = [config(spec_of("random_gate", seed, parent), *everyone) for seed, parent in enumerate(parents)]
+    assert same[0] == same[1]
+    assert config(spec_of("random_gate", 0, other), *everyone) != same[0]
+    # One seed on two checkpoints is not two seeds; nor is a checkpoint that is not in the store.
+    assert config(spec_of("random_gate", 0, parents[1]), *everyone) != same[0]
+    assert config(spec_of("random_gate", 0, parents[0])) != same[0]
+
+
+def test_variants_name_what_differs_and_only_that(tmp_path: Path):
+    store = Store(tmp_path)
+    plain, wide = spec_of("ds_net", 0), spec_of("ds_net", 0, random_widths=1)
+    longer = with_settings(wide, {"train.epochs": "20"})
+    control = spec_of("fixed_choice", 0, wide)
+    for spec in (plain, wide, longer, control, spec_of("fixed_choice", 0, plain), spec_of("uniform", 0)):
+        store.open_run(spec)
+    runs = {run.run_id: run for run in read_runs(tmp_path)}
+    label = {run_id: variants(list(runs.values()))[run.config_id] for run_id, run in runs.items()}
+    assert label[plain.run_id] == label[spec_of("uniform", 0).run_id] == ""
+    assert label[wide.run_id] == "random_widths=1"
+    assert label[longer.run_id] == "random_widths=1, epochs=20"
+    assert label[control.run_id] == "parent.random_widths=1"
+
+
+def test_two_variants_are_two_rows(tmp_path: Path):
+    store = Store(tmp_path)
+    for seed in range(3):
+        for options in ({}, {"random_widths": 1}):
+            write_eval(store, spec_of("us_net", seed, **options), points_of("us_net", seed))
+    points = points_frame(read_runs(tmp_path))
+    assert len(points) == 2 * 4
+    assert set(points["seeds"]) == {3}
+
+
+def test_records_are_tidy(store: Path):
+    frame = load(store)
+    runs = read_runs(store)
+    assert len(frame) == sum(len(run.records(phase)) for run in runs for phase in run.bodies)
+    assert {"phase", "metric", "value", "unit", "n", "form", "config_id", "train.epochs", "seed"} <= set(frame.columns)
+    one = frame[(frame["method"] == "us_net") & (frame["point"] == "uniform1") & (frame["metric"] == "top1")]
+    assert sorted(one["seed"]) == [0, 1, 2]
+    assert json.loads(frame[frame["metric"] == "latency_ms"]["details"].iloc[0])["threads"] == 1
+
+
+def test_an_empty_directory_gets_one_sentence(tmp_path: Path):
+    for root in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"there are no runs in .*slicebench run RECIPE"):
+            generate(root, tmp_path / "out", "slicebench report")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def eval_of(root: Path) -> Path:
+    return sorted(root.glob("runs/us_net-*/eval.json"))[0]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "not JSON"])
+def test_a_damaged_record_is_named(copy: Path, damage: str):
+    file = eval_of(copy)
+    text = file.read_text()
+    file.write_text(
+        {"truncated": text[:200], "changed": text.replace('"correct": 2', '"correct": 3', 1), "not JSON": "?"}[damage]
+    )
+    with pytest.raises(UserError, match=r"us_net-\w+/eval.json is damaged"):
+        generate(copy, copy, "slicebench report")
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_damaged_per_image_file_is_named(copy: Path, damage: str):
+    file = eval_of(copy).with_name("per_image.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink() if damage == "missing" else file.write_bytes(content)
+    with pytest.raises(UserError, match=r"per_image.safetensors is damaged"):
+        generate(copy, copy, "slicebench report")
+
+
+def test_scores_must_be_those_of_the_evaluation(copy: Path):
+    """A per-image file with the right hash that says something else than the counts."""
+    run = next(run for run in read_runs(copy) if run.spec.method == "us_net")
+    assert set(read_scores(run)) == {"uniform0", "uniform1", "uniform2", "uniform3"}
+    run.bodies["eval"]["results"]["points"]["uniform1"]["top1"]["correct"] += 1
+    with pytest.raises(UserError, match="scores of 'uniform1' are not the"):
+        read_scores(run)
+
+
+def test_an_evaluation_that_lacks_something_is_named(copy: Path):
+    runs = read_runs(copy)
+    broken: Run = next(run for run in runs if run.spec.method == "us_net")
+    del broken.bodies["eval"]["results"]["points"]["uniform1"]["madds_mean"]
+    with pytest.raises(UserError, match=r"eval.json is damaged: its results lack 'madds_mean'"):
+        observations(runs)

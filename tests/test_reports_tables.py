@@ -1,0 +1,269 @@
+"""What the tables say, worked out a second time, and that equal records give equal bytes."""
+
+import math
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_store import IMAGES, SPLIT, WIDTHS, make_store, points_of, spec_of, write_eval, write_profile
+
+from bench.core.errors import UserError
+from bench.core.store import Store
+from bench.evaluation.significance import PairedBootstrap
+from bench.reports import figures, generate
+from bench.reports.compare import HULL, compare
+from bench.reports.curves import curves_frame
+from bench.reports.frame import latency_frame, natural, observations, points_frame
+from bench.reports.layout import NONE, count, fixed, interval, number, signed
+from bench.reports.runs import read_runs, records_digest
+
+COMMAND = "slicebench report --results results"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store")).root
+
+
+@pytest.fixture(scope="module")
+def report(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    generate(store, out, COMMAND)
+    return out
+
+
+@pytest.fixture
+def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a report's time; these tests do not look at figures."""
+    for name in ("write_accuracy_madds", "write_accuracy_latency", "write_routing"):
+        monkeypatch.setattr(figures, name, lambda *_: [])
+
+
+# Run in a process of its own, in which torch and ray cannot be imported.
+REPORT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Refuse(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("torch", "ray"):
+            raise ImportError(f"reports must not import {name}")
+
+sys.meta_path.insert(0, Refuse())
+from bench.reports import generate
+generate(*sys.argv[1:])
+"""
+
+
+def csv(report: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(report / "tables" / f"{name}.csv", skiprows=1, keep_default_na=False, na_values=[""])
+
+
+def accuracies(method: str, point: str) -> list[float]:
+    return [100 * float(points_of(method, seed)[point]["score"].mean()) for seed in range(3)]
+
+
+def test_the_leaderboard_by_another_way(report: Path):
+    table = csv(report, "leaderboard").set_index(["method", "point"])
+    assert len(table) == 3 * 4 + 2
+    for (method, point), row in table.iterrows():  # type: ignore[misc]
+        values = accuracies(method, point)
+        half = 4.302653 * statistics.stdev(values) / math.sqrt(3)
+        assert row["top1_percent"] == pytest.approx(statistics.mean(values), abs=1e-4)
+        assert row["top1_percent_std"] == pytest.approx(statistics.stdev(values), abs=1e-4)
+        assert row["top1_percent_low"] == pytest.approx(statistics.mean(values) - half, abs=1e-3)
+        assert row["madds_mean"] == pytest.approx(points_of(method, 0)[point]["madds"].mean())
+        assert row["madds_relative"] == pytest.approx(row["madds_mean"] / 430_000, abs=1e-6)
+        assert (row["seeds"], row["images"], row["params_stored"]) == (3, IMAGES, 7_676_204)
+
+
+def test_the_front_holds_what_nothing_beats(report: Path):
+    table = csv(report, "leaderboard")
+    pairs = list(zip(table["madds_mean"], table["top1_percent"], strict=True))
+    for (cost, score), on_front in zip(pairs, table["on_front"], strict=True):
+        beaten = any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in pairs)
+        assert (on_front == "yes") is not beaten
+
+
+def test_ranks_in_the_table(report: Path):
+    table = csv(report, "leaderboard").set_index(["method", "point"])["rank"]
+    assert table["uniform", "uniform3"] == 1
+    assert table["ds_net", "routed_0_to_3"] == 1  # shared: 300 images cannot tell them apart
+    assert table["us_net", "uniform0"] > 1
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_fewer_than_three_seeds_get_no_rank(tmp_path: Path):
+    make_store(tmp_path / "two", seeds=2, profile=False)
+    generate(tmp_path / "two", tmp_path, COMMAND)
+    assert csv(tmp_path, "leaderboard")["rank"].isna().all()
+    assert set(csv(tmp_path, "controls")["verdict"]) == {"fewer than 3 seeds"}
+    make_store(tmp_path / "one", seeds=1, profile=False)
+    generate(tmp_path / "one", tmp_path, COMMAND)
+    table = csv(tmp_path, "leaderboard")
+    assert table["top1_percent_std"].isna().all()
+    assert table["top1_percent"].notna().all()
+    assert csv(tmp_path, "controls")["difference_percent"].notna().all()
+
+
+def test_markdown_is_for_reading(report: Path):
+    text = (report / "tables" / "leaderboard.md").read_text()
+    assert f"## {SPLIT}, 300 images, ds_mobilenet_v1_micro" in text
+    assert " 430,000 |" in text
+    assert "variant" not in text  # every method was run in one way
+    assert "dynamic (control)" in text
+    mean = statistics.mean(accuracies("uniform", "uniform3"))
+    assert f"{mean:.2f}" in text
+
+
+def test_every_table_names_its_command_and_digest(store: Path, report: Path):
+    measured = records_digest(read_runs(store))
+    for file in (report / "tables").iterdir():
+        first = file.read_text().splitlines()[0]
+        assert f"generated by: {COMMAND}; records sha256: " in first
+        assert (measured in first) is (file.name != "reported.md")
+        assert b"\r" not in file.read_bytes()
+
+
+def test_a_dynamic_point_against_its_controls(report: Path):
+    table = csv(report, "controls").set_index("control")
+    assert list(table.index) == ["random_gate", HULL]
+    gate, random = accuracies("ds_net", "routed_0_to_3"), accuracies("random_gate", "routed_0_to_3")
+    row = table.loc["random_gate"]
+    assert row["difference_percent"] == pytest.approx(statistics.mean(gate) - statistics.mean(random), abs=1e-4)
+    assert row["control_madds"] == row["madds_mean"]
+    # By hand: 286,264 MAdds lie between uniform1 (180,000) and uniform2 (290,000), both on the hull of all seeds.
+    share = (286_264 - 180_000) / 110_000
+    fixed_choice = [accuracies("fixed_choice", name) for name in ("uniform1", "uniform2")]
+    mixed = [(1 - share) * one + share * two for one, two in zip(*fixed_choice, strict=True)]
+    assert table.loc[HULL]["control_top1_percent"] == pytest.approx(statistics.mean(mixed), abs=0.4)
+    assert table.loc[HULL]["control_top1_percent"] >= round(statistics.mean(mixed), 4)  # a hull is never below
+    assert table.loc[HULL]["control_madds"] == pytest.approx(286_264)
+
+
+def test_verdicts_follow_from_the_bootstrap(store: Path):
+    runs = read_runs(store)
+    _, controls = compare(points_frame(runs), runs)
+    rows = {
+        method: {seed: points_of(method, seed)["routed_0_to_3"]["score"] for seed in range(3)}
+        for method in ("ds_net", "random_gate")
+    }
+    alone = PairedBootstrap(rows, 2000).compare("ds_net", "random_gate")
+    found = controls.set_index("control").loc["random_gate"]
+    assert alone is not None
+    assert found["p_value"] == pytest.approx(alone.p_value)
+    assert found["low"] == pytest.approx(alone.low)
+    for _, row in controls.iterrows():
+        assert row["p_holm"] >= row["p_value"]
+        expected = "no difference shown" if row["p_holm"] > 0.05 else "better" if row["difference"] > 0 else "worse"
+        assert row["verdict"] == expected
+
+
+def test_curves_in_numbers(store: Path):
+    curves = curves_frame(observations(read_runs(store)))
+    mine = curves[curves["method"] == "uniform"].set_index("measure")
+    # At half of 430,000, between uniform1 and uniform2, in the logarithm.
+    place = math.log(215_000 / 180_000) / math.log(290_000 / 180_000)
+    low, high = accuracies("uniform", "uniform1"), accuracies("uniform", "uniform2")
+    expected = [one + place * (two - one) for one, two in zip(low, high, strict=True)]
+    half = mine.loc["accuracy"].query("madds_low == 215000").iloc[0]
+    assert 100 * half["mean"] == pytest.approx(statistics.mean(expected))
+    assert 100 * half["std"] == pytest.approx(statistics.stdev(expected))
+    area = mine.loc["area"]
+    assert (area["madds_low"], area["madds_high"]) == (100_000, 430_000)
+    costs = np.log(list(WIDTHS.values()))
+    areas = [np.trapezoid([accuracies("uniform", name)[s] for name in WIDTHS], costs) for s in range(3)]
+    assert 100 * area["mean"] == pytest.approx(statistics.mean(areas) / (costs[-1] - costs[0]))
+    single = curves[curves["method"] == "ds_net"]
+    assert "area" not in set(single["measure"])  # one point is no curve
+    assert single.set_index("measure").loc["hypervolume"]["mean"] > 0
+
+
+def test_latency_is_the_median_over_runs(tmp_path: Path):
+    store = Store(tmp_path)
+    for seed, slow in enumerate((1.0, 5.0, 1.2)):
+        spec = spec_of("us_net", seed)
+        write_eval(store, spec, points_of("us_net", seed))
+        write_profile(store, spec, points_of("us_net", seed), slow)
+    table = latency_frame(read_runs(tmp_path)).set_index(["point", "form", "batch"])
+    assert len(table) == 4 * 2 * 2
+    row = table.loc["uniform0", "extracted", 1]
+    assert row["median_ms"] == pytest.approx(1.2 * 0.3)
+    assert row["p90_ms"] == pytest.approx(1.1 * 1.2 * 0.3)
+    assert row["ratio_to_full"] == pytest.approx(100 / 430)
+    assert (row["runs"], row["calls"], row["busy"]) == (3, 45, False)
+    assert table.loc["uniform0", "extracted", 64]["busy"]
+
+
+def test_equal_records_give_equal_bytes(store: Path, report: Path, tmp_path: Path):
+    """Another process, without torch; runs written in another order, other latencies: only those files may differ."""
+    again = tmp_path / "again"
+    other = make_store(tmp_path / "reversed", profile=False)
+    for run in reversed(read_runs(store)):
+        write_profile(other, run.spec, points_of(run.spec.method, run.spec.seed), slow=2.0)
+    call = [sys.executable, "-W", "error", "-c", REPORT, str(other.root), str(again), COMMAND]
+    subprocess.run(call, check=True, env=os.environ | {"PYTHONHASHSEED": "7"})
+    first = {path.relative_to(report): path.read_bytes() for path in report.rglob("*.*")}
+    second = {path.relative_to(again): path.read_bytes() for path in again.rglob("*.*")}
+    assert first.keys() == second.keys()
+    differing = {path.name for path in first if first[path] != second[path]}
+    assert differing == {name for name in (path.name for path in first) if "latency" in name}
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_runs_that_are_not_complete_are_listed(tmp_path: Path):
+    store = make_store(tmp_path, profile=False)
+    store.open_run(spec_of("us_net", 7))
+    failed = spec_of("uniform", 8)
+    store.open_run(failed)
+    store.write_error(failed.run_id, "train", UserError("the disk | is full\nsecond line"))
+    generate(tmp_path, tmp_path, COMMAND)
+    failures = (tmp_path / "tables" / "failures.md").read_text()
+    assert f"| {spec_of('us_net', 7).run_id}" in failures
+    assert "train, eval, profile" in failures
+    assert "the disk \\| is full" in failures
+    assert "second line" not in failures
+    leaderboard = (tmp_path / "tables" / "leaderboard.md").read_text()
+    assert "not evaluated: 2 runs (see failures.md)" in leaderboard
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_what_has_nothing_to_show_any_more_is_removed(tmp_path: Path):
+    store = make_store(tmp_path, profile=True)
+    unfinished = store.open_run(spec_of("us_net", 7))
+    generate(tmp_path, tmp_path, COMMAND)
+    assert (tmp_path / "tables" / "failures.md").exists()
+    (unfinished / "spec.json").unlink()
+    kept = tmp_path / "tables" / "mine.md"
+    kept.write_text("notes")
+    generate(tmp_path, tmp_path, COMMAND)
+    assert not (tmp_path / "tables" / "failures.md").exists()
+    assert kept.exists()
+
+
+def test_before_anything_is_evaluated_only_the_listings_are_written(tmp_path: Path):
+    Store(tmp_path).open_run(spec_of("us_net", 0))
+    names = {path.name for path in generate(tmp_path, tmp_path, COMMAND)}
+    assert names == {"failures.md", "reported.md"}
+
+
+def test_an_unwritable_place_is_one_sentence(store: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot create"):
+        generate(store, tmp_path / "file", COMMAND)
+
+
+def test_numbers_in_tables():
+    assert fixed(2, 100)(0.70096) == "70.10"
+    assert fixed(2)(-0.001) == "0.00"
+    assert (signed(1)(1.25), signed(1)(-1.26), signed(1)(0.0)) == ("+1.2", "-1.3", "0.0")
+    assert count(132890143.6) == "132,890,144"
+    assert (number(7676204), number(2.5)) == ("7676204", "2.50")
+    assert interval(0.5, 0.6) == "[50.00, 60.00]"
+    assert interval(math.nan, math.nan) == NONE
+    assert sorted(["uniform10", "uniform9", "largest"], key=natural) == ["largest", "uniform9", "uniform10"]
