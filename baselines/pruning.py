@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.pruning_budget import prune_to_budget
+from baselines.pruning_budget import check_budget, prune_to_budget
 from baselines.pruning_criteria import CRITERIA
 from baselines.pruning_surgery import rebuild
 from bench.core.errors import UserError
@@ -39,7 +39,8 @@ class PruningOptions:
         budgets: fractions of the full network's multiply-adds, one operating point each.
         iterative_steps: 1 prunes at once; more prune and fine-tune in turn, to evenly spaced fractions.
         finetune_epochs: in all, shared evenly between the steps.
-        finetune_lr: where the learning rate of each fine-tuning starts.
+        finetune_lr: where the learning rate of each fine-tuning starts; null: where the base's did (learning-rate
+            rewinding, Renda et al. 2020), since smaller ones recover less in so few epochs.
         sparsity: weight of the L1 penalty on batch norm scales while the base is trained (slimming only).
         taylor_images: images of the calibration split that gradients are taken on (taylor only).
     """
@@ -47,8 +48,8 @@ class PruningOptions:
     criterion: Literal["random", "l1", "l2", "norm_scale", "slimming", "fpgm", "taylor"] = "l1"
     budgets: tuple[float, ...] = (0.5, 0.25)
     iterative_steps: int = 1
-    finetune_epochs: int = 5
-    finetune_lr: float = 0.02
+    finetune_epochs: int = 10
+    finetune_lr: float | None = None
     sparsity: float = 1e-4
     taylor_images: int = 256
 
@@ -56,12 +57,12 @@ class PruningOptions:
         for budget in self.budgets:
             if not 0 < budget <= 1:
                 raise UserError(f"budgets are fractions of the full multiply-adds in (0, 1], not {budget}")
-        if not self.budgets or len(set(self.budgets)) < len(self.budgets):
+        if not self.budgets or len({f"{budget:g}" for budget in self.budgets}) < len(self.budgets):
             raise UserError("budgets must be at least one fraction, each named once")
         for key, least in (("iterative_steps", 1), ("finetune_epochs", 0), ("taylor_images", 1), ("sparsity", 0)):
             if getattr(self, key) < least:
                 raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
-        if self.finetune_lr <= 0:
+        if self.finetune_lr is not None and self.finetune_lr <= 0:
             raise UserError(f"finetune_lr must be above 0, not {self.finetune_lr}")
 
 
@@ -76,10 +77,12 @@ class Pruning(Method):
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: PruningOptions = self.options(spec)
         plain = _plain(spec, data, context)
-        CRITERIA[options.criterion].check(plain, spec.model)
+        criterion = CRITERIA[options.criterion]
+        criterion.check(plain, spec.model)
         names = {f"{options.criterion}@{budget:g}": budget for budget in options.budgets}
         missing = [name for name in names if not context.checkpoint(name).exists()]
         if missing:
+            check_budget(plain, _example(data, context), min(options.budgets), criterion)
             base = copy.deepcopy(plain)
             self._train_base(base, spec, data, context)
             for name in missing:
@@ -109,7 +112,7 @@ class Pruning(Method):
             )
             network, full = channels_last(pruned.network), pruned.full_madds
             epochs = options.finetune_epochs * step // steps - options.finetune_epochs * (step - 1) // steps
-            finetuning = replace(spec.train, epochs=epochs, lr=options.finetune_lr, warmup_epochs=0.0)
+            finetuning = replace(spec.train, epochs=epochs, lr=options.finetune_lr or spec.train.lr, warmup_epochs=0.0)
             stage = name if step == steps else f"{name}.{step}of{steps}"
             train_classifier(stage, network, data.train, finetuning, spec.seed, Classification(), context)
 

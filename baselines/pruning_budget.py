@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -71,15 +72,28 @@ def prune_to_budget(
     full = full_madds or _count(network, example)
     widths, madds = _search(surgeon, scores, criterion, example, budget * full)
     if abs(madds - budget * full) > TOLERANCE * budget * full:
-        raise UserError(
-            f"budget {budget:g} is out of reach: the nearest network that {criterion.name} pruning finds has "
-            f"{madds / full:.3g} of the {full:,} multiply-adds"
-        )
+        raise _out_of_reach(budget, criterion, madds, full)
     kept = {c.name: _best(s, w) for c, s, w in zip(surgeon.couplings, scores, widths, strict=True)}
     pruned = surgeon.operate(kept)
     if _count(pruned, example) != madds:
         raise RuntimeError(f"the pruned network executes {_count(pruned, example)} multiply-adds, not {madds}")
     return Pruned(pruned, madds, full, kept)
+
+
+def check_budget(network: nn.Module, example: Tensor, budget: float, criterion: Criterion) -> None:
+    """Raises `UserError`, before anything is trained, where even the smallest pruned network exceeds the budget."""
+    surgeon = Surgeon(network, example)
+    widths = tuple(_least(c.units, 1, criterion) if criterion.judges(c) else c.units for c in surgeon.couplings)
+    smallest, full = _count(surgeon.hollow(widths), example), _count(network, example)
+    if smallest > (1 + TOLERANCE) * budget * full:
+        raise _out_of_reach(budget, criterion, smallest, full)
+
+
+def _out_of_reach(budget: float, criterion: Criterion, nearest: int, full: int) -> UserError:
+    return UserError(
+        f"budget {budget:g} is out of reach: the nearest network that {criterion.name} pruning can make has "
+        f"{nearest / full:.3g} of the {full:,} multiply-adds"
+    )
 
 
 def _count(network: nn.Module, example: Tensor) -> int:
@@ -110,9 +124,9 @@ def _search(
             known[widths] = _count(surgeon.hollow(widths), example)
         return known[widths]
 
-    assign = _uniform if criterion.ranking == "uniform" else _global
+    widths: Widths = ()
     for steps in ([granularity(n) for n in units], [1] * len(units)):
-        widths = _nearest(lambda ratio: assign(units, scores, steps, ratio), count, target)  # noqa: B023 (used at once)
+        widths = _nearest(partial(_widths, units, scores, steps, criterion), count, target)
         if abs(count(widths) - target) <= TOLERANCE * target:
             break
     return widths, count(widths)
@@ -137,24 +151,30 @@ def _between(wide: Widths, narrow: Widths) -> Iterator[Widths]:
         yield wide[:position] + narrow[position:]
 
 
-def _uniform(units: Sequence[int], scores: Scores, steps: Sequence[int], ratio: float) -> Widths:
-    """The same fraction of every coupling is removed."""
+def _widths(units: Sequence[int], scores: Scores, steps: Sequence[int], criterion: Criterion, ratio: float) -> Widths:
+    """The width of every coupling when about `ratio` of all units are removed, each in its step."""
+    gone = _evenly(units, scores, ratio) if criterion.ranking == "uniform" else _globally(units, scores, ratio)
     return tuple(
-        total if score is None else _rounded(total * (1 - ratio), total, step, step)
-        for total, score, step in zip(units, scores, steps, strict=True)
+        _rounded(total - lost, total, step, _least(total, step, criterion))
+        for total, lost, step in zip(units, gone, steps, strict=True)
     )
 
 
-def _global(units: Sequence[int], scores: Scores, steps: Sequence[int], ratio: float) -> Widths:
-    """The lowest scores of all couplings together are removed."""
-    judged = [score for score in scores if score is not None]
+def _evenly(units: Sequence[int], scores: Scores, ratio: float) -> list[float]:
+    """How many units go from each coupling when the same fraction of every one does."""
+    return [0.0 if score is None else ratio * total for total, score in zip(units, scores, strict=True)]
+
+
+def _globally(units: Sequence[int], scores: Scores, ratio: float) -> list[float]:
+    """How many units go from each coupling when the lowest scores of all of them together do."""
     owners = torch.cat([torch.full((len(score),), i) for i, score in enumerate(scores) if score is not None])
-    order = torch.cat(judged).sort(stable=True).indices
-    removed = torch.bincount(owners[order[: round(ratio * len(order))]], minlength=len(units)).tolist()
-    return tuple(
-        total if score is None else _rounded(total - lost, total, step, max(step, round(LEFT_OPEN * total)))
-        for total, score, step, lost in zip(units, scores, steps, removed, strict=True)
-    )
+    order = torch.cat([score for score in scores if score is not None]).sort(stable=True).indices
+    return torch.bincount(owners[order[: round(ratio * len(order))]], minlength=len(units)).tolist()
+
+
+def _least(units: int, step: int, criterion: Criterion) -> int:
+    """The fewest units that a coupling may keep."""
+    return step if criterion.ranking == "uniform" else max(step, round(LEFT_OPEN * units))
 
 
 def _rounded(width: float, units: int, step: int, least: int) -> int:

@@ -66,8 +66,15 @@ class Coupling:
     block: int = 1
     root: tuple[nn.Module, Any] | None = None
 
-    def of(self, role: Role) -> list[Layer]:
-        return [layer for layer in self.layers if layer.role == role]
+    @property
+    def producers(self) -> list[Layer]:
+        """The convolutions and linear layers that compute these channels."""
+        return [layer for layer in self.layers if layer.role == "producer"]
+
+    @property
+    def norms(self) -> list[Layer]:
+        """The norms with a scale that these channels pass through."""
+        return [layer for layer in self.layers if layer.role == "norm" and layer.module.weight is not None]
 
 
 def couplings_of(network: nn.Module, example: Tensor) -> tuple[Any, list[Coupling]]:

@@ -56,6 +56,10 @@ class Criterion:
     norms: tuple[type[nn.Module], ...] = ()
     serves: str = "every family"
 
+    def judges(self, coupling: Coupling) -> bool:
+        """Whether it has anything to go by in a coupling; else all of it stays."""
+        return bool(coupling.norms) or not self.norms
+
     def check(self, network: nn.Module, model: str) -> None:
         """Raises `UserError` where the network is of a family that this criterion does not serve."""
         if self.norms and not any(isinstance(m, self.norms) and m.weight is not None for m in network.modules()):
@@ -87,7 +91,7 @@ def norm_scale(evidence: Evidence) -> Scores:
 
     With batch norm, after training with an L1 penalty on the scales, it is network slimming (Liu et al. 2017).
     """
-    return [_mean([_by_unit(layer).abs().mean(1) for layer in c.of("norm")]) for c in evidence.couplings]
+    return [_mean([_by_unit(layer).abs().mean(1) for layer in c.norms]) for c in evidence.couplings]
 
 
 def taylor(evidence: Evidence) -> Scores:
@@ -98,7 +102,7 @@ def taylor(evidence: Evidence) -> Scores:
     Raises:
         UserError: there are no images to take gradients on.
     """
-    closed = [coupling.of("norm") or coupling.of("producer") for coupling in evidence.couplings]
+    closed = [coupling.norms or coupling.producers for coupling in evidence.couplings]
     parameters = list({id(p): p for layers in closed for layer in layers for p in layer.module.parameters()}.values())
     changes = [
         [_change(layers, gradients) for layers in closed]
@@ -147,7 +151,7 @@ def _of_filters(evidence: Evidence, measure: Callable[[Tensor], Tensor]) -> Scor
     """A measure (units, d) -> (units,) of the filters that produce each coupling's channels, over all its producers."""
     scores: Scores = []
     for coupling in evidence.couplings:
-        measured = [measure(_by_unit(layer)) for layer in coupling.of("producer")]
+        measured = [measure(_by_unit(layer)) for layer in coupling.producers]
         tiny = torch.finfo(torch.float64).tiny  # a layer of zeros has nothing to scale
         scores.append(_mean([values / values.mean().clamp_min(tiny) for values in measured]))
     return scores

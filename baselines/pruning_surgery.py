@@ -49,9 +49,11 @@ class Surgeon:
         """Remove every unit that is not among the kept ones of its coupling; return the smaller network. Once only."""
         for coupling in self.couplings:
             gone = set(range(coupling.units)) - set(kept[coupling.name])
-            if gone and coupling.root is None:
+            if not gone:
+                continue
+            if coupling.root is None:
                 _remove_heads(coupling, gone)
-            elif gone:
+            else:
                 indices = [i for i in range(coupling.units * coupling.block) if i // coupling.block in gone]
                 self._graph.get_pruning_group(*coupling.root, indices).prune(record_history=False)
         _refit(self.original, self.network)

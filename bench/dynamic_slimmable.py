@@ -102,7 +102,7 @@ class DSNet(Method):
         settings = options.stage_one()
         net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, Classification(), context)
         path = context.checkpoint(FINAL)
-        if options.recalibrate and not path.exists():
+        if options.recalibrate and net.space.prefix_statistics and not path.exists():
             calibrate(net, net.space.named, data.calibration, context.device)
         checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, history)
         checkpoint.restore(path, {"supernet": net}, context.run_id)

@@ -62,11 +62,11 @@ def quickstart(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     return comparison(
         seeds,
         DataSpec("digits"),
-        TrainSpec(epochs=20, batch_size=60, lr=0.15, warmup_epochs=2),
+        TrainSpec(epochs=14, batch_size=60, lr=0.15, warmup_epochs=2),
         "micro8",
         ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
-        {"routing": BUDGETS, "gate_epochs": 4, "gate_lr": 10.0},
-        {"finetune_epochs": 6},
+        {"routing": BUDGETS, "gate_epochs": 4, "gate_lr": 20.0},
+        {"finetune_epochs": 8},
     )
 
 
@@ -82,7 +82,7 @@ def cifar10_smoke(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
         TrainSpec(epochs=5, batch_size=128, lr=0.1, warmup_epochs=0.5),
         "micro32",
         ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
-        {"routing": BUDGETS, "gate_epochs": 1, "gate_lr": 10.0},
+        {"routing": BUDGETS, "gate_epochs": 1, "gate_lr": 20.0},
         {"finetune_epochs": 2},
     )
 

@@ -200,6 +200,7 @@ def test_latency_is_the_median_over_runs(tmp_path: Path):
     assert table.loc["uniform0", "extracted", 64]["busy"]
 
 
+@pytest.mark.slow
 def test_equal_records_give_equal_bytes(store: Path, report: Path, tmp_path: Path):
     """Another process, without torch; runs written in another order, other latencies: only those files may differ."""
     again = tmp_path / "again"

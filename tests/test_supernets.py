@@ -18,7 +18,7 @@ from bench.slicing.dynamic import (
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.supernet import View
 from bench.training.calibrate import calibrate
-from tests.small_data import InOrder
+from small_data import InOrder
 
 MICRO = [name for name in MODELS.names() if "micro" in name]
 SIZES = {"micro8": 8, "micro32": 32, "micro64": 64}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from bench.data.dataset import Split
 from bench.evaluation.accuracy import BATCH
 from bench.points import OperatingPoint
 from bench.profilers.madds import ANALYTIC, EXECUTED, executed_by, fvcore_madds, fvcore_version
+from bench.slicing.dynamic import Prediction
 
 ALONE = 64
 STATIC_IMAGES = 2  # a static network is counted on a batch of two: per-batch and per-image costs differ there
@@ -39,8 +41,9 @@ def prove(point: OperatingPoint, split: Split, device: torch.device) -> dict[str
     graphs = _prove_graphs(point, sorted(routes), first[:1])
     if point.kind == "static":
         images = first[:STATIC_IMAGES]
+        claimed = int(point.madds(point(images).route).sum())
         for form, module in point.executables().items():
-            _check(point, f"form {form}", executed_by(_call(module, images)), point, images)
+            _compare(point, f"form {form}", claimed, executed_by(partial(module, images)), len(images))
         checked: dict[str, Any] = {"batches": 1, "groups": 1, "alone": 0}
     else:
         checked = _prove_groups(point, (batch.x for batch in split.batches(BATCH, device=device)))
@@ -52,16 +55,18 @@ def prove(point: OperatingPoint, split: Split, device: torch.device) -> dict[str
     }
 
 
-def _call(module, x: Tensor):
-    return lambda: module(x)
-
-
-def _check(point: OperatingPoint, what: str, executed: int, claimant: OperatingPoint, x: Tensor) -> None:
-    claimed = int(claimant.madds(claimant(x).route).sum())
+def _compare(point: OperatingPoint, what: str, claimed: int, executed: int, images: int) -> None:
     if executed != claimed:
         raise Unproven(
-            f"point {point.name} claims {claimed:,} multiply-adds for {len(x)} images ({what}) but executes {executed:,}"
+            f"point {point.name} claims {claimed:,} multiply-adds for {images} images ({what}) but executes {executed:,}"
         )
+
+
+def _run_and_check(point: OperatingPoint, what: str, x: Tensor) -> None:
+    """Run x once, counting; what that run claims for its routes must be what it executed."""
+    predictions: list[Prediction] = []
+    executed = executed_by(lambda: predictions.append(point(x)))
+    _compare(point, what, int(point.madds(predictions[0].route).sum()), executed, len(x))
 
 
 def _prove_graphs(point: OperatingPoint, routes: list[tuple[int, ...]], x: Tensor) -> dict[str, int]:
@@ -82,14 +87,15 @@ def _prove_groups(point: OperatingPoint, batches: Iterable[Tensor]) -> dict[str,
     forms: dict[str, nn.Module] = point.executables()
     proven = {"batches": 0, "groups": 0}
     for x in batches:
-        if not proven["batches"]:
-            for form, module in forms.items():
-                module(x[:1])  # forms that copy weights at first use do so before they are counted
-                _check(point, f"form {form}, a whole batch", executed_by(_call(module, x)), point, x)
         route = point(x).route
+        if not proven["batches"]:
+            claimed = int(point.madds(route).sum())
+            for form, module in forms.items():
+                module(x)  # forms that copy weights at first use do so before they are counted
+                _compare(point, f"form {form}, a whole batch", claimed, executed_by(partial(module, x)), len(x))
         for taken in route.unique(dim=0):
             group = x[(route == taken).all(dim=1)]
-            _check(point, f"group of route {taken.tolist()}", executed_by(lambda g=group: point(g)), point, group)
+            _run_and_check(point, f"group of route {taken.tolist()}", group)
             proven["groups"] += 1
         proven["batches"] += 1
     return proven
@@ -98,6 +104,5 @@ def _prove_groups(point: OperatingPoint, batches: Iterable[Tensor]) -> dict[str,
 def _prove_alone(point: OperatingPoint, x: Tensor) -> int:
     rows = random.Random(0).sample(range(len(x)), min(ALONE, len(x)))
     for row in rows:
-        image = x[row : row + 1]
-        _check(point, "one image", executed_by(lambda i=image: point(i)), point, image)
+        _run_and_check(point, "one image", x[row : row + 1])
     return len(rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,7 +47,7 @@ class ConvNorm(nn.Module):
             prefixes = space.prefix_keys(stage + 1).items()
             self.norm = PrefixBatchNorm2d(widths[-1], {key: factor * space.width(p, stage) for key, p in prefixes})
 
-    def kernel(self, choice: AnyChoice):
+    def kernel(self, choice: AnyChoice) -> Any:
         """Kernel size under a choice: an int, or soft under a soft choice."""
         return self.space.width(choice, self.stage, "kernel") if self.elastic else self.conv.kernel
 

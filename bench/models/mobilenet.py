@@ -3,10 +3,10 @@
 `ds_mobilenet_v1` holds the official channel lists of DS-MBNet (METHODS 3.1): 13 depth-wise separable blocks with
 channel attention, swish, no residual; the gate stands behind the first depth-wise convolution of stage 3, the stages in
 front of it always run at their smallest width in a routed network, and stage 4 takes the same index as stage 3.
-`ds_mobilenet_pp_v1` (DS-MobileNet++) has the same lists and slices the kernel of depth-wise convolutions too. The paper's
-lists are unknown (METHODS 3.3); ours are 3x3 and 5x5, so that all sub-networks of DS-MBNet are among them and the
-larger kernel, which costs a depth-wise convolution little, is there for images that need to see more. Elastic are the
-convolutions that run behind the gate: that of the gated block itself stands in front of it and stays 3x3.
+`ds_mobilenet_pp_v1` (DS-MobileNet++) has the same lists and slices the kernel of depth-wise convolutions too. The
+paper's lists are unknown (METHODS 3.3); ours are 3x3 and 5x5, so that all sub-networks of DS-MBNet are among them and
+the larger kernel, which costs a depth-wise convolution little, is there for images that need to see more. Elastic are
+the convolutions that run behind the gate: that of the gated block itself stands in front of it and stays 3x3.
 `us_mobilenet_v1` scales every stage of the original MobileNetV1 by one width multiplier (Yu & Huang 2019).
 """
 
@@ -16,6 +16,8 @@ from bench.models.mobilenet_blocks import BlockStage, Classifier, Depthwise, Mob
 from bench.slicing.supernet import Segment, Supernet, Unit
 
 WIDTH_MULTIPLIERS = tuple(round(0.25 + 0.025 * step, 3) for step in range(31))  # 0.25 to 1.0, as US-Nets
+
+Kernels = tuple[int, ...]
 
 
 def build(config: MobileNetConfig, classes: int, input_channels: int) -> Supernet:
@@ -36,7 +38,7 @@ def build(config: MobileNetConfig, classes: int, input_channels: int) -> Superne
     return Supernet(space, segments, input_channels)
 
 
-def ds_mobilenet_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:
+def ds_mobilenet_v1(classes: int = 1000, input_channels: int = 3, kernels: Kernels = (3,)) -> Supernet:
     """DS-MBNet with the official lists: 14 routable sub-networks and `largest`, 7,675,940 parameters without gate."""
     gated, tail = tuple(range(224, 641, 32)), tuple(range(736, 1153, 32))
     stages = (
@@ -46,10 +48,10 @@ def ds_mobilenet_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:
         BlockStage(gated, 6, 2),
         BlockStage(tail, 2, 2),
     )
-    return build(MobileNetConfig((16, 24), 2, stages, 3, dropout=0.2), classes, input_channels)
+    return build(MobileNetConfig((16, 24), 2, stages, 3, dropout=0.2, kernels=kernels), classes, input_channels)
 
 
-def ds_mobilenet_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
+def ds_mobilenet_micro8(classes: int = 10, input_channels: int = 1, kernels: Kernels = (3,)) -> Supernet:
     """DS-MBNet's plan for 8x8 images: four routable sub-networks.
 
     Its squeeze is one half: with so few channels a quarter would leave the gate's trunk six numbers.
@@ -57,13 +59,13 @@ def ds_mobilenet_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
     stages = (
         BlockStage((12, 16), 1, 1),
         BlockStage((16, 24), 1, 2),
-        BlockStage((8, 24, 48, 72), 2, 1),
-        BlockStage((16, 48, 96, 144), 1, 2),
+        BlockStage((4, 24, 48, 72), 2, 1),
+        BlockStage((8, 48, 96, 144), 1, 2),
     )
-    return build(MobileNetConfig((8, 12), 1, stages, 2, squeeze=0.5), classes, input_channels)
+    return build(MobileNetConfig((8, 12), 1, stages, 2, squeeze=0.5, kernels=kernels), classes, input_channels)
 
 
-def ds_mobilenet_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
+def ds_mobilenet_micro32(classes: int = 10, input_channels: int = 3, kernels: Kernels = (3,)) -> Supernet:
     """DS-MBNet's plan for 32x32 images: four routable sub-networks."""
     stages = (
         BlockStage((24, 32), 1, 1),
@@ -71,7 +73,25 @@ def ds_mobilenet_micro32(classes: int = 10, input_channels: int = 3) -> Supernet
         BlockStage((48, 80, 112, 144), 3, 1),
         BlockStage((96, 160, 224, 288), 2, 2),
     )
-    return build(MobileNetConfig((16, 24), 2, stages, 2), classes, input_channels)
+    return build(MobileNetConfig((16, 24), 2, stages, 2, kernels=kernels), classes, input_channels)
+
+
+def ds_mobilenet_pp_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:
+    """DS-MobileNet++: DS-MBNet's lists, depth-wise kernels of 3x3 or 5x5 behind the gate; 28 routable sub-networks."""
+    return ds_mobilenet_v1(classes, input_channels, (3, 5))
+
+
+def ds_mobilenet_pp_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
+    """DS-MobileNet++'s plan for 8x8 images: eight routable sub-networks.
+
+    Its kernels are 1x1 and 3x3: on the maps of 4x4 and 2x2 behind the gate a 5x5 would mostly see padding.
+    """
+    return ds_mobilenet_micro8(classes, input_channels, (1, 3))
+
+
+def ds_mobilenet_pp_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
+    """DS-MobileNet++'s plan for 32x32 images: eight routable sub-networks."""
+    return ds_mobilenet_micro32(classes, input_channels, (3, 5))
 
 
 def scaled(channels: int, multiplier: float, divisor: int = 8) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -156,7 +157,7 @@ class Depthwise(Unit):
         self.squeezed = int(config.squeeze * channels)
         self.attention = Attention(channels, self.squeezed) if self.squeezed else None
 
-    def kernel(self, choice: AnyChoice):
+    def kernel(self, choice: AnyChoice) -> Any:
         """Kernel size under a choice (soft under a soft choice); None for all of the stored one."""
         return None if self.kernel_stage is None else self.space.width(choice, self.kernel_stage, "kernel")
 

@@ -87,10 +87,10 @@ def _observed(run: Run, label: str) -> Iterable[dict[str, Any]]:
 def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each config, over its seeds: what the leaderboard shows.
 
-    Beside ROW: kind, control, seeds (their number), images, top1_mean, top1_std, top1_low, top1_high
-    (fractions; std with n - 1, t interval), madds_mean, madds_std, madds_min, madds_max, madds_relative (to
-    the costliest row of the same split and model), params_stored, params_active, routing (route -> mean
-    share of the images), on_front (of all rows of the split). Sorted by split, then best first.
+    Beside ROW: kind, control, seeds (their number), images, top1_mean, top1_std, top1_low, top1_high (fractions; std
+    with n - 1, t interval), madds_mean, madds_std, madds_min, madds_max, madds_relative (to the costliest row of the
+    same split), params_stored, params_active, routing (route -> mean share of the images), on_front (of all rows of the
+    split). Sorted by split, then best first.
     """
     observed = observations(runs)
     if observed.empty:

@@ -62,7 +62,7 @@ class SlicedConv2d(nn.Module):
         groups = inp if self.depthwise else 1
         kernel = self.kernel if kernel is None else kernel
         args = (inp, out, kernel, self.stride, kernel // 2, 1, groups, self.bias is not None)
-        plain = nn.utils.skip_init(nn.Conv2d, *args, device=self.weight.device)
+        plain: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, *args, device=self.weight.device)  # type: ignore[assignment]
         with torch.no_grad():
             plain.weight.copy_(ops.centre(self.weight, kernel)[:out, : plain.weight.shape[1]])
             if self.bias is not None and plain.bias is not None:
@@ -84,7 +84,7 @@ class SlicedLinear(nn.Module):
 
     def extract(self, inp: int, out: int | None = None) -> nn.Linear:
         out = self.weight.shape[0] if out is None else out
-        plain = nn.utils.skip_init(nn.Linear, inp, out, device=self.weight.device)
+        plain: nn.Linear = nn.utils.skip_init(nn.Linear, inp, out, device=self.weight.device)  # type: ignore[assignment]
         with torch.no_grad():
             plain.weight.copy_(self.weight[:out, :inp])
             plain.bias.copy_(self.bias[:out])
@@ -133,7 +133,7 @@ class PrefixBatchNorm2d(nn.Module):
 
 @dataclass(frozen=True)
 class SoftKey:
-    """Statistics chosen for each image: `weights` (B, K) over `keys`. Channels outside an image's width come out zero."""
+    """Statistics chosen for each image: `weights` (B, K) over `keys`. Channels outside its width come out zero."""
 
     keys: tuple[str, ...]
     weights: Tensor

@@ -62,11 +62,13 @@ def masked(x: Tensor, width: Width) -> Tensor:
 
 def times(width: Width, factor: int) -> Width:
     """A width that is a fixed multiple of another."""
-    return width * factor if isinstance(width, int) else SoftWidth(tuple(factor * w for w in width.widths), width.weights)
+    if isinstance(width, int):
+        return width * factor
+    return SoftWidth(tuple(factor * w for w in width.widths), width.weights)
 
 
 def mixed(value: SoftWidth, run: Callable[[int], Tensor]) -> Tensor:
-    """What `run` gives at the value chosen for each image: every value is run, and the results are weighted (B, ...)."""
+    """What `run` gives at the value chosen for each image, (B, ...): every value is run, results are weighted."""
     total: Tensor | None = None
     for option, share in value.shares():
         y = run(option)
@@ -95,7 +97,7 @@ def centre(weight: Tensor, kernel: int) -> Tensor:
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, out: Width, stride: int, padding: int) -> Tensor:
-    """Dense convolution by the leading `out` filters over the channels that arrive: (B, I, H, W) to (B, out, H', W')."""
+    """Dense convolution of the channels that arrive by the leading `out` filters: (B, I, H, W) to (B, out, H', W')."""
     count = full(out)
     bias = None if bias is None else rows(bias, count)
     y = F.conv2d(x, prefix(weight, count, x.shape[1]), bias, stride, padding)

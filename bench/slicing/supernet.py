@@ -92,7 +92,7 @@ class Supernet(nn.Module):
     def __init__(
         self, space: ChoiceSpace, segments: Iterable[Segment], input_channels: int, gate_hidden: int = 0
     ) -> None:
-        """`gate_hidden` is the width of the layer that each gate has of its own; 0 where it shares attention's trunk."""
+        """`gate_hidden`: width of the layer that each gate has of its own; 0 where it shares attention's trunk."""
         super().__init__()
         self.space = space
         self.segments = nn.ModuleList(segments)

@@ -43,7 +43,7 @@ def load(path: Path, run_id: str | None) -> tuple[dict[str, Tensor], dict[str, A
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError as error:
         raise UserError(f"no checkpoint {path.name} in {path.parent}; has its run been trained?") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:  # ValueError: notes that are no JSON
         raise UserError(f"checkpoint {path} is damaged ({error}); delete it to train again") from error
     if run_id is not None and about.get("run_id") != run_id:
         raise UserError(f"checkpoint {path} belongs to run {about.get('run_id')}, not to {run_id}")

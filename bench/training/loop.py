@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,15 +61,15 @@ def fit(plan: Plan, split: Split, context: Context) -> dict[str, Any]:
     """
     path = context.checkpoint(plan.name)
     if path.exists():
-        tensors, notes = checkpoint.load(path, context.run_id)
+        tensors, history = checkpoint.load(path, context.run_id)
         checkpoint.scatter(tensors, plan.modules)
-        return notes
-    per_epoch = split.steps(plan.spec.batch_size)
-    if per_epoch == 0:
-        raise UserError(f"{split.id} has {len(split)} images, fewer than one batch of {plan.spec.batch_size}")
-    history = _train(plan, split, per_epoch, context)
-    checkpoint.save(path, checkpoint.gather(plan.modules), context.run_id, history)
-    _partial(plan, context).unlink(missing_ok=True)
+    else:
+        history = _train(plan, split, split.steps(plan.spec.batch_size), context)
+        tensors = checkpoint.gather(plan.modules)
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise UserError(f"training {plan.name} diverged in its last steps; lower train.lr")
+        checkpoint.save(path, tensors, context.run_id, history)
+    _partial(plan, context).unlink(missing_ok=True)  # also what a kill between these two lines left
     return history
 
 
@@ -137,8 +137,3 @@ def train_classifier(
     history = fit(Plan(name, {"network": network}, {}, step, spec, seed), split, context)
     network.eval()
     return history
-
-
-def fewer_epochs(spec: TrainSpec, epochs: int, lr: float) -> TrainSpec:
-    """The same training with another length and learning rate (gates, fine-tuning)."""
-    return replace(spec, epochs=epochs, lr=lr)

@@ -1,0 +1,60 @@
+"""What the Vision Transformers of this family are made of, and which sub-networks each may run (see `vit.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.slicing.choice import Choice, ChoiceSpace, Decision, Stage
+
+DIMENSIONS = ("heads", "mlp", "embedding")
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """What a sliced Vision Transformer is made of.
+
+    Attributes:
+        options: what a gate chooses from, cheapest first: (heads, MLP hidden width, embedding). The last is the full
+            network, so its embedding is the stream's width D.
+        stages: number of blocks of each network stage.
+        gated_from: the first stage that a gate decides; those in front of it run at `options[0]` in routed networks.
+        gate_hidden: width of each gate's own hidden layer.
+    """
+
+    image_size: int
+    patch: int
+    head_dim: int
+    options: tuple[tuple[int, int, int], ...]
+    stages: tuple[int, ...] = (3, 3, 3, 3)
+    gated_from: int = 0
+    gate_hidden: int = 32
+
+    @property
+    def channels(self) -> int:
+        """D, the width of the residual stream."""
+        return self.options[-1][2]
+
+    @property
+    def tokens(self) -> int:
+        """N: one for each patch, and the class token."""
+        return (self.image_size // self.patch) ** 2 + 1
+
+    def space(self) -> ChoiceSpace:
+        values = [tuple(sorted(set(column))) for column in zip(*self.options, strict=True)]
+        dimensions = tuple(zip(DIMENSIONS, values, strict=True))
+        stages = tuple(Stage(f"stage{index}", dimensions) for index in range(len(self.stages)))
+        rungs = [tuple(v.index(x) for v, x in zip(values, option, strict=True)) for option in self.options]
+        fixed, gated = (rungs[0],) * self.gated_from, range(self.gated_from, len(stages))
+        decisions = tuple(Decision(stage, tuple((rung,) for rung in rungs)) for stage in gated)
+        ladder = tuple(Choice(fixed + (rung,) * len(gated)) for rung in rungs)
+        return ChoiceSpace(stages, fixed, decisions, ladder, prefix_statistics=False)
+
+
+DEIT_S = ViTConfig(224, 16, 64, ((2, 512, 288), (3, 768, 320), (4, 1024, 352), (6, 1536, 384)))
+DEIT_TI = ViTConfig(224, 16, 64, ((1, 256, 144), (2, 320, 160), (2, 576, 176), (3, 768, 192)))
+MICRO_OPTIONS = ((1, 56, 48), (2, 72, 56), (3, 96, 56), (4, 128, 64))
+
+
+def micro(image_size: int, patch: int) -> ViTConfig:
+    """Four stages of one block for small images: the same four gates and 256 routable sub-networks."""
+    return ViTConfig(image_size, patch, 16, MICRO_OPTIONS, (1, 1, 1, 1), gate_hidden=16)

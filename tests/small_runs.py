@@ -1,0 +1,137 @@
+"""Runs that take a second: real digits, micro presets, two training steps. Their test split cannot be opened."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from bench.core.spec import DataSpec, RunSpec, TrainSpec
+from bench.data import load
+from bench.data.dataset import Batch, Dataset, Split
+from bench.methods import METHODS, completed
+from bench.models import MODELS
+from bench.slicing.supernet import Supernet
+from bench.training.context import Context, Progress, silent
+
+CPU = torch.device("cpu")
+DATA = DataSpec(train_images=128)
+TRAIN = TrainSpec(epochs=1, batch_size=64)
+
+# Options that save time. A method that is not named here is run with its defaults.
+SHORT = {
+    "ds_net": {"gate_epochs": 1, "routing": [[0, 1, 2, 3], [1, 3]]},
+    "us_net": {"widths": [0.25, 1.0]},
+    "uniform": {"choices": [0, 3]},
+    "pruning": {"finetune_epochs": 1, "budgets": [0.5]},
+}
+
+
+def closed() -> NoReturn:
+    raise AssertionError("training opened the test split")
+
+
+@functools.cache
+def digits(train_images: int = 128) -> Dataset:
+    """Digits with a few training images; opening the test split fails the test."""
+    return replace(load(replace(DATA, train_images=train_images)), test_opener=closed)
+
+
+class FirstImages(Split):
+    """The first images of a split, as a split of their own for evaluation."""
+
+    def __init__(self, split: Split, count: int) -> None:
+        super().__init__(split.name, f"{split.id}[{count}]")
+        self.batch = next(split.batches(count))
+
+    @property
+    def digest(self) -> str:
+        return f"the first {len(self)} images"
+
+    def __len__(self) -> int:
+        return len(self.batch.targets)
+
+    def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        for start in range(0, len(self), batch_size):
+            rows = slice(start, start + batch_size)
+            yield Batch((self.batch.x[rows],), self.batch.targets[rows])
+
+    def train_batches(self, batch_size: int, **_: object) -> Iterator[Batch]:  # type: ignore[override]
+        raise AssertionError("these images are for evaluation")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run and the folder that it left."""
+
+    spec: RunSpec
+    directory: Path
+
+
+def small_model(method: str) -> str:
+    """A micro preset for 8x8 images that the method serves."""
+    families = METHODS.get(method).families or ("",)
+    return next(name for name in MODELS.names() if name.endswith("micro8") and name.startswith(families))
+
+
+def small_spec(method: str, parent: Trained | None = None, **changes) -> RunSpec:
+    """Two steps of a method, as it would be run."""
+    fields = {"data": DATA, "train": TRAIN, "options": SHORT.get(method, {}), **changes}
+    linked = parent is not None and METHODS.get(method).needs_parent
+    model = fields.pop("model", small_model(method))
+    return completed(RunSpec(method, model, init_from=parent.spec.run_id if linked else None, **fields))
+
+
+def context_of(
+    spec: RunSpec,
+    directory: Path,
+    parent: Trained | None = None,
+    progress: Progress = silent,
+    checkpoint_s: float = 30.0,
+) -> Context:
+    folder, parent_spec = (None, None) if parent is None else (parent.directory, parent.spec)
+    return Context(directory, spec.run_id, CPU, progress, folder, parent_spec, checkpoint_s)
+
+
+def small_net(model: str = "ds_mobilenet_micro8", seed: int = 0) -> Supernet:
+    """A micro preset whose weights are away from their initial values, so that no two channels are alike."""
+    torch.manual_seed(seed)
+    net = MODELS.get(model)()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return net
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
+    """Names of the tensors that are no longer what they were, bit for bit."""
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    return {key for key, value in before.items() if not torch.equal(value, after[key])}
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+def interrupt_after(calls: int) -> Progress:
+    """Progress that breaks the run off at its n-th report."""
+    left = iter(range(calls - 1))
+
+    def progress(label: str, done: int, total: int) -> None:
+        if next(left, None) is None:
+            raise Interrupted(f"{label} at {done} of {total}")
+
+    return progress
+
+
+def checkpoint_bytes(directory: Path) -> dict[str, bytes]:
+    """What a run left in its folder, by file name."""
+    return {path.name: path.read_bytes() for path in sorted((directory / "checkpoints").iterdir())}

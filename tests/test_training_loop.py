@@ -1,0 +1,284 @@
+"""The loop: resumed runs end in the same bytes, divergence and foreign checkpoints are errors, schedules by hand."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from bench.core.errors import UserError
+from bench.core.spec import TrainSpec
+from bench.training import checkpoint
+from bench.training.context import Context
+from bench.training.loop import Plan, fit, stable_seed, train_classifier
+from bench.training.optim import learning_rate, move_average, parameter_groups, sgd
+from bench.training.tasks import Classification
+from tests.small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, state_of
+
+SPEC = TrainSpec(epochs=2, batch_size=32, warmup_epochs=0.5)
+STEPS = 8  # 128 images, so 4 steps an epoch
+
+
+def network(seed: int = 0) -> nn.Module:
+    """Batch norm keeps statistics and dropout draws noise: both must survive an interruption."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(144, 10)
+    )
+
+
+def train(directory, spec=SPEC, net=None, run_id="run-1", **how):
+    net = network() if net is None else net
+    context = Context(directory, run_id, CPU, **how)
+    return net, train_classifier("net", net, digits().train, spec, 3, Classification(), context)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training that nobody interrupted: its network, its history and its files."""
+    directory = tmp_path_factory.mktemp("whole")
+    return *train(directory), checkpoint_bytes(directory)
+
+
+def interrupted(directory, step, net=None):
+    with pytest.raises(Interrupted):
+        train(directory, net=net, progress=interrupt_after(step), checkpoint_s=0.0)
+
+
+def resumed(directory):
+    """Go on as another process would: other random state, other initial weights. Which steps were done is returned."""
+    torch.manual_seed(99)
+    done = []
+    net, history = train(directory, net=network(7), progress=lambda *said: done.append(said), checkpoint_s=0.0)
+    assert all((label, total) == ("net", STEPS) for label, _, total in done)
+    return net, history, [step for _, step, _ in done]
+
+
+# After one step nothing is saved yet; 4 and 5 stand on both sides of the epochs' border; 8 is the last step.
+@pytest.mark.parametrize("step", [2, 4, 5, STEPS])
+def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path, whole, step):
+    interrupted(tmp_path, step)
+    net, history, done = resumed(tmp_path)
+    assert done == list(range(step, STEPS + 1)), "the step that was not saved is repeated, and no other"
+    assert history == whole[1]
+    assert checkpoint_bytes(tmp_path) == whole[2]
+    assert not changed(state_of(whole[0]), net)
+
+
+def test_an_interruption_before_the_first_checkpoint_starts_over(tmp_path, whole):
+    interrupted(tmp_path, 1)
+    train(tmp_path)
+    assert checkpoint_bytes(tmp_path) == whole[2]
+
+
+def test_interrupted_twice(tmp_path, whole):
+    interrupted(tmp_path, 3)
+    interrupted(tmp_path, 2, network(5))
+    _, _, done = resumed(tmp_path)
+    assert done == list(range(4, STEPS + 1))
+    assert checkpoint_bytes(tmp_path) == whole[2]
+
+
+def test_what_is_trained_is_not_trained_again(tmp_path, whole):
+    train(tmp_path)
+    net, history, done = resumed(tmp_path)
+    assert done == []
+    assert history == whole[1]
+    assert not changed(state_of(whole[0]), net)
+    assert not net.training
+
+
+def test_a_kill_between_the_last_two_files_leaves_no_partial_checkpoint(tmp_path, whole):
+    """The finished weights are renamed into place before the partial ones are deleted."""
+    train(tmp_path)
+    (tmp_path / "checkpoints" / "net.partial.safetensors").write_bytes(b"left over")
+    resumed(tmp_path)
+    assert checkpoint_bytes(tmp_path) == whole[2]
+
+
+def test_seed_and_name_decide_and_global_state_does_not(tmp_path, whole):
+    torch.manual_seed(5)
+    initial = network()
+    torch.manual_seed(6)
+    assert not changed(state_of(whole[0]), train(tmp_path / "a", net=initial)[0])
+    context = Context(tmp_path / "b", "run-1", CPU)
+    other = network()
+    train_classifier("net", other, digits().train, SPEC, 4, Classification(), context)
+    assert changed(state_of(whole[0]), other)
+    assert stable_seed(3, "net", 1) != stable_seed(31, "net")
+    assert stable_seed(0, "a") == 3278080721094677132, "seeds are equal in every process and version"
+
+
+@pytest.mark.parametrize("name", ["net", "net.partial"])
+def test_a_checkpoint_of_another_run_is_an_error(tmp_path, name):
+    checkpoint.save(tmp_path / "checkpoints" / f"{name}.safetensors", network().state_dict(), "run-2", {})
+    with pytest.raises(UserError, match="belongs to run run-2, not to run-1"):
+        train(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["net", "net.partial"])
+@pytest.mark.parametrize("kept", [0, 5, 200, -1])
+def test_a_truncated_checkpoint_is_one_sentence(tmp_path, name, kept):
+    path = tmp_path / "checkpoints" / f"{name}.safetensors"
+    checkpoint.save(path, network().state_dict(), "run-1", {})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match="is damaged .* delete it to train again") as caught:
+        train(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert path.exists(), "nothing is deleted"
+
+
+def test_any_flipped_byte_of_a_header_is_one_sentence_or_harmless(tmp_path):
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, {"w": torch.ones(2)}, "run-1", {"steps": 4})
+    good = path.read_bytes()
+    refused = 0
+    for place in range(len(good) - 8):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        try:
+            checkpoint.load(path, "run-1")
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > len(good) // 2
+
+
+def test_a_missing_checkpoint_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint net\.safetensors .* has its run been trained"):
+        checkpoint.load(tmp_path / "net.safetensors", "run-1")
+
+
+def test_a_checkpoint_of_another_architecture_is_one_sentence(tmp_path):
+    train(tmp_path)
+    wider = nn.Sequential(nn.Conv2d(1, 5, 3))
+    with pytest.raises(UserError, match="the checkpoint does not fit network: .*") as caught:
+        train(tmp_path, net=wider)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_returns_what_was_saved(tmp_path):
+    tensors = {"b": torch.randn(3, 2).t(), "a": torch.arange(4), "c": torch.tensor(2.5)}
+    notes = {"step": 3, "losses": {"loss": 0.1 + 0.2}}
+    files = []
+    for name, order in (("1", ["a", "b", "c"]), ("2", ["c", "a", "b"])):
+        checkpoint.save(tmp_path / name, {key: tensors[key] for key in order}, "run-1", notes)
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1], "equal contents are equal bytes"
+    loaded, said = checkpoint.load(tmp_path / "1", "run-1")
+    assert said == notes
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in tensors.items())
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["1", "2"], "no temporary file stays behind"
+
+
+def test_a_diverging_training_is_a_clear_error(tmp_path):
+    spec = TrainSpec(epochs=1, batch_size=32, lr=1e25)
+    with pytest.raises(UserError, match=r"training net diverged at step [123] .*; lower train\.lr"):
+        train(tmp_path, spec)
+    assert not (tmp_path / "checkpoints").exists(), "a diverged network is not kept"
+
+
+def test_a_training_that_diverges_in_its_last_step_is_not_kept(tmp_path):
+    spec = TrainSpec(epochs=1, batch_size=128, lr=1e38, momentum=0.99)
+    with pytest.raises(UserError, match=r"training net diverged .* lower train\.lr"):
+        train(tmp_path, spec, net=nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False), Times(100.0)))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+class Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def test_a_batch_larger_than_the_split_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="batch size 256 is larger than the 128 images"):
+        train(tmp_path, TrainSpec(batch_size=256))
+
+
+def test_no_epochs_keep_the_network_as_it_is(tmp_path):
+    net = network()
+    before = state_of(net)
+    _, history = train(tmp_path, TrainSpec(epochs=0), net=net)
+    assert history == {"steps": 0, "images": 0, "losses": {}}
+    assert not changed(before, net)
+
+
+def test_the_schedule_by_hand():
+    rates = [learning_rate(step, 8, 2, 1.0, 0.2) for step in range(8)]
+    assert rates[:3] == pytest.approx([0.6, 1.0, 1.0])  # half way, at the peak, then the cosine starts at the peak
+    assert rates[5] == pytest.approx(0.6)  # the middle of the cosine
+    assert rates[7] == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * 5 / 6)))
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert [learning_rate(0, steps, 0, 0.1, 1e-5) for steps in (1, 100)] == [0.1, 0.1]
+    assert learning_rate(100, 100, 0, 0.1, 1e-5) == pytest.approx(1e-5)
+
+
+def test_the_loop_follows_the_schedule_and_sgd_by_hand(tmp_path):
+    """Two steps of one weight whose gradient is always 1: momentum, Nesterov, decay and rate, in plain numbers."""
+    net = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        net.weight.fill_(2.0)
+    spec = TrainSpec(epochs=1, batch_size=64, lr=0.5, weight_decay=0.1, momentum=0.9, min_lr=0.1)
+
+    def step(batch, index):
+        net.weight.sum().backward()
+        return {"loss": 0.0}
+
+    fit(Plan("net", {"network": net}, {}, step, spec, 0), digits().train, Context(tmp_path, "run-1", CPU))
+    weight, velocity = 2.0, 0.0
+    for rate in (0.5, 0.3):  # the cosine from 0.5 to 0.1 over two steps
+        gradient = 1.0 + 0.1 * weight
+        velocity = 0.9 * velocity + gradient
+        weight -= rate * (gradient + 0.9 * velocity)
+    assert net.weight.item() == pytest.approx(weight, rel=1e-6)
+
+
+def test_each_step_has_noise_of_its_own_and_clean_gradients(tmp_path):
+    net, noise, gradients = nn.Linear(1, 1), [], []
+
+    def step(batch, index):
+        gradients.append(net.weight.grad)
+        noise.append(torch.rand(1).item())
+        (net.weight.sum() + net.bias.sum()).backward()
+        return {"loss": 0.0}
+
+    plan = Plan("net", {"network": net}, {}, step, SPEC, 0)
+    fit(plan, digits().train, Context(tmp_path, "run-1", CPU))
+    assert gradients == [None] * STEPS
+    assert len(set(noise)) == STEPS
+
+
+def test_only_weights_decay():
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    groups = parameter_groups([network(), frozen], 0.3)
+    decay = {group["weight_decay"]: sorted(p.dim() for p in group["params"]) for group in groups}
+    assert decay == {0.3: [2, 4], 0.0: [1, 1, 1, 1]}
+    optimizer = sgd([network()], TrainSpec(weight_decay=0.3, momentum=0.8))
+    assert {(g["weight_decay"], g["momentum"], g["nesterov"]) for g in optimizer.param_groups} == {
+        (0.3, 0.8, True),
+        (0.0, 0.8, True),
+    }
+    assert not sgd([network()], TrainSpec(momentum=0.0)).param_groups[0]["nesterov"]
+    assert [group["weight_decay"] for group in parameter_groups([nn.BatchNorm2d(2)], 0.3)] == [0.0]
+
+
+def test_a_moving_average_equals_the_loop():
+    average = network()
+    hand = copy.deepcopy(average)
+    for seed in (1, 2, 3):
+        current = network(seed)
+        current(torch.randn(4, 1, 8, 8))  # moves the statistics
+        before = state_of(current)
+        move_average(average, current, 0.9)
+        for key, value in hand.state_dict().items():
+            if value.is_floating_point():
+                value.mul_(0.9).add_(0.1 * current.state_dict()[key])
+        assert not changed(before, current)
+    for key, value in average.state_dict().items():
+        torch.testing.assert_close(value, hand.state_dict()[key])
+    assert average.state_dict()["1.running_mean"].abs().sum() > 0, "statistics are averaged too"
