@@ -133,7 +133,7 @@ def _example(data: Dataset, context: Context) -> Tensor:
 
 def train_sparsely(network: nn.Module, strength: float, spec: RunSpec, data: Dataset, context: Context) -> None:
     """Train on labels plus `strength` times the L1 norm of the batch norm scales (Liu et al. 2017, sec. 3)."""
-    scales = [module.weight for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    scales: list[Tensor] = [module.weight for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def step(batch: Batch, index: int) -> dict[str, float]:
         loss = Classification().loss(network(batch.x), batch.targets, spec.train.label_smoothing)

@@ -16,6 +16,8 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from bench.slicing.attention import PlainAttention
+
 Role = Literal["producer", "consumer", "norm", "parameter"]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
@@ -86,14 +88,15 @@ def couplings_of(network: nn.Module, example: Tensor) -> tuple[Any, list[Couplin
         example: (1, C, H, W), an image to trace the network with.
     """
     training = network.training
-    graph: Any = tp.DependencyGraph().build_dependency(
-        network,
-        example,
-        forward_fn=lambda module, x: module(x),
-        unwrapped_parameters=_bare_parameters(network),  # type: ignore[arg-type]  # pairs, whatever its hint says
-        customized_pruners={type(module): _Attention() for module in network.modules() if is_attention(module)},
-        verbose=False,
-    )
+    with torch.enable_grad():  # the graph is read from autograd's
+        graph: Any = tp.DependencyGraph().build_dependency(
+            network,
+            example,
+            forward_fn=lambda module, x: module(x),
+            unwrapped_parameters=_bare_parameters(network),  # type: ignore[arg-type]  # pairs, whatever its hint says
+            customized_pruners={type(module): _Attention() for module in network.modules() if is_attention(module)},
+            verbose=False,
+        )
     network.train(training)  # tracing switches to evaluation mode
     order = {name: position for position, (name, _) in enumerate(network.named_modules())}
     groups = graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
@@ -102,9 +105,9 @@ def couplings_of(network: nn.Module, example: Tensor) -> tuple[Any, list[Couplin
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Whether a module is multi-head attention in timm's layout: rows of `qkv` ordered (3, heads, head_dim)."""
+    """Whether a module is multi-head attention of our families or of timm's, with `qkv` and `proj` and nothing else."""
     names = {name for name, child in module.named_children() if next(child.parameters(), None) is not None}
-    return names == {"qkv", "proj"} and hasattr(module, "num_heads") and hasattr(module, "head_dim")
+    return names == {"qkv", "proj"} and hasattr(module, "head_dim")
 
 
 def channels_a_group(module: nn.Module) -> int:
@@ -161,11 +164,12 @@ def _heads(network: nn.Module) -> Iterator[Coupling]:
     for path, module in network.named_modules():
         if is_attention(module):
             attention: Any = module
-            columns = torch.arange(attention.num_heads).repeat_interleave(attention.head_dim)
-            rows = Layer(f"{path}.qkv", attention.qkv, "producer", columns.repeat(3))
-            yield Coupling(
-                path, attention.num_heads, (rows, Layer(f"{path}.proj", attention.proj, "consumer", columns))
-            )
+            width, heads = attention.head_dim, attention.proj.in_features // attention.head_dim
+            columns = torch.arange(heads).repeat_interleave(width)
+            ours = isinstance(module, PlainAttention)  # rows are (heads, 3, head_dim); timm's (3, heads, head_dim)
+            rows = torch.arange(heads).repeat_interleave(3 * width) if ours else columns.repeat(3)
+            layers = (Layer(f"{path}.qkv", attention.qkv, "producer", rows),)
+            yield Coupling(path, heads, (*layers, Layer(f"{path}.proj", attention.proj, "consumer", columns)))
 
 
 class _Attention(tp.BasePruningFunc):

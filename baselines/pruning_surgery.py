@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from baselines.pruning_coupling import Coupling, channels_a_group, couplings_of, is_attention
 from bench.core.errors import UserError
+from bench.models.vit_plain import PlainStage
+from bench.slicing.attention import PlainAttention
 
 
 class Surgeon:
@@ -119,7 +121,15 @@ def _refit_layer(before: Any, after: Any) -> None:
         after.num_channels = len(after.weight)
         after.num_groups = after.num_channels // channels_a_group(before)
     elif is_attention(after):
-        rows = len(after.qkv.weight)
-        after.num_heads = rows // (3 * before.head_dim)
-        if hasattr(after, "attn_dim"):
-            after.attn_dim = rows // 3
+        _refit_attention(before, after)
+    elif isinstance(after, PlainStage):
+        first: Any = after.blocks[0]
+        after.width = len(first.norm1.weight)
+
+
+def _refit_attention(before: Any, after: Any) -> None:
+    inner = after.proj.weight.shape[1]
+    if isinstance(after, PlainAttention):
+        after.heads = inner // before.head_dim
+    else:
+        after.num_heads, after.attn_dim = inner // before.head_dim, inner

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +17,15 @@ import typer
 from bench.core.errors import UserError, unknown
 from bench.core.spec import RunSpec
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Train, measure and compare neural networks whose compute can be cut.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's own, or that of the click which typer brings along
+INTERRUPTED = 130  # what a shell expects of a process that Ctrl-C ended
 
 
 class Executor(StrEnum):
@@ -50,38 +60,48 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs and stop")] = False,
 ) -> None:
     """Train, evaluate and profile a recipe's runs, then write and print the leaderboard. Complete work is kept."""
-    from bench.core.registry import load_plugin
+    from bench import recipes
     from bench.core.store import Store
+    from bench.listing import runs_table
 
-    for file in plugin or []:
-        load_plugin(file)
-    specs = _specs(recipe, set_ or [], seeds, device)
-    _check(specs, data)
-    store = Store(results)
+    _load(plugin)
+    with _working("reading the data, checking the specs"):
+        specs = _specs(recipe, set_ or [], seeds, device, address)
+        recipes.check(specs, data)
     if dry_run:
-        _list_runs(specs, store)
+        typer.echo(runs_table(specs, results))
         return
-    summary = _execute(specs, executor, results, data, address, plugin or [])
-    typer.echo(f"runs: {summary}")
-    for job, why in {**summary.failed, **summary.skipped}.items():
-        typer.echo(f"  {job}: {why}", err=True)
-    _report(results, results, f"slicebench report --results {results.name}")
+    Store(results)  # that it can be written is known before anything runs
+    own = recipes.file_of(recipe)
+    plugins = [*(plugin or []), *([own] if own else [])]  # workers must know what a recipe's file registers
+    summary = _execute(specs, executor, results, data, address, plugins)
+    typer.echo(f"phases: {summary}")
+    for job, why in summary.failed.items():
+        typer.echo(f"  {job} failed: {why}", err=True)
+    for job, why in summary.skipped.items():
+        typer.echo(f"  {job} skipped: {why}", err=True)
+    _report(results, results)
     if not summary.ok:
         raise typer.Exit(1)
 
 
-def _specs(recipe: str, settings: list[str], seeds: int | None, device: Device) -> list[RunSpec]:
-    """The recipe's specs as they will run: settings applied, device resolved, options checked."""
-    from dataclasses import replace
+def _load(plugins: list[str] | None) -> None:
+    from bench.core.registry import load_plugin
 
+    for file in plugins or []:
+        load_plugin(file)
+
+
+def _specs(recipe: str, settings: list[str], seeds: int | None, device: Device, address: str | None) -> list[RunSpec]:
+    """The recipe's specs as they will run: settings applied, device resolved, options checked."""
     from bench import recipes
-    from bench.methods import completed
 
     pairs = dict(_pair(text) for text in settings)
     specs = recipes.resolve(recipe, None if seeds is None else range(seeds))
     specs = recipes.with_overrides(specs, pairs)
-    where = _device(device)
-    return recipes.changed(specs, lambda spec: completed(replace(spec, device=where)))
+    # What --set says of the device holds where --device says nothing.
+    fixed = device is Device.auto and "device" in pairs
+    return recipes.placed(specs, None if fixed else device.value, local=address is None)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -91,42 +111,9 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _device(device: Device) -> str:
-    import torch
-
-    available = torch.cuda.is_available()
-    if device is Device.cuda and not available:
-        raise UserError("--device cuda was asked for, but torch sees no CUDA device here; use --device cpu")
-    return "cuda" if available and device is not Device.cpu else "cpu"
-
-
-def _check(specs: list[RunSpec], data: Path | None) -> None:
-    """Find out before anything runs what would fail anyway: data that is not there, budgets that no network meets."""
-    from bench.data import load
-    from bench.methods import method_of
-    from bench.models import MODELS
-
-    datasets = {spec.data: load(spec.data, data) for spec in specs}
-    networks: dict[tuple[str, Any], Any] = {}
-    for spec in specs:
-        images = datasets[spec.data]
-        slot = spec.model, spec.data
-        if slot not in networks:
-            networks[slot] = MODELS.get(spec.model)(classes=len(images.classes), input_channels=images.channels)
-        method_of(spec.method).check(spec, networks[slot], images.image_size)
-
-
-def _list_runs(specs: list[RunSpec], store) -> None:
-    from bench.core.store import PHASES
-
-    for spec in specs:
-        left = [phase for phase in PHASES if not store.has(spec.run_id, phase)]
-        todo = "complete" if not left else "to do: " + ", ".join(left)
-        data = f"{spec.data.name}/{spec.data.protocol}"
-        typer.echo(f"{spec.run_id}  {spec.model}  {data}  seed {spec.seed}  {spec.train.epochs} epochs  {todo}")
-
-
 def _execute(specs: list[RunSpec], executor: Executor, results: Path, data: Path | None, address, plugins: list[str]):
+    if executor is Executor.serial and address is not None:
+        raise UserError("--address names a Ray cluster; leave it out, or use --executor ray")
     with _progress() as tell:
         if executor is Executor.serial:
             from bench.executors.serial import run_all
@@ -137,26 +124,30 @@ def _execute(specs: list[RunSpec], executor: Executor, results: Path, data: Path
         return run_on_ray(specs, results, data, tell, address=address, plugins=plugins)
 
 
-class _progress:
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar for people, nothing for machines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda message, done, total: bar.update(task, description=message, completed=done, total=total)
 
-        console = Console(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-        self.task = self.bar.add_task("", total=None)
-        self.bar.start()
 
-        def tell(message: str, done: int, total: int) -> None:
-            self.bar.update(self.task, description=message[:80], completed=done, total=total)
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """Tell people that something takes a moment, and machines nothing."""
+    from rich.console import Console
 
-        return tell
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
 
 
 @app.command()
@@ -165,16 +156,18 @@ def report(
     out: Annotated[Path | None, typer.Option(help="where tables/ and figures/ go (default: the results)")] = None,
 ) -> None:
     """Write the tables and figures of all runs in the results directory."""
-    _report(results, out or results, f"slicebench report --results {results.name}")
+    _report(results, out or results)
 
 
-def _report(results: Path, out: Path, command: str) -> None:
+def _report(results: Path, out: Path) -> None:
     from bench.reports import generate
 
-    written = generate(results, out, command)
+    with _working("writing tables and figures"):
+        written = generate(results, out, "slicebench report")  # no path: equal records give equal bytes anywhere
     leaderboard = next((path for path in written if path.name == "leaderboard.md"), None)
     if leaderboard is not None:
-        typer.echo("\n" + leaderboard.read_text(encoding="utf-8"))
+        _stamp, _, table = leaderboard.read_text(encoding="utf-8").partition("\n")
+        typer.echo(table)
     typer.echo("written:")
     for path in written:
         typer.echo(f"  {path}")
@@ -183,7 +176,9 @@ def _report(results: Path, out: Path, command: str) -> None:
 @app.command()
 def profile(
     model: Annotated[str, typer.Argument(help="a preset (`slicebench list models`) or timm:NAME")],
-    image_size: Annotated[int, typer.Option(min=1)] = 224,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="height and width of the images (default: what the model was made for)")
+    ] = None,
     choices: Annotated[str, typer.Option(help="all, or indices and 'largest' separated by commas")] = "all",
     batch: Annotated[str, typer.Option(help="batch sizes to time, separated by commas; none: no latency")] = "",
     form: Annotated[str, typer.Option(help="forms to time, separated by commas: view, extracted")] = "view,extracted",
@@ -191,26 +186,38 @@ def profile(
     json_file: Annotated[Path | None, typer.Option("--json", help="also write everything to this file")] = None,
 ) -> None:
     """What each sub-network of a model costs: multiply-adds in both conventions, parameters, latency if asked for."""
+    sizes = [_positive(part, "--batch") for part in batch.split(",") if part]
+    if json_file is not None:
+        _check_writable(json_file)
+    from bench.listing import profile_table
     from bench.profilers.model import FORMS, profile_supernet, profile_timm
 
-    forms = form.split(",")
+    forms = [part.strip() for part in form.split(",")]
     for name in forms:
         if name not in FORMS:
             raise unknown("form", name, FORMS)
-    sizes = [_positive(part, "--batch") for part in batch.split(",") if part]
-    if model.startswith("timm:"):
-        found = profile_timm(model.removeprefix("timm:"), image_size, sizes)
-    else:
-        found = profile_supernet(model, image_size, choices, sizes, forms, gate_options)
+    with _working(f"profiling {model}"):
+        if model.startswith("timm:"):
+            if choices != "all":
+                raise UserError(f"{model} has no sub-networks; leave --choices out")
+            found = profile_timm(model.removeprefix("timm:"), image_size, sizes)
+        else:
+            found = profile_supernet(model, image_size, choices, sizes, forms, gate_options)
     if json_file is not None:
         _write(json_file, json.dumps(found, indent=2) + "\n")
-    _print_profile(found)
+    typer.echo(profile_table(found))
 
 
 def _positive(text: str, option: str) -> int:
-    if not text.strip().isdigit() or int(text) < 1:
+    if not text.strip().isdecimal() or int(text) < 1:
         raise UserError(f"{option} takes whole numbers from 1 separated by commas, not {text!r}")
     return int(text)
+
+
+def _check_writable(file: Path) -> None:
+    """Raise `UserError` before the work is done for a file that could not be written after it."""
+    if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
+        raise UserError(f"{file} cannot be written: {'it is a directory' if file.is_dir() else 'no such directory'}")
 
 
 def _write(file: Path, text: str) -> None:
@@ -218,28 +225,6 @@ def _write(file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
-
-
-def _print_profile(found: dict[str, Any]) -> None:
-    from tabulate import tabulate
-
-    rows = []
-    for subnet in found["subnetworks"]:
-        row = {
-            "sub-network": subnet["name"],
-            "MAdds": f"{subnet['madds']:,}",
-            "MAdds + pool": f"{subnet['madds_pool']:,}" if "madds_pool" in subnet else "",
-            "params active": f"{subnet['params_active']:,}",
-        }
-        for timed in subnet["latency"]:
-            row[f"ms {timed['form']} b{timed['batch']}"] = f"{timed['median_ms']:.2f}"
-        rows.append(row)
-    typer.echo(f"{found['model']} at {found['image_size']} x {found['image_size']}")
-    typer.echo(tabulate(rows, headers="keys", colalign=["left"] + ["right"] * (len(rows[0]) - 1), disable_numparse=True))
-    if "params_stored" in found:
-        stored = found["params_stored"]
-        gate = f" with a gate of {stored['gate_options']} options" if stored["gate"] else ""
-        typer.echo(f"parameters stored{gate}: {stored['total']:,} (batch-norm statistics excluded)")
 
 
 class Listed(StrEnum):
@@ -254,24 +239,43 @@ class Listed(StrEnum):
 @app.command("list")
 def list_(what: Listed, plugin: Plugins = None) -> None:
     """List what the suite knows."""
-    from bench.core.registry import load_plugin
     from bench.listing import listing
 
-    for file in plugin or []:
-        load_plugin(file)
+    _load(plugin)
     typer.echo(listing(what.value))
 
 
-def main() -> None:
-    """Run the command; a user's mistake is one sentence and exit code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command, with the process's own arguments where none are given, and exit.
+
+    A user's mistake is one sentence and exit code 2; a failed run is exit code 1, a traceback a bug.
+    """
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
-        app()
+        code = app(arguments, prog_name="slicebench", standalone_mode=False) or 0
     except UserError as error:
-        print(f"slicebench: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # the reader of a listing went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return _complain(str(error))
+    except USAGE_ERROR as error:
+        sentence = _usage_sentence(error)
+        return _complain(sentence) if sentence else 2  # no arguments at all: the help was printed
     except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         print("\nslicebench: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    return code
+
+
+def _usage_sentence(error: Any) -> str:
+    """What click says about a command line, in one sentence that ends in where to look."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    text = re.sub(r"\. ([A-Z])", lambda start: f"; {start[1].lower()}", text)
+    command = error.ctx.command_path if error.ctx else "slicebench"
+    return f"{text[:1].lower()}{text[1:]}; see {command} --help" if text else ""
+
+
+def _complain(sentence: str) -> int:
+    print(f"slicebench: {sentence}", file=sys.stderr)
+    return 2

@@ -1,11 +1,21 @@
-"""The tables of `slicebench list`."""
+"""The plain-text tables of the command line: what it knows, what it would run, what a model costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
+
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.core.store import PHASES, Store
+from bench.executors.plan import Plan
 
 REPORTED = Path(__file__).resolve().parent.parent / "results" / "reported"
 
@@ -23,8 +33,10 @@ def listing(what: str) -> str:
     return tabulate(list(tables[what]()), headers="keys", disable_numparse=True)
 
 
-def _first_line(thing: object) -> str:
-    return (thing.__doc__ or "").strip().splitlines()[0]
+def _first_sentence(text: str | None) -> str:
+    """The first sentence of a docstring, on one line and without its full stop."""
+    paragraph = " ".join(inspect.cleandoc(text or "").partition("\n\n")[0].split())
+    return re.split(r"(?<!e\.g)\.(?: |$)", paragraph, maxsplit=1)[0]
 
 
 def _methods() -> Iterable[dict[str, object]]:
@@ -39,7 +51,7 @@ def _methods() -> Iterable[dict[str, object]]:
             "families": families,
             "version": method.version,
             "paper": method.paper,
-            "what": _first_line(method),
+            "what": _first_sentence(type(method).__doc__),
         }
 
 
@@ -47,21 +59,24 @@ def _models() -> Iterable[dict[str, object]]:
     from bench.models import MODELS
 
     for name in MODELS.names():
-        yield {"model": name, "what": _first_line(MODELS.get(name))}
+        yield {"model": name, "what": _first_sentence(MODELS.get(name).__doc__)}
 
 
 def _datasets() -> Iterable[dict[str, object]]:
     from bench.data import DATASETS
 
     for name in DATASETS.names():
-        yield {"dataset": name, "what": _first_line(DATASETS.get(name))}
+        loader = DATASETS.get(name)
+        module = sys.modules[loader.__module__].__doc__  # a file is a dataset, and its loader's docstring an interface
+        what = _first_sentence(module or loader.__doc__).removeprefix(f"`{name}`: ")
+        yield {"dataset": name, "what": what}
 
 
 def _recipes() -> Iterable[dict[str, object]]:
     from bench.recipes import RECIPES
 
     for name in RECIPES.names():
-        yield {"recipe": name, "what": _first_line(RECIPES.get(name))}
+        yield {"recipe": name, "what": _first_sentence(RECIPES.get(name).__doc__)}
 
 
 def _metrics() -> Iterable[dict[str, object]]:
@@ -83,3 +98,63 @@ def _reported() -> Iterable[dict[str, object]]:
             "top-1 %": row.top1,
             "source": row.source,
         }
+
+
+def profile_table(found: dict[str, Any]) -> str:
+    """What `profilers.model` found, as a table for people: a row for each sub-network, then what is stored."""
+    rows = [_profile_row(subnet) for subnet in found["subnetworks"]]
+    right = ["left"] + ["right"] * (len(rows[0]) - 1)
+    lines = [
+        f"{found['model']} at {found['image_size']} x {found['image_size']}",
+        tabulate(rows, headers="keys", colalign=right, disable_numparse=True),
+    ]
+    if stored := found.get("params_stored"):
+        options = stored["gate_options"]
+        gates = f" with {'gates' if stored['gates'] > 1 else 'a gate'} of {options} options" if stored["gate"] else ""
+        lines.append(f"parameters stored{gates}: {stored['total']:,} (batch-norm statistics excluded)")
+    return "\n".join(lines)
+
+
+def _profile_row(subnet: dict[str, Any]) -> dict[str, str]:
+    row = {"sub-network": subnet["name"], "MAdds": f"{subnet['madds']:,}"}
+    if "madds_pool" in subnet:
+        row["MAdds + pool"] = f"{subnet['madds_pool']:,}"
+    row["params active"] = f"{subnet['params_active']:,}"
+    return row | {f"ms {timed['form']} b{timed['batch']}": f"{timed['median_ms']:.2f}" for timed in subnet["latency"]}
+
+
+def runs_table(specs: Sequence[RunSpec], results: Path) -> str:
+    """The runs of a recipe and what is left to do of each. Nothing is created.
+
+    Raises:
+        UserError: the results directory could not be written, or a run starts from one that is not there.
+    """
+    store = Store(results, writable=False) if results.is_dir() else _NoStore(results)
+    Plan(specs, store)
+    return tabulate([_run_row(spec, store) for spec in specs], headers="keys", disable_numparse=True)
+
+
+def _run_row(spec: RunSpec, store: Store) -> dict[str, object]:
+    left = [phase for phase in PHASES if not store.has(spec.run_id, phase)]
+    return {
+        "run": spec.run_id,
+        "model": spec.model,
+        "data": f"{spec.data.name}/{spec.data.protocol}",
+        "seed": spec.seed,
+        "epochs": spec.train.epochs,
+        "device": spec.device,
+        "to do": ", ".join(left) or "nothing: complete",
+    }
+
+
+class _NoStore(Store):
+    """The store of a results directory that is not there yet, but could be."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        nearest = next(place for place in (root, *root.absolute().parents) if place.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise UserError(f"the results directory {root} cannot be written, because of {nearest}")
+
+    def has(self, run_id: str, phase: str) -> bool:
+        return False

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError, unknown
-from bench.core.registry import Registry
-from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec, with_settings
+from bench.core.registry import Registry, load_plugin
+from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec, parse_specs_file, with_settings
 
 Recipe = Callable[[Sequence[int]], list[RunSpec]]
 
@@ -79,7 +82,7 @@ def cifar10_smoke(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     return comparison(
         seeds,
         DataSpec("cifar10", "holdout", 10_000),
-        TrainSpec(epochs=5, batch_size=128, lr=0.1, warmup_epochs=0.5),
+        TrainSpec(epochs=4, batch_size=64, lr=0.1, warmup_epochs=0.5),
         "micro32",
         ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
         {"routing": BUDGETS, "gate_epochs": 1, "gate_lr": 20.0},
@@ -104,15 +107,20 @@ def cifar10(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
 
 
 def changed(specs: Sequence[RunSpec], change: Callable[[RunSpec], RunSpec]) -> list[RunSpec]:
-    """Apply a change to every spec, parents first, and let children name their parents' new run_ids."""
-    renamed: dict[str, str] = {}
-    results = []
-    for spec in specs:
-        linked = replace(spec, init_from=renamed.get(spec.init_from, spec.init_from)) if spec.init_from else spec
-        new = change(linked)
-        renamed[spec.run_id] = new.run_id
-        results.append(new)
-    return results
+    """Apply a change to every spec and let children name their parents' new run_ids; what has become equal counts once.
+
+    The order is kept; a child may stand in front of its parent.
+    """
+    given = {spec.run_id: spec for spec in specs}
+    new: dict[str, RunSpec] = {}
+
+    def renew(spec: RunSpec) -> RunSpec:
+        if spec.run_id not in new:
+            parent = renew(given[spec.init_from]).run_id if spec.init_from in given else spec.init_from
+            new[spec.run_id] = change(replace(spec, init_from=parent))
+        return new[spec.run_id]
+
+    return list({(after := renew(spec)).run_id: after for spec in specs}.values())
 
 
 def with_overrides(specs: Sequence[RunSpec], settings: Mapping[str, str]) -> list[RunSpec]:
@@ -126,47 +134,145 @@ def with_overrides(specs: Sequence[RunSpec], settings: Mapping[str, str]) -> lis
     from bench.methods import method_of
 
     options = {spec.method: {f.name for f in fields(method_of(spec.method).Options)} for spec in specs}
-    every_option = set().union(*options.values()) if options else set()
+    every_option = set().union(*options.values())
     for key in settings:
-        name = key.removeprefix("options.")
-        if key.startswith("options.") and name not in every_option:
-            raise unknown("key in options", name, every_option)
+        _check_key(key, every_option)
 
     def change(spec: RunSpec) -> RunSpec:
-        mine = {k: v for k, v in settings.items() if not _foreign_option(k, every_option, options[spec.method])}
+        foreign = every_option - options[spec.method]
+        mine = {key: value for key, value in settings.items() if _option_of(key) not in foreign}
         return with_settings(spec, mine, options[spec.method])
 
     return changed(specs, change)
 
 
-def _foreign_option(key: str, every: set[str], mine: set[str]) -> bool:
-    """Whether a setting is an option of other methods only."""
-    name = key.removeprefix("options.")
-    bare = "." not in key and key in {f.name for f in fields(RunSpec)}
-    section = "." in key and not key.startswith("options.")
-    shared = "." not in key and any(key in {f.name for f in fields(s)} for s in (TrainSpec, DataSpec, ProfileSpec))
-    return name in every and name not in mine and not (bare or section or shared)
+SECTIONS = {"data": DataSpec, "train": TrainSpec, "profile": ProfileSpec}
+COMMON = {f.name for kind in (RunSpec, *SECTIONS.values()) for f in fields(kind)}
+"""Bare keys that every run has, sections included."""
+
+
+def _check_key(key: str, options: set[str]) -> None:
+    """Raise `UserError` for a key that no run has; where one does, `with_settings` says the rest."""
+    section, dot, name = key.partition(".")
+    if dot and section == "options" and name not in options:
+        raise unknown("key in options", name, options)
+    if not dot and key not in COMMON | options:
+        raise unknown("key", key, (COMMON | options) - {*SECTIONS, "options"})
+
+
+def _option_of(key: str) -> str | None:
+    """The option that a setting's key names; None where it is a key that every run has."""
+    section, dot, name = key.partition(".")
+    if dot:
+        return name if section == "options" else None
+    return None if key in COMMON else key
 
 
 def resolve(text: str, seeds: Sequence[int] | None) -> list[RunSpec]:
     """The specs that RECIPE names: a recipe's name, `path/to/file.py:function`, or a JSON file of specs.
 
     Raises:
-        UserError: an unknown name, a file or function that is not there, or a bad spec file.
+        UserError: an unknown name, a file or function that is not there or fails, one that takes no seeds where there
+            are some, one that returns something else than specs, or a bad spec file.
     """
-    from bench.core.registry import load_plugin
-    from bench.core.spec import parse_specs_file
-
     if text.endswith(".json"):
         if seeds is not None:
             raise UserError("a JSON file names its own seeds; leave --seeds out")
         return parse_specs_file(text)
-    path, colon, function = text.rpartition(":")
-    if colon and path.endswith(".py"):
-        module = load_plugin(path)
-        if not hasattr(module, function):
-            raise UserError(f"{path} has no function {function!r}")
-        recipe: Recipe = getattr(module, function)
-    else:
-        recipe = RECIPES.get(text)
-    return recipe(seeds) if seeds is not None else recipe()  # type: ignore[call-arg]
+    recipe = _from_file(text) if file_of(text) else RECIPES.get(text)
+    given = () if seeds is None else (seeds,)
+    try:
+        inspect.signature(recipe).bind(*given)
+    except TypeError as error:
+        wrong = "takes no seeds; leave --seeds out" if given else "needs seeds; add --seeds N"
+        raise UserError(f"recipe {text} {wrong}") from error
+    specs = recipe(*given)
+    if not isinstance(specs, list | tuple) or not all(isinstance(spec, RunSpec) for spec in specs):
+        raise UserError(f"recipe {text} must return a list of RunSpec, not {type(specs).__name__} {specs!r:.60}")
+    if not specs:
+        raise UserError(f"recipe {text} holds no spec")
+    return list(specs)
+
+
+def file_of(text: str) -> str | None:
+    """The Python file of a recipe given as `path/to/file.py:function`; None for any other."""
+    path = text.rpartition(":")[0] if ":" in text else text
+    return path if path.endswith(".py") else None
+
+
+def _from_file(text: str) -> Callable[..., Any]:
+    """The function that `path/to/file.py:function` names; what goes wrong in it is told in one sentence."""
+    path, _, name = text.rpartition(":")
+    if not path:
+        raise UserError(f"name the function of {text} too: {text}:FUNCTION")
+    if not Path(path).is_file():
+        raise UserError(f"the recipe file {path} does not exist")
+    function = getattr(load_plugin(path), name, None)
+    if not callable(function):
+        raise UserError(f"{path} has no function {name!r}")
+
+    @functools.wraps(function)
+    def recipe(*given: Any) -> Any:
+        try:
+            return function(*given)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"recipe {text} failed: {type(error).__name__}: {error}") from error
+
+    return recipe
+
+
+def placed(specs: Sequence[RunSpec], device: str | None, local: bool = True) -> list[RunSpec]:
+    """The specs as they will run: each on its device, its options checked and those at their default dropped.
+
+    Args:
+        device: "cpu" or "cuda" for all; "auto": where a spec says cpu, CUDA if there is one; None: as the specs say.
+        local: runs stay on this machine, so a CUDA device must be here.
+
+    Raises:
+        UserError: there is no such device, or a spec that its method refuses.
+    """
+    import torch
+
+    from bench.methods import completed
+
+    available = torch.cuda.is_available()
+
+    def place(spec: RunSpec) -> RunSpec:
+        wanted = {None: spec.device, "auto": "cuda" if available else spec.device}.get(device, device)
+        if wanted == "cuda" and local and not available:
+            raise UserError("a CUDA device was asked for, but torch sees none here; use --device cpu")
+        return completed(replace(spec, device=str(wanted)))
+
+    return changed(specs, place)
+
+
+def check(specs: Sequence[RunSpec], data_root: Path | None) -> None:
+    """Find out before anything runs what would fail anyway.
+
+    Raises:
+        UserError: data that is not there or too few for a batch, images that a network cannot take, a choice or budget
+            that it cannot meet, a control on a run of another model or other data.
+    """
+    from bench.data import load
+    from bench.methods import method_of
+    from bench.models import MODELS
+    from bench.profilers.model import check_size
+
+    datasets = {spec.data: load(spec.data, data_root) for spec in specs}
+    by_id = {spec.run_id: spec for spec in specs}
+    networks: dict[tuple[str, DataSpec], Any] = {}
+    for spec in specs:
+        images, slot = datasets[spec.data], (spec.model, spec.data)
+        images.train.steps(spec.train.batch_size)
+        if slot not in networks:
+            networks[slot] = MODELS.get(spec.model)(classes=len(images.classes), input_channels=images.channels)
+            check_size(networks[slot], spec.model, images.image_size)
+        try:
+            method_of(spec.method).check(spec, networks[slot], images.image_size)
+        except UserError as error:
+            raise UserError(f"{spec.method} on {spec.model}: {error}") from error
+        parent = by_id.get(spec.init_from or "")
+        if parent and (parent.model, parent.data) != (spec.model, spec.data):
+            raise UserError(f"{spec.run_id} starts from {parent.run_id}, which has another model or other data")

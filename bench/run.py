@@ -22,7 +22,7 @@ from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.data import load as load_data
-from bench.data.dataset import Dataset
+from bench.data.dataset import Dataset, Split
 from bench.evaluation.accuracy import BATCH, Evaluation, evaluate
 from bench.evaluation.proof import prove
 from bench.methods import method_of
@@ -189,17 +189,27 @@ def _profiled(spec: RunSpec, data: Dataset, context: Context, points: list[Opera
     records = []
     for done, size in enumerate(spec.profile.batch_sizes):
         context.progress("profile", done, len(spec.profile.batch_sizes))
-        batches = [batch.x for batch in itertools.islice(split.batches(size, device=context.device), -(-64 // size))]
+        batches = _timed_batches(split, size, context.device)
         steps = {slot: _cycling(module, batches) for slot, module in networks.items()}
-        steps["full", "extracted"] = _cycling(full, batches)
         by_name = {f"{point}/{form}": step for (point, form), step in steps.items()}
+        by_name["full"] = _cycling(full, batches)
         with as_served([*networks.values(), full], spec.threads):
             timed = measure(by_name, spec.profile.rounds, spec.profile.warmup, context.device, seed=spec.seed)
-        yardstick = timed.pop("full/extracted")
+        yardstick = timed.pop("full")
         for name, latency in timed.items():
             point, _, form = name.rpartition("/")
             records += _latency_records(spec, data.id, split.id, point, form, size, latency, yardstick)
     return {"records": records, "results": {}}
+
+
+def _timed_batches(split: Split, size: int, device: torch.device) -> list[Tensor]:
+    """The first batches of a split, at least 64 images in all; a split smaller than a batch is repeated to fill it."""
+    batches = [batch.x for batch in itertools.islice(split.batches(size, device=device), -(-64 // size))]
+    whole = [x for x in batches if len(x) == size]
+    if whole:
+        return whole
+    rows = torch.arange(size, device=device) % len(batches[0])
+    return [batches[0][rows].contiguous(memory_format=torch.channels_last)]
 
 
 def _cycling(module, batches: list[Tensor]):
@@ -217,11 +227,9 @@ def _latency_records(
         "batch": size,
         "ratio_to_full": {"median": ratio.median, "interval": [ratio.low, ratio.high] if finite else None},
     }
-    values = {"latency_ms": (latency.median_ms, "ms/batch"), "images_per_s": (1e3 * size / latency.median_ms, "images/s")}
-    return [
-        Record(
-            spec.run_id, spec.method, spec.model, dataset, split, point, spec.seed, metric, value, unit, latency.n, form,
-            details,
-        )
-        for metric, (value, unit) in values.items()
-    ]  # fmt: skip
+    values = {
+        "latency_ms": (latency.median_ms, "ms/batch"),
+        "images_per_s": (1e3 * size / latency.median_ms, "images/s"),
+    }
+    about = (spec.run_id, spec.method, spec.model, dataset, split, point, spec.seed)
+    return [Record(*about, metric, value, unit, latency.n, form, details) for metric, (value, unit) in values.items()]

@@ -14,8 +14,13 @@ from bench.data import load
 from bench.data.dataset import Batch, Dataset, Split
 from bench.methods import METHODS, completed
 from bench.models import MODELS
+from bench.points import RoutedPoint
+from bench.slicing.choice import Choice
+from bench.slicing.gate import Gate
 from bench.slicing.supernet import Supernet
+from bench.training.calibrate import calibrate
 from bench.training.context import Context, Progress, silent
+from bench.training.gating import Routing, new_gates
 
 CPU = torch.device("cpu")
 DATA = DataSpec(train_images=128)
@@ -104,6 +109,35 @@ def small_net(model: str = "ds_mobilenet_micro8", seed: int = 0) -> Supernet:
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return net
+
+
+@torch.no_grad()
+def spread_gates(net: Supernet, routing: Routing, seed: int = 0) -> list[Gate]:
+    """Gates, as if trained, that send digits to every one of their options: random, with no favourite on average."""
+    torch.manual_seed(seed)
+    x, choice = next(digits().train.batches(64)).x, Choice(net.space.fixed)
+    gates = new_gates(net.eval(), routing, x.shape[-1])
+    for index, gate in enumerate(gates):
+        x, seen = net.segments[index](x, choice)
+        trunk = seen.trunk if gate.hidden is None else gate.hidden(seen.trunk).relu()
+        mean = trunk.mean(0)
+        weight = torch.randn_like(gate.head.weight) / trunk.std()
+        gate.head.weight.copy_(weight - (weight @ mean)[:, None] * mean / mean.square().sum())
+        choice = choice.then(net.space.decisions[index].options[routing[index][0]])
+    return gates
+
+
+def full_routing(net: Supernet) -> Routing:
+    """Every option of every gate."""
+    return tuple(tuple(range(len(decision.options))) for decision in net.space.decisions)
+
+
+def routed_point(model: str = "ds_mobilenet_micro8") -> RoutedPoint:
+    """A dynamic point that routes digits to all sub-networks."""
+    net = small_net(model)
+    calibrate(net, net.space.named, digits().calibration, CPU)
+    routing = full_routing(net)
+    return RoutedPoint("dynamic", net, spread_gates(net, routing), routing, 8)
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -65,4 +65,4 @@ def quiet(way: Callable[[], Prediction]) -> Step:
 main = script("grouping", run)
 
 if __name__ == "__main__":
-    main()
+    main(None)

@@ -1,6 +1,6 @@
 """A sub-network run as a view of the supernet, against a static network of equal widths in the same layout.
 
-    python -m bench.benchmarks.slicing
+python -m bench.benchmarks.slicing
 """
 
 from collections.abc import Iterator
@@ -49,4 +49,4 @@ def forward(network: nn.Module, x: torch.Tensor) -> Step:
 main = script("slicing", run)
 
 if __name__ == "__main__":
-    main()
+    main(None)

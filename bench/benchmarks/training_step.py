@@ -96,4 +96,4 @@ def ours() -> Step:
 main = script("training_step", run)
 
 if __name__ == "__main__":
-    main()
+    main(None)

@@ -58,7 +58,8 @@ def prove(point: OperatingPoint, split: Split, device: torch.device) -> dict[str
 def _compare(point: OperatingPoint, what: str, claimed: int, executed: int, images: int) -> None:
     if executed != claimed:
         raise Unproven(
-            f"point {point.name} claims {claimed:,} multiply-adds for {images} images ({what}) but executes {executed:,}"
+            f"point {point.name} claims {claimed:,} multiply-adds for {images} images ({what}), but executes "
+            f"{executed:,}"
         )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode, sdpa_flop_count
 
 from bench.core.errors import UserError
+from bench.profilers.cost_free import COST_FREE
 
 EXECUTED = f"torch.FlopCounterMode/2@{torch.__version__}"
 ANALYTIC = "slicebench.analytic@1"
@@ -32,25 +33,6 @@ MISSING_FORMULAS: dict[Any, Any] = {
     # torch up to 2.14 counts fused attention on a CPU as nothing
     aten._scaled_dot_product_flash_attention_for_cpu: _flash_for_cpu,
 }
-
-# Operators that multiply no matrices: element-wise, reductions, normalisation, pooling, views, copies, indexing.
-COST_FREE = frozenset(
-    """
-    _adaptive_avg_pool2d _log_softmax _softmax _to_copy _unsafe_view abs adaptive_max_pool2d add add_ alias aminmax any arange
-    argmax as_strided as_strided_ avg_pool2d bernoulli bernoulli_ bitwise_and bitwise_or bucketize cat ceil clamp clamp_min clone
-    constant_pad_nd copy_ cumsum detach detach_ div div_ dropout embedding empty empty_like empty_strided eq equal exp
-    expand fill_ flatten floor full full_like gather ge gelu gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh
-    hardtanh_ index index_put index_put_ index_select index_copy index_copy_ is_same_size item leaky_relu le lift_fresh
-    _local_scalar_dense log logical_and logical_not logical_or lt masked_fill max max_pool2d max_pool2d_with_indices
-    maximum mean min minimum mul mul_ native_batch_norm native_dropout native_group_norm native_layer_norm
-    _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_with_update _batch_norm_no_update
-    cudnn_batch_norm miopen_batch_norm ne neg normal_ new_empty new_empty_strided new_full new_ones new_zeros nonzero one_hot
-    ones ones_like permute pow rand rand_like randn reciprocal relu relu_ repeat reshape rms_norm round rsqrt rsub
-    scalar_tensor scatter scatter_ select select_backward set_ sigmoid sigmoid_ sign silu silu_ slice sort split
-    split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh topk transpose tril triu unbind unfold _unique2 unique_dim
-    unique_consecutive uniform_ unsqueeze upsample_bilinear2d upsample_nearest2d var var_mean view where zero_ zeros zeros_like
-    """.split()
-)
 
 
 class _NoModules:
@@ -69,12 +51,12 @@ class _Counter(FlopCounterMode):
 
     def __enter__(self) -> _Counter:
         self.flop_counts.clear()
-        self.mode = _Remembering(self)
-        self.mode.__enter__()
+        self.remembering = _Remembering(self)
+        self.remembering.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.mode.__exit__(*error)
+        self.remembering.__exit__(*error)
 
 
 class _Remembering(_FlopCounterMode):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,13 +14,15 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.models import MODELS
-from bench.profilers.latency import measure_networks
+from bench.profilers.latency import Latency, measure_networks
 from bench.profilers.madds import executed_madds
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract, parameters_of
+from bench.slicing.gate import Gate
 from bench.slicing.supernet import Supernet, View
 
 FORMS = ("view", "extracted")
+ROUNDS, WARMUP = 11, 2
 
 
 @dataclass
@@ -49,38 +54,80 @@ def chosen(net: Supernet, text: str) -> list[Choice]:
     if text == "all":
         return list(net.space.named)
     choices = []
-    for part in text.split(","):
-        if part.strip() == "largest":
+    for part in map(str.strip, text.split(",")):
+        if part == "largest":
             choices.append(net.space.largest)
-        elif part.strip().isdigit():
+        elif part.isdecimal():
             choices.append(net.space.uniform(int(part)))
         else:
             raise UserError(f"--choices takes 'all', indices and 'largest' separated by commas, not {part!r}")
-    return choices
+    return list(dict.fromkeys(choices))
+
+
+def own_size(name: str) -> int:
+    """Height and width of the images that a preset is made for: N where its name ends in microN, else 224."""
+    micro = re.search(r"micro(\d+)$", name)
+    return int(micro[1]) if micro else 224
+
+
+def check_size(net: Supernet, name: str, image_size: int) -> None:
+    """Raise `UserError` for images that a network cannot take. The network is put into evaluation mode."""
+    x = torch.zeros(1, net.input_channels, image_size, image_size)
+    _tried(lambda: net.eval()(x, net.space.smallest), _too_small_or_large(name, image_size))
+
+
+def _too_small_or_large(name: str, image_size: int) -> str:
+    return f"{name} cannot take images of {image_size} x {image_size}"
+
+
+@torch.no_grad()
+def _tried(run: Callable[[], Any], what: str) -> Any:
+    """The result of a call that fails where sizes do not fit; its failure as a `UserError` that begins with `what`."""
+    try:
+        return run()
+    except (RuntimeError, AssertionError, UserError) as error:
+        reason = "not enough memory" if "allocate" in str(error) else str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"{what}: {reason}") from error
 
 
 def profile_supernet(
-    name: str, image_size: int, choices: str, batches: Sequence[int], forms: Sequence[str], gate_options: int
+    name: str, image_size: int | None, choices: str, batches: Sequence[int], forms: Sequence[str], gate_options: int
 ) -> dict[str, Any]:
     """The profile of a family preset as JSON values.
 
     Args:
+        image_size: height and width; None for what the preset is made for.
         gate_options: outputs of each gate that is counted as stored (the released DS-MBNet has four).
+
+    Raises:
+        UserError: an unknown preset or choice, images that it cannot take, or batches that do not fit into memory.
     """
     net: Supernet = MODELS.get(name)()
-    net.eval()
-    rows = [_subnetwork(net, choice, image_size) for choice in chosen(net, choices)]
-    for size in batches:
-        _time(net, chosen(net, choices), rows, image_size, size, forms)
-    supernet = parameters_of(net)
-    gate = _gate_parameters(net, image_size, gate_options) if net.space.decisions else 0
-    stored = {"supernet": supernet, "gate_options": gate_options if gate else 0, "gate": gate, "total": supernet + gate}
+    size = image_size or own_size(name)
+    wanted = chosen(net, choices)
+    check_size(net, name, size)
+    rows = [_subnetwork(net, choice, size) for choice in wanted]
+    for batch in batches:
+        _time(net, name, wanted, rows, size, batch, forms)
     return {
         "model": name,
-        "image_size": image_size,
-        "params_stored": stored,
+        "image_size": size,
+        "params_stored": _stored(net, size, gate_options),
         "buffers_excluded": sum(buffer.numel() for buffer in net.buffers()),
         "subnetworks": [asdict(row) for row in rows],
+    }
+
+
+def _stored(net: Supernet, image_size: int, options: int) -> dict[str, int]:
+    """Parameters of the supernet and of the gates of a routed network."""
+    supernet, gates = parameters_of(net), len(net.space.decisions)
+    gate = _gate_parameters(net, image_size, options)
+    return {
+        "supernet": supernet,
+        "gates": gates,
+        "gate_options": options if gates else 0,
+        "gate": gate,
+        "total": supernet + gate,
     }
 
 
@@ -102,12 +149,13 @@ def _gate_parameters(net: Supernet, image_size: int, options: int) -> int:
     count = 0
     for index, segment in enumerate(list(net.segments)[:-1]):
         x, features = segment(x, net.space.smallest.prefix(net.space.depth_after(index)))
-        count += features.trunk.shape[1] * options
+        count += parameters_of(Gate(features.trunk.shape[1], options, net.gate_hidden))
     return count
 
 
 def _time(
     net: Supernet,
+    name: str,
     choices: Sequence[Choice],
     rows: Sequence[SubnetworkProfile],
     image_size: int,
@@ -122,9 +170,7 @@ def _time(
             plain = extract(net, choice, fold_bn=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             networks[f"{row.name}/extracted"] = plain
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.randn(batch, net.input_channels, image_size, image_size)
-    images = images.contiguous(memory_format=torch.channels_last)
-    timed = measure_networks(networks, images, rounds=11, warmup=2)
+    timed = _timed(networks, name, (batch, net.input_channels, image_size, image_size))
     for row in rows:
         row.latency += [
             {"form": form, "batch": batch, **timed[f"{row.name}/{form}"].details()}
@@ -133,17 +179,26 @@ def _time(
         ]
 
 
-def profile_timm(name: str, image_size: int, batches: Sequence[int]) -> dict[str, Any]:
-    """The profile of a timm model (random weights) as JSON values. Raises `UserError` for an unknown name."""
-    import timm
+def _timed(networks: Mapping[str, nn.Module], name: str, shape: tuple[int, ...]) -> dict[str, Latency]:
+    """Latencies on random images of a shape (B, C, H, W)."""
 
-    try:
-        network = timm.create_model(name).eval()
-    except RuntimeError as error:
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
-        raise UserError(f"timm has no model {name!r}; near: {', '.join(near) or 'none'}") from error
-    channels = int(getattr(network, "pretrained_cfg", {}).get("input_size", (3,))[0])
-    x = torch.randn(1, channels, image_size, image_size)
+    def measured() -> dict[str, Latency]:
+        images = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+        return measure_networks(networks, images, ROUNDS, WARMUP)
+
+    return _tried(measured, f"{name} cannot be timed at batch {shape[0]}")
+
+
+def profile_timm(name: str, image_size: int | None, batches: Sequence[int]) -> dict[str, Any]:
+    """The profile of a timm model (random weights) as JSON values; `image_size` None: what it was made for.
+
+    Raises:
+        UserError: an unknown name, images that it cannot take, or batches that do not fit into memory.
+    """
+    network, (channels, size, _) = _timm_network(name)
+    size = image_size or size
+    x = torch.zeros(1, channels, size, size)
+    _tried(lambda: network(x), _too_small_or_large(name, size))
     row: dict[str, Any] = {
         "name": name,
         "madds": executed_madds(network, x),
@@ -151,7 +206,19 @@ def profile_timm(name: str, image_size: int, batches: Sequence[int]) -> dict[str
         "latency": [],
     }
     for batch in batches:
-        images = torch.randn(batch, channels, image_size, image_size)
-        timed = measure_networks({name: network}, images, rounds=11, warmup=2)
+        timed = _timed({name: network}, name, (batch, channels, size, size))
         row["latency"].append({"form": "extracted", "batch": batch, **timed[name].details()})
-    return {"model": f"timm:{name}", "image_size": image_size, "subnetworks": [row]}
+    return {"model": f"timm:{name}", "image_size": size, "subnetworks": [row]}
+
+
+def _timm_network(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A timm model in evaluation mode and the (C, H, W) that it was made for. Nothing is downloaded."""
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        raise UserError(f"timm has no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old names, which still work
+        network = _tried(lambda: timm.create_model(name), f"timm cannot make {name!r}").eval()
+    return network, tuple(getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224)))

@@ -38,7 +38,8 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float, floor: float)
 def move_average(average: nn.Module, current: nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * current over parameters and statistics (METHODS 4.1, item 7)."""
     pairs = list(zip(_floating(average), _floating(current), strict=True))
-    torch._foreach_lerp_([mean for mean, _ in pairs], [value for _, value in pairs], 1 - decay)
+    means, values = [mean for mean, _ in pairs], [value for _, value in pairs]
+    torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _floating(module: nn.Module) -> list[Tensor]:
