@@ -157,4 +157,4 @@ def _stored_point(name: str, plain: nn.Module, data: Dataset, context: Context) 
     tensors, _ = checkpoint.load(context.checkpoint(name), context.run_id)
     state = {key.removeprefix("network/"): tensor for key, tensor in tensors.items()}
     network = channels_last(rebuild(plain, state)).eval()
-    return StaticPoint(name, {"extracted": network}, executed_madds(network, _example(data, context)))
+    return StaticPoint(name, network, executed_madds(network, _example(data, context)))

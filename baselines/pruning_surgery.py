@@ -92,9 +92,12 @@ def _remove_heads(coupling: Coupling, gone: set[int]) -> None:
 
 
 def _replace(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a tensor of any shape in the place of a parameter or buffer, with the device and trainability of that."""
+    """Put a copy of a tensor of any shape in the place of a parameter or buffer, as trainable and where that was.
+
+    A copy, since tensors that are read from a file lie at any address, and kernels then round differently.
+    """
     before = getattr(module, name)
-    tensor = tensor.to(before.device)
+    tensor = tensor.detach().to(before.device, copy=True)
     if isinstance(before, nn.Parameter):
         tensor = nn.Parameter(tensor, requires_grad=before.requires_grad)
     setattr(module, name, tensor)

@@ -49,5 +49,5 @@ class Uniform(Method):
             network = trainable_copy(extract(net, choice)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             train_classifier(name, network, data.train, spec.train, spec.seed, Classification(), context)
             madds = net.cost(choice, data.image_size).madds
-            points.append(StaticPoint(name, {"extracted": network}, madds))
+            points.append(StaticPoint(name, network, madds))
         return points

@@ -50,7 +50,7 @@ Plugins = Annotated[list[str] | None, typer.Option(help="a Python file that regi
 def run(
     recipe: Annotated[str, typer.Argument(help="a recipe's name, path/to/file.py:function, or a JSON file of specs")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, such as train.epochs=3")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="number of seeds, 0 to N-1 (recipes default to 3)")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="number of seeds, 0 to N-1 (default: the recipe's)")] = None,
     data: DataDirectory = None,
     results: Results = Path("results"),
     device: Device = Device.auto,
@@ -64,6 +64,8 @@ def run(
     from bench.core.store import Store
     from bench.listing import runs_table
 
+    if executor is Executor.serial and address is not None:
+        raise UserError("--address names a Ray cluster; leave it out, or use --executor ray")
     _load(plugin)
     with _working("reading the data, checking the specs"):
         specs = _specs(recipe, set_ or [], seeds, device, address)
@@ -76,11 +78,11 @@ def run(
     plugins = [*(plugin or []), *([own] if own else [])]  # workers must know what a recipe's file registers
     summary = _execute(specs, executor, results, data, address, plugins)
     typer.echo(f"phases: {summary}")
-    for job, why in summary.failed.items():
-        typer.echo(f"  {job} failed: {why}", err=True)
-    for job, why in summary.skipped.items():
-        typer.echo(f"  {job} skipped: {why}", err=True)
-    _report(results, results)
+    try:
+        _report(results, results)
+    finally:  # last, where it is seen
+        for job, why in {**summary.failed, **summary.skipped}.items():
+            print(f"slicebench: {job} {'failed' if job in summary.failed else 'was skipped'}: {why}", file=sys.stderr)
     if not summary.ok:
         raise typer.Exit(1)
 
@@ -112,8 +114,6 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _execute(specs: list[RunSpec], executor: Executor, results: Path, data: Path | None, address, plugins: list[str]):
-    if executor is Executor.serial and address is not None:
-        raise UserError("--address names a Ray cluster; leave it out, or use --executor ray")
     with _progress() as tell:
         if executor is Executor.serial:
             from bench.executors.serial import run_all
@@ -129,9 +129,12 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar for people, nothing for machines."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
     console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # only the text gives way in a narrow window
+    text = TextColumn("{task.description}", markup=False, table_column=rest)
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), text)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda message, done, total: bar.update(task, description=message, completed=done, total=total)
@@ -227,13 +230,26 @@ def _write(file: Path, text: str) -> None:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
 
-class Listed(StrEnum):
-    methods = "methods"
-    models = "models"
-    datasets = "datasets"
-    recipes = "recipes"
-    metrics = "metrics"
-    reported = "reported"
+@app.command()
+def export(
+    run_id: Annotated[str, typer.Argument(help="a trained run: the name of its folder in the results")],
+    choice: Annotated[str, typer.Option(help="an index of the ladder, largest, a point's name, or dynamic (routed)")],
+    out: Annotated[Path, typer.Option(help="the file to write; for a routed network a new directory")],
+    form: Annotated[str, typer.Option("--format", help="onnx, pt2 or safetensors")] = "onnx",
+    results: Results = Path("results"),
+    data: DataDirectory = None,
+    plugin: Plugins = None,
+) -> None:
+    """Write a sub-network or the routed network of a run to files that run elsewhere, after a comparison of both."""
+    from bench.export import export_run
+
+    _load(plugin)
+    with _progress() as tell:
+        done = export_run(run_id, choice, form, out, results, data, tell)
+    typer.echo(done.summary)
+
+
+Listed = StrEnum("Listed", "methods models datasets recipes metrics reported")
 
 
 @app.command("list")
@@ -242,7 +258,7 @@ def list_(what: Listed, plugin: Plugins = None) -> None:
     from bench.listing import listing
 
     _load(plugin)
-    typer.echo(listing(what.value))
+    typer.echo(listing(str(what)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,13 +1,17 @@
-"""DS-Net: a supernet trained by the sandwich rule, and gates that choose the width for each image (Li et al. 2021)."""
+"""DS-Net: a supernet trained by the sandwich rule, and gates that choose the width for each image (Li et al. 2021).
+
+DS-Net++ (Li et al. 2022) is the same two stages on networks that slice several dimensions, with a gate at each place
+where one stands (`bench/models`), and multi-view consistency for transformers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods import Method, build_model, reseed
+from bench.methods import Method, build_model, method_of, reseed
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.dynamic import check_routing
 from bench.slicing.gate import Gate
@@ -66,11 +70,18 @@ class DSNet(Method):
     name = "ds_net"
     kind = "dynamic"
     paper = "Li et al., CVPR 2021, arXiv 2103.13258"
-    families = ("ds_",)
+    families = ("ds_mobilenet_", "ds_resnet")
+    except_for = ("ds_mobilenet_pp_", "ds_resnet_pp_", "ds_resnet50_pp")
     Options = DSNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
-        routing_spaces(net, self.options(spec))
+        options = self.options(spec)
+        self.stage_one(options, net)
+        routing_spaces(net, options)
+
+    def stage_one(self, options: DSNetOptions, net: Supernet) -> StageOne:
+        """How the supernet of a run is trained. Raises `UserError` for options that exclude each other."""
+        return options.stage_one()
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: DSNetOptions = self.options(spec)
@@ -99,7 +110,7 @@ class DSNet(Method):
         self, net: Supernet, spec: RunSpec, options: DSNetOptions, data: Dataset, context: Context
     ) -> Supernet:
         """Stage I and recalibration, or their finished checkpoint."""
-        settings = options.stage_one()
+        settings = self.stage_one(options, net)
         net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, Classification(), context)
         path = context.checkpoint(FINAL)
         if options.recalibrate and net.space.prefix_statistics and not path.exists():
@@ -107,6 +118,43 @@ class DSNet(Method):
         checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, history)
         checkpoint.restore(path, {"supernet": net}, context.run_id)
         return net
+
+
+@dataclass(frozen=True)
+class DSNetPPOptions(DSNetOptions):
+    """As `DSNetOptions`, and
+
+    Attributes:
+        multi_view: MvCo, the teacher sees another view of each image (`StageOne`); null: what the abstract credits to
+            the family, MvCo for transformers and plain IB for CNNs (METHODS 1 and 4.2).
+    """
+
+    multi_view: bool | None = None
+
+
+class DSNetPP(DSNet):
+    """DS-Net++: filters and kernel size in CNNs; heads, MLP width and embedding in Vision Transformers.
+
+    Known are the dimensions, the technique of each family and SGS for the gates (METHODS 1 and 2). Not public, so
+    our design: the lists of choices and the places of the gates (documented with each family), the formula of MvCo
+    (`bench/training/supernet.py`), and that all gates are trained at once, each for the same SGS target.
+    """
+
+    name = "ds_net_pp"
+    paper = "Li et al., TPAMI 2023, arXiv 2109.10060"
+    families = ("ds_mobilenet_pp_", "ds_resnet_pp_", "ds_resnet50_pp", "ds_vit_")
+    except_for = ()
+    Options = DSNetPPOptions
+
+    def stage_one(self, options: DSNetPPOptions, net: Supernet) -> StageOne:  # type: ignore[override]
+        settings = options.stage_one()
+        usual = settings.averages and has_attention(net)
+        return replace(settings, multi_view=usual if options.multi_view is None else options.multi_view)
+
+
+def has_attention(net: Supernet) -> bool:
+    """Whether a network slices attention heads: the transformers do."""
+    return any(name == "heads" for stage in net.space.stages for name, _ in stage.dimensions)
 
 
 FINAL = "final"
@@ -128,7 +176,7 @@ def routing_spaces(net: Supernet, options: DSNetOptions) -> list[Routing]:
     it does not have."""
     decisions = net.space.decisions
     if not decisions:
-        raise UserError("this model has no gate, so nothing can be routed; ds_net needs one with a gate")
+        raise UserError("this model has no gate, so nothing can be routed; DS-Net needs one with a gate")
     if not options.routing:
         return [tuple(tuple(range(len(decision.options))) for decision in decisions)]
     return [check_routing(net.space, per_gate(routing, len(decisions))) for routing in options.routing]
@@ -145,15 +193,19 @@ def per_gate(routing: tuple[int | tuple[int, ...], ...], gates: int) -> Routing:
 
 
 def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
-    """The supernet and the gates of a finished DS-Net run (`context.parent`), for methods that start from it.
+    """The supernet and the gates of a finished run of DS-Net or DS-Net++ (`context.parent`), for methods that start
+    from it.
 
     Args:
         spec: the spec of that run.
     """
-    if spec.method != DSNet.name:
-        raise UserError(f"{spec.run_id} is a run of {spec.method}; gates are found in runs of {DSNet.name}")
+    method = method_of(spec.method)
+    if not isinstance(method, DSNet):
+        raise UserError(
+            f"{spec.run_id} is a run of {spec.method}; gates are found in runs of {DSNet.name} and {DSNetPP.name}"
+        )
     assert context.parent is not None
-    options: DSNetOptions = DSNet().options(spec)
+    options: DSNetOptions = method.options(spec)
     net = build_model(spec, data, context)
     folder = context.parent / "checkpoints"
     checkpoint.restore(folder / f"{FINAL}.safetensors", {"supernet": net}, spec.run_id)

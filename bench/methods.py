@@ -24,6 +24,7 @@ METHODS = Registry(
     "method",
     {
         "ds_net": "bench.dynamic_slimmable:DSNet",
+        "ds_net_pp": "bench.dynamic_slimmable:DSNetPP",
         "uniform": "baselines.uniform:Uniform",
         "us_net": "baselines.universally_slimmable:USNet",
         "pruning": "baselines.pruning:Pruning",
@@ -47,7 +48,8 @@ class Method:
     Attributes:
         kind: "dynamic" (cost depends on the image), "slimmable" (several points share weights), "static", "control".
         paper: where it comes from.
-        families: prefixes of the model presets that it can train; empty for all.
+        families: prefixes of the model presets that it can train; empty for all. `except_for`: prefixes among them
+            that it leaves to another method.
         version: raised when its results change for an equal spec.
         Options: frozen dataclass of its settings; a run's `options` must be among its fields.
         needs_parent: True where it works on the checkpoint of another run (`init_from`).
@@ -57,6 +59,7 @@ class Method:
     kind: ClassVar[Kind]
     paper: ClassVar[str] = ""
     families: ClassVar[tuple[str, ...]] = ()
+    except_for: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
     Options: ClassVar[type] = NoOptions
     needs_parent: ClassVar[bool] = False
@@ -67,6 +70,10 @@ class Method:
         Equal specs give equal points. The test split is out of reach: `data` is passed without it being opened.
         """
         raise TypeError(f"method {self.name} yields no operating points")
+
+    def serves(self, model: str) -> bool:
+        """Whether it can train a model preset."""
+        return (not self.families or model.startswith(self.families)) and not model.startswith(self.except_for)
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         """Raise `UserError` for settings that this model cannot meet (a width, choice or budget that no sub-network
@@ -91,8 +98,9 @@ def completed(spec: RunSpec) -> RunSpec:
     method = method_of(spec.method)
     if spec.model not in MODELS:
         raise unknown("model", spec.model, MODELS.names())
-    if method.families and not spec.model.startswith(method.families):
-        raise UserError(f"{method.name} serves {', '.join(method.families)}, not {spec.model}")
+    if not method.serves(spec.model):
+        known = ", ".join(name for name in MODELS.names() if method.serves(name))
+        raise UserError(f"{method.name} serves {known}, not {spec.model}")
     if method.needs_parent and spec.init_from is None:
         raise UserError(f"{method.name} works on another run's checkpoint; name it with init_from")
     options = method.options(spec)

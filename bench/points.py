@@ -22,7 +22,7 @@ from bench.slicing.dynamic import (
     gate_router,
     run_grouped,
 )
-from bench.slicing.extract import extract, parameters_of
+from bench.slicing.extract import extract, folded, parameters_of
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Supernet, View
 
@@ -75,21 +75,26 @@ class OperatingPoint:
 
 
 class StaticPoint(OperatingPoint):
-    """One network that runs alike for every image, in one or more forms.
+    """One network that runs alike for every image.
 
     Args:
-        forms: form name to module, the first of them used for predictions; "extracted" must be among them.
-        params_stored: what is kept in memory where that is more than the network (a supernet); its own parameters
-            where None.
+        network: the plain network. Its form `extracted` is served with batch norm folded into the convolutions.
+        madds: what it claims to cost for one image.
+        view: the same sub-network as a view of a supernet, if there is one; it then makes the predictions.
+        params_stored: what is kept in memory where that is more than the network (a supernet).
     """
 
     kind = "static"
 
-    def __init__(self, name: str, forms: dict[str, nn.Module], madds: int, params_stored: int | None = None) -> None:
+    def __init__(
+        self, name: str, network: nn.Module, madds: int, view: nn.Module | None = None, params_stored: int | None = None
+    ) -> None:
         self.name = name
-        self.forms = {form: module.eval() for form, module in forms.items()}
         self.claimed = madds
-        self._params_active = parameters_of(forms["extracted"])
+        self.network = network.eval()
+        served = {"extracted": folded(network).to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
+        self.forms: dict[str, nn.Module] = served if view is None else {"view": view.eval(), **served}
+        self._params_active = parameters_of(network)
         self._params_stored = self._params_active if params_stored is None else params_stored
 
     def __call__(self, x: Tensor) -> Prediction:
@@ -114,17 +119,14 @@ class StaticPoint(OperatingPoint):
 
 
 def subnetwork_point(supernet: Supernet, choice: Choice, image_size: int, name: str | None = None) -> StaticPoint:
-    """A sub-network of a supernet as a static point, in the forms `view` and `extracted` (batch norm folded)."""
-    plain = extract(supernet, choice, fold_bn=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    forms = {"view": View(supernet, choice), "extracted": plain}
-    point = StaticPoint(
+    """A sub-network of a supernet as a static point, in the forms `view` and `extracted`."""
+    return StaticPoint(
         name or supernet.space.name_of(choice),
-        forms,
+        extract(supernet, choice),
         supernet.cost(choice, image_size).madds,
+        View(supernet, choice),
         parameters_of(supernet),
     )
-    point._params_active = parameters_of(extract(supernet, choice))
-    return point
 
 
 RouterFactory = Callable[[Tensor], Router]

@@ -21,6 +21,9 @@ RECIPES = Registry(
         "quickstart": "bench.recipes:quickstart",
         "cifar10_smoke": "bench.recipes:cifar10_smoke",
         "cifar10": "bench.recipes:cifar10",
+        "digits_families": "bench.recipes_families:digits_families",
+        "cifar10_families": "bench.recipes_families:cifar10_families",
+        "ablation_mvco": "bench.recipes_families:ablation_mvco",
     },
     group="slicebench.recipes",
 )
@@ -260,7 +263,7 @@ def check(specs: Sequence[RunSpec], data_root: Path | None) -> None:
     from bench.models import MODELS
     from bench.profilers.model import check_size
 
-    datasets = {spec.data: load(spec.data, data_root) for spec in specs}
+    datasets = {data: load(data, data_root) for data in dict.fromkeys(spec.data for spec in specs)}
     by_id = {spec.run_id: spec for spec in specs}
     networks: dict[tuple[str, DataSpec], Any] = {}
     for spec in specs:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.data import load
 from bench.data.dataset import Batch, Dataset, Split
-from bench.methods import METHODS, completed
+from bench.methods import METHODS, completed, method_of
 from bench.models import MODELS
 from bench.points import RoutedPoint
 from bench.slicing.choice import Choice
@@ -29,6 +29,7 @@ TRAIN = TrainSpec(epochs=1, batch_size=64)
 # Options that save time. A method that is not named here is run with its defaults.
 SHORT = {
     "ds_net": {"gate_epochs": 1, "routing": [[0, 1, 2, 3], [1, 3]]},
+    "ds_net_pp": {"gate_epochs": 1},
     "us_net": {"widths": [0.25, 1.0]},
     "uniform": {"choices": [0, 3]},
     "pruning": {"finetune_epochs": 1, "budgets": [0.5]},
@@ -78,8 +79,7 @@ class Trained:
 
 def small_model(method: str) -> str:
     """A micro preset for 8x8 images that the method serves."""
-    families = METHODS.get(method).families or ("",)
-    return next(name for name in MODELS.names() if name.endswith("micro8") and name.startswith(families))
+    return next(name for name in MODELS.names() if name.endswith("micro8") and method_of(method).serves(name))
 
 
 def small_spec(method: str, parent: Trained | None = None, **changes) -> RunSpec:

@@ -23,7 +23,7 @@ ROWS = (
     {"training", "evaluation", "profilers"},
     {"methods"},
     {"dynamic_slimmable", "baselines"},
-    {"run", "recipes"},
+    {"run", "recipes", "export"},
     {"listing"},  # `slicebench list`
     {"cli"},
     {"__main__", "benchmarks"},

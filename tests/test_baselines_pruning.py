@@ -252,6 +252,7 @@ def test_points_are_named_small_and_reloaded_without_training(tmp_path: Path):
     assert points[1].params_stored < points[0].params_stored
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_networks(tmp_path: Path):
     """Broken off twice in the middle of a fine-tuning; gradients choose the channels."""
     spec = small_spec("pruning", options=ITERATIVE)
@@ -267,6 +268,7 @@ def test_a_killed_run_resumes_to_the_same_networks(tmp_path: Path):
     assert files == checkpoint_bytes(broken)
 
 
+@pytest.mark.slow
 def test_network_slimming_shrinks_the_scales(tmp_path: Path):
     scales = {}
     for strength in (0.0, 0.1):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.core.spec import TrainSpec
-from bench.slicing.gate import Gate, gumbel_straight_through
+from bench.slicing.gate import Gate
 from bench.slicing.supernet import Features
 from bench.training.context import Context
 from bench.training.gating import (
@@ -226,9 +226,7 @@ def test_stage_two_trains_with_settings_of_its_own(tmp_path):
     settings = StageTwo(epochs=1, lr=0.25, task_weight=0.0, madds_weight=0.0)
     spec = replace(SPEC, batch_size=128)
     context = Context(tmp_path, "run-1", CPU)
-    (gate,), _ = train_gates(
-        net, ((0, 2),), digits().train, spec, 0, settings, Classification(), 8, context, "gate0"
-    )
+    (gate,), _ = train_gates(net, ((0, 2),), digits().train, spec, 0, settings, Classification(), 8, context, "gate0")
     (batch,) = digits().train.train_batches(128, seed=0, epoch=0)
     (fresh,) = new_gates(net, ((0, 2),), 8)
     GateTrainer(net, [fresh], ((0, 2),), 8, Classification()).step(batch, settings, 0.0)

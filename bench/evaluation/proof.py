@@ -22,11 +22,12 @@ from bench.profilers.madds import ANALYTIC, EXECUTED, executed_by, fvcore_madds,
 from bench.slicing.dynamic import Prediction
 
 ALONE = 64
+REROUTED = 0.01  # share of images that another batch may route otherwise: a gate can be undecided to the last bit
 STATIC_IMAGES = 2  # a static network is counted on a batch of two: per-batch and per-image costs differ there
 
 
 class Unproven(UserError):
-    """An operating point executes other multiply-adds than it claims."""
+    """An operating point executes other multiply-adds than it claims, or claims them for a batch, not an image."""
 
 
 @torch.no_grad()
@@ -34,7 +35,8 @@ def prove(point: OperatingPoint, split: Split, device: torch.device) -> dict[str
     """Check every claim of a point and return what was checked.
 
     Raises:
-        Unproven: a count differs from its claim. Nothing may be recorded for such a point.
+        Unproven: a count differs from its claim, or a route depends on the other images of the batch. Nothing may be
+            recorded for such a point.
     """
     first = next(iter(split.batches(BATCH, device=device))).x
     routes = {tuple(row) for row in point(first).route.tolist()}
@@ -47,7 +49,9 @@ def prove(point: OperatingPoint, split: Split, device: torch.device) -> dict[str
         checked: dict[str, Any] = {"batches": 1, "groups": 1, "alone": 0}
     else:
         checked = _prove_groups(point, (batch.x for batch in split.batches(BATCH, device=device)))
-        checked["alone"] = _prove_alone(point, first)
+        alone, rerouted = _prove_alone(point, first)
+        checked |= {"alone": alone, "rerouted": checked["rerouted"] + rerouted}
+        _require_steady(point, checked["rerouted"], checked["images"] + alone)
     return checked | {
         "forms": sorted(point.executables()),
         "counters": {"analytic": ANALYTIC, "executed": EXECUTED, "fvcore": fvcore_version()},
@@ -63,11 +67,16 @@ def _compare(point: OperatingPoint, what: str, claimed: int, executed: int, imag
         )
 
 
-def _run_and_check(point: OperatingPoint, what: str, x: Tensor) -> None:
-    """Run x once, counting; what that run claims for its routes must be what it executed."""
+def _run_and_check(point: OperatingPoint, what: str, x: Tensor, before: Tensor) -> int:
+    """Run x once, counting; what that run claims for its routes must be what it executed.
+
+    Returns how many images took another route than `before` (B, G), in another batch.
+    """
     predictions: list[Prediction] = []
     executed = executed_by(lambda: predictions.append(point(x)))
-    _compare(point, what, int(point.madds(predictions[0].route).sum()), executed, len(x))
+    route = predictions[0].route
+    _compare(point, what, int(point.madds(route).sum()), executed, len(x))
+    return int((route != before).any(dim=1).sum())
 
 
 def _prove_graphs(point: OperatingPoint, routes: list[tuple[int, ...]], x: Tensor) -> dict[str, int]:
@@ -86,7 +95,7 @@ def _prove_graphs(point: OperatingPoint, routes: list[tuple[int, ...]], x: Tenso
 def _prove_groups(point: OperatingPoint, batches: Iterable[Tensor]) -> dict[str, Any]:
     """Each group of each batch by the first form; one whole batch by every other form."""
     forms: dict[str, nn.Module] = point.executables()
-    proven = {"batches": 0, "groups": 0}
+    proven = {"batches": 0, "groups": 0, "images": 0, "rerouted": 0}
     for x in batches:
         route = point(x).route
         if not proven["batches"]:
@@ -96,14 +105,25 @@ def _prove_groups(point: OperatingPoint, batches: Iterable[Tensor]) -> dict[str,
                 _compare(point, f"form {form}, a whole batch", claimed, executed_by(partial(module, x)), len(x))
         for taken in route.unique(dim=0):
             group = x[(route == taken).all(dim=1)]
-            _run_and_check(point, f"group of route {taken.tolist()}", group)
+            proven["rerouted"] += _run_and_check(point, f"group of route {taken.tolist()}", group, taken)
             proven["groups"] += 1
         proven["batches"] += 1
+        proven["images"] += len(x)
     return proven
 
 
-def _prove_alone(point: OperatingPoint, x: Tensor) -> int:
+def _prove_alone(point: OperatingPoint, x: Tensor) -> tuple[int, int]:
+    """How many images were run alone, and how many of them took another route than in their batch."""
     rows = random.Random(0).sample(range(len(x)), min(ALONE, len(x)))
-    for row in rows:
-        _run_and_check(point, "one image", x[row : row + 1])
-    return len(rows)
+    route = point(x).route
+    rerouted = sum(_run_and_check(point, "one image", x[row : row + 1], route[row]) for row in rows)
+    return len(rows), rerouted
+
+
+def _require_steady(point: OperatingPoint, rerouted: int, images: int) -> None:
+    """Cost belongs to an image only if its route does."""
+    if rerouted > REROUTED * images:
+        raise Unproven(
+            f"point {point.name} routes {rerouted} of {images} images otherwise when they come in another batch; "
+            "the route must depend on the image alone"
+        )

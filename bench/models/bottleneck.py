@@ -112,7 +112,6 @@ class Bottleneck(Unit):
         self.conv2 = ConvNorm(space, inner, here, config.kernels[-1], stride, elastic=elastic, group=group)
         self.conv3 = ConvNorm(space, inner, here, 1, factor=EXPANSION, group=group)
         self.shortcut = ConvNorm(space, inp, here, 1, stride, factor=EXPANSION, group=group) if first else None
-        nn.init.zeros_(self.conv3.norm.weight)  # a block starts as its shortcut (Goyal et al. 2017)
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         y = self.conv1(x, choice).relu_()

@@ -2,6 +2,9 @@
 
 Li et al. 2021, sec. 3.2 and its released code (METHODS 4.1); Yu & Huang 2019 for the sandwich rule and in-place
 distillation. Losses are summed over the choices of a step, each back-propagated on its own to bound memory.
+
+Multi-view consistency (MvCo) is what Li et al. 2022 train DS-ViT++ with. Its formula is not public (METHODS 4.2); ours
+is our design: bootstrapping across two augmentations of each image, the teacher's and the students'.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
 from bench.slicing.choice import Choice, ChoiceSpace
@@ -40,12 +44,24 @@ class StageOne:
         ema_warmup: let the decay grow as (1 + step) / (10 + step) until it reaches `ema`. The official code has none:
             over its 400,000 steps it would make no difference, but a run of a few hundred steps would be taught by an
             average that is mostly the initial weights.
+        multi_view: the EMA teacher sees another augmentation of the images than the sub-networks do (MvCo).
+
+    Raises:
+        UserError: `multi_view` without an EMA teacher.
     """
 
     distillation: Distillation = "bootstrap"
     random_widths: int = 2
     ema: float = 0.997
     ema_warmup: bool = True
+    multi_view: bool = False
+
+    def __post_init__(self) -> None:
+        if self.multi_view and not self.averages:
+            raise UserError(
+                f"multi_view needs a teacher of its own, and distillation {self.distillation!r} has none; "
+                "use bootstrap or ensemble_bootstrap"
+            )
 
     def decay(self, step: int) -> float:
         """EMA decay at a step (counted from 0)."""
@@ -55,10 +71,24 @@ class StageOne:
     def averages(self) -> bool:
         return self.distillation in ("bootstrap", "ensemble_bootstrap")
 
+    @property
+    def views(self) -> int:
+        """Augmentations of each image that a step needs."""
+        return 2 if self.multi_view else 1
+
 
 def sandwich(space: ChoiceSpace, random_widths: int, generator: random.Random) -> list[Choice]:
     """The choices of one step: largest, `random_widths` random ones, smallest (Yu & Huang 2019)."""
     return [space.largest, *(space.sample(generator) for _ in range(random_widths)), space.smallest]
+
+
+def views_of(batch: Batch, multi_view: bool) -> tuple[Tensor, Tensor]:
+    """What the EMA teacher sees of a batch, and what all students see, the largest with its labels included.
+
+    With `multi_view` the teacher has the first view and the students the second, so that on equal views MvCo is
+    bootstrapping. One forward of each network as there: MvCo costs the second augmentation and nothing else.
+    """
+    return batch.views[0], batch.views[1 if multi_view else 0]
 
 
 @torch.no_grad()
@@ -104,7 +134,7 @@ def supernet_step(
     generator: random.Random,
 ) -> dict[str, float]:
     """Back-propagate one step's summed losses into `net` and return them by role. Takes no optimizer step."""
-    x, space = batch.x, net.space
+    (seen_by_teacher, x), space = views_of(batch, settings.multi_view), net.space
     choices = sandwich(space, settings.random_widths, generator)
     largest = net(x, choices[0])
     loss = task.loss(largest, batch.targets, smoothing)
@@ -114,7 +144,7 @@ def supernet_step(
     if teacher is not None and settings.averages:
         ensemble = settings.distillation == "ensemble_bootstrap"
         extra = [space.sample(generator) for _ in range(settings.random_widths)] if ensemble else []
-        target, smallest_target = teacher_targets(teacher, x, extra, task)
+        target, smallest_target = teacher_targets(teacher, seen_by_teacher, extra, task)
 
     def narrower(output: Tensor, choice: Choice) -> Tensor:
         soft = smallest_target if choice == space.smallest else target
@@ -141,6 +171,6 @@ def train_supernet(
             move_average(ema, net, settings.decay(index))
 
     kept = {} if ema is None else {"ema": ema}
-    plan = Plan("supernet", {"supernet": net}, kept, step, spec, seed, after_step=average)
+    plan = Plan("supernet", {"supernet": net}, kept, step, spec, seed, settings.views, average)
     history = fit(plan, split, context)
     return (net if ema is None else ema).eval(), history

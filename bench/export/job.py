@@ -1,0 +1,164 @@
+"""One export: find what is asked for, write it under another name, run it beside the view, then give it its name."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.core.errors import UserError, unknown
+from bench.data.dataset import Dataset
+from bench.export import onnx_file, pt2_file, safetensors_file
+from bench.export.agreement import Agreement, Run, compare
+from bench.export.routed import Tell, Writer, load_routed, write_routed
+from bench.export.source import Plain, Trained, find, open_run
+from bench.points import Prediction, RoutedPoint
+from bench.slicing.extract import folded
+from bench.training.context import silent
+
+IMAGES = 200  # of the validation split, then of the calibration split: real ones, and none that final numbers are of
+
+
+class Format(NamedTuple):
+    """How a network is written to a file, and read back as a function from an input to its outputs."""
+
+    write: Writer
+    load: Callable[[Path], Callable[[Tensor], tuple[Tensor, ...]]]
+    folds: bool  # whether batch norm is folded into the convolutions
+
+
+FORMATS = {
+    "onnx": Format(onnx_file.write, onnx_file.load, True),
+    "pt2": Format(pt2_file.write, pt2_file.load, True),
+    "safetensors": Format(safetensors_file.write, safetensors_file.load, False),
+}
+
+
+class Exported(NamedTuple):
+    """What was written, and how it compares with the view."""
+
+    name: str
+    path: Path
+    bytes: int
+    agreement: Agreement
+
+    @property
+    def summary(self) -> str:
+        """Two lines for people."""
+        same = self.agreement
+        return (
+            f"{self.name} compared with its view: same top-1 on {same.same_top1} of {same.images} images, "
+            f"greatest difference of an output {same.difference:.1e}\n"
+            f"written: {self.path} ({self.bytes:,} bytes)"
+        )
+
+
+def export_run(
+    run_id: str,
+    choice: str,
+    form: str,
+    out: Path,
+    results: Path = Path("results"),
+    data_root: Path | None = None,
+    tell: Tell = silent,
+) -> Exported:
+    """Export a sub-network (one file) or the routed network (a folder) of a trained run.
+
+    Args:
+        choice: an index of the ladder, `largest`, a point's name, `dynamic`, or a choice spelled out.
+        form: "onnx", "pt2" or "safetensors".
+        out: the file, or for a routed network the directory, which must not exist yet or be empty.
+
+    Raises:
+        UserError: an unknown run, choice or format; a run that is not trained; a package of the extra `onnx` that is
+            missing; a place that cannot be written; a result that does not agree with the view. Nothing is left then.
+    """
+    if form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    if form == "onnx":
+        onnx_file.check_extra()
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out} cannot be written: there is no directory {out.parent}")
+    run = open_run(run_id, results, data_root)
+    source = find(run, choice)
+    images = _images(run.data)
+    export = _export_routed if isinstance(source, RoutedPoint) else _export_plain
+    try:
+        return export(run, source, form, out, images, tell)  # type: ignore[arg-type]
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+
+
+def _images(data: Dataset) -> Tensor:
+    """(N, C, H, W), in plain layout, as an exported network meets them."""
+    splits = (data.validation, data.calibration)
+    first = [next(iter(split.batches(IMAGES))).x for split in splits]
+    return torch.cat(first)[:IMAGES].contiguous()
+
+
+def _export_plain(run: Trained, source: Plain, form: str, out: Path, images: Tensor, tell: Tell) -> Exported:
+    if out.is_dir():
+        raise UserError(f"{out} is a directory; {source.name} is exported to one file")
+    how = FORMATS[form]
+    network = folded(source.network) if how.folds else source.network
+    network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    about = run.about() | {"choice": source.name, "base": source.base.indices}
+    with _temporary(out, f".{form}") as path:
+        tell(f"exporting {source.name}", 0, 2)
+        with _failing_as(f"{source.name} cannot be written as {form}"):
+            how.write(path, network, images[:2], ("output",), about)
+        tell("comparing with the view", 1, 2)
+        loaded = how.load(path)
+        agreement = compare(_static(loaded), source.reference, images, f"the {form} file of {source.name}")
+        os.replace(path, out)
+    return Exported(source.name, out, out.stat().st_size, agreement)
+
+
+def _static(loaded: Callable[[Tensor], tuple[Tensor, ...]]) -> Run:
+    return lambda x: Prediction(loaded(x)[0], torch.empty(len(x), 0, dtype=torch.int64))
+
+
+def _export_routed(run: Trained, point: RoutedPoint, form: str, out: Path, images: Tensor, tell: Tell) -> Exported:
+    if form == "safetensors":
+        raise UserError(f"safetensors holds one plain network; export {point.name} as onnx or pt2")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; {point.name} is exported to a new directory")
+    about = run.about() | {"choice": point.name}
+    with _temporary(out, "") as folder:
+        folder.mkdir()
+        with _failing_as(f"{point.name} cannot be written as {form}"):
+            write_routed(folder, form, FORMATS[form].write, point, images[:2], about, tell)
+        agreement = compare(load_routed(folder), point, images, f"the {form} files of {point.name}")
+        os.replace(folder, out)
+    return Exported(point.name, out, sum(file.stat().st_size for file in out.iterdir()), agreement)
+
+
+@contextmanager
+def _temporary(out: Path, suffix: str) -> Iterator[Path]:
+    """A name beside `out`, where nothing remains unless it was moved away."""
+    path = out.with_name(f".{out.name}.{secrets.token_hex(6)}.tmp{suffix}")
+    try:
+        yield path
+    finally:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _failing_as(what: str) -> Iterator[None]:
+    """What an exporter refuses, as a `UserError`: networks of plugins may hold anything."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise UserError(f"{what}: {reason}") from error

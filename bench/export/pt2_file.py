@@ -1,0 +1,51 @@
+"""A network as a `torch.export` archive: loaded by torch alone, for any batch size."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+SPEC = "slicebench.json"  # among the archive's extra files
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of the exporters, which speak of their own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def traced(network: nn.Module, example: Tensor) -> ExportedProgram:
+    """The graph of a network for any batch size; `example` must hold more than one image, or one is all it takes."""
+    with quiet(), torch.no_grad():
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
+    for module in program.graph_module.modules():
+        for node in getattr(getattr(module, "graph", None), "nodes", ()):
+            node.meta.pop("stack_trace", None)  # paths of this machine
+    return program
+
+
+def write(path: Path, network: nn.Module, example: Tensor, outputs: tuple[str, ...], about: Mapping[str, Any]) -> None:
+    with quiet(), open(path, "wb") as file:
+        torch.export.save(traced(network, example), file, extra_files={SPEC: json.dumps(about, sort_keys=True)})
+
+
+def load(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """The network as a function from an input to the tuple of its outputs."""
+    with quiet():
+        network = torch.export.load(path).module()
+
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        found = network(x)
+        return found if isinstance(found, tuple) else (found,)
+
+    return run

@@ -1,0 +1,153 @@
+"""Recipes over the families of DS-Net++: what each holds on one dataset, and what multi-view consistency adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+
+Setting = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One dynamic network and how it is trained here.
+
+    Attributes:
+        prefix: of the model presets; the size ("micro8") follows.
+        options: how many options each gate has.
+        lr: of stage I and of the networks trained alone. epochs: on digits.
+        gate_lr: of stage II.
+        narrowest: the first step of the uniform ladder that is trained alone.
+    """
+
+    method: str
+    prefix: str
+    options: int
+    lr: float
+    epochs: int
+    gate_lr: float
+    narrowest: int = 0
+
+    def routing(self) -> tuple[tuple[int, ...], ...]:
+        """Two budgets, by what the gates may choose (METHODS 5.3): every option, and the upper half."""
+        return tuple(tuple(range(first, self.options)) for first in (0, self.options // 2))
+
+    def ladder(self) -> tuple[int, ...]:
+        """Four steps of the uniform ladder, evenly from the narrowest to the largest, to train alone."""
+        first, last = self.narrowest, self.options - 1
+        return tuple(round(first + step * (last - first) / 3) for step in range(4))
+
+
+MOBILENET = Family("ds_net", "ds_mobilenet", 4, 0.15, 14, 20.0)
+MOBILENET_PP = Family("ds_net_pp", "ds_mobilenet_pp", 8, 0.15, 14, 20.0)
+RESNET_PP = Family("ds_net_pp", "ds_resnet_pp", 8, 0.1, 12, 0.05, narrowest=2)
+VIT_PP = Family("ds_net_pp", "ds_vit", 4, 0.05, 16, 0.05)
+FAMILIES = (MOBILENET, MOBILENET_PP, RESNET_PP, VIT_PP)
+"""Transformers train with a smaller learning rate. The gates of MobileNets are one matrix on the trunk that they share
+with channel attention, and need a large one; the others have a hidden layer of their own. The first two steps of
+DS-ResNet++'s ladder have a stem of four channels, and torch 2.14's CPU weight gradient of a strided 1x1 convolution
+over four channels corrupts memory; no routed network has so narrow a stem."""
+
+
+def families(
+    seeds: Sequence[int],
+    data: DataSpec,
+    train: Mapping[str, TrainSpec],
+    size: str,
+    profile: ProfileSpec,
+    gate_epochs: int,
+    ladder: slice = slice(None),
+) -> list[RunSpec]:
+    """Each family as a dynamic network, and networks of its uniform ladder trained alone.
+
+    Args:
+        train: by the prefix of a family.
+        ladder: which of the four steps to train alone.
+    """
+    specs = []
+    for seed in seeds:
+        for family in FAMILIES:
+            common: dict[str, Any] = {"data": data, "train": train[family.prefix], "profile": profile, "seed": seed}
+            model = f"{family.prefix}_{size}"
+            gate = {"routing": family.routing(), "gate_epochs": gate_epochs, "gate_lr": family.gate_lr}
+            specs.append(RunSpec(family.method, model, options=gate, **common))
+            specs.append(RunSpec("uniform", model, options={"choices": family.ladder()[ladder]}, **common))
+    return specs
+
+
+def schedules(base: TrainSpec, epochs: int | None = None) -> dict[str, TrainSpec]:
+    """The training of each family: `base` at the family's rate, for its epochs unless given, with a warm-up of two
+    epochs or a quarter of so short a training."""
+
+    def schedule(family: Family) -> TrainSpec:
+        count = epochs or family.epochs
+        return replace(base, epochs=count, lr=family.lr, warmup_epochs=min(2, count / 4))
+
+    return {family.prefix: schedule(family) for family in FAMILIES}
+
+
+def digits_families(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
+    """DS-MobileNet, DS-MobileNet++, DS-ResNet++ and DS-ViT++ on handwritten digits, each beside its uniform ladder.
+
+    One seed within 8 minutes on two cores, so without ranks; three (`--seeds 0 1 2`) take three times as long.
+    """
+    return families(
+        seeds,
+        DataSpec("digits"),
+        schedules(TrainSpec(batch_size=60)),
+        "micro8",
+        ProfileSpec(batch_sizes=(1, 64), rounds=7, warmup=2),
+        gate_epochs=3,
+    )
+
+
+def cifar10_families(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
+    """The same on a fixed subset of 2,000 CIFAR-10 images (protocol holdout), the ends of each ladder trained alone.
+
+    It shows that the families run on real photographs: four epochs on so few images teach little, and its accuracies
+    say nothing about the methods.
+    """
+    return families(
+        seeds,
+        DataSpec("cifar10", "holdout", 2_000),
+        schedules(TrainSpec(batch_size=64), epochs=4),
+        "micro32",
+        ProfileSpec(batch_sizes=(1, 64), rounds=7, warmup=2),
+        gate_epochs=1,
+        ladder=slice(0, 4, 3),
+    )
+
+
+TEACHING: tuple[Setting, ...] = (
+    {"distillation": "inplace", "multi_view": False},
+    {"distillation": "bootstrap", "multi_view": False},
+    {"distillation": "bootstrap", "multi_view": True},
+)
+"""IB off (the largest network of the same step teaches, as in US-Nets), IB, and IB across two views (MvCo)."""
+
+
+def ablation_mvco(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
+    """Who teaches the sub-networks: IB on and off, MvCo on and off, for DS-MobileNet++ and DS-ViT++ on digits.
+
+    The arms of a seed differ in the teacher and what it sees, and in nothing else but the view that MvCo's students
+    are given. MvCo without IB does not exist: it is about what the EMA teacher sees. Each arm's sub-networks are
+    evaluated without gates too (`fixed_choice`), for it is them that the arms teach differently.
+    """
+    train, specs = schedules(TrainSpec(batch_size=60)), []
+    for seed in seeds:
+        for family in (MOBILENET_PP, VIT_PP):
+            gate = {"routing": family.routing(), "gate_epochs": 2, "gate_lr": family.gate_lr}
+            common: dict[str, Any] = {
+                "model": f"{family.prefix}_micro8",
+                "data": DataSpec("digits"),
+                "train": train[family.prefix],
+                "profile": ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1),
+                "seed": seed,
+            }
+            for teaching in TEACHING:
+                dynamic = RunSpec(family.method, options={**gate, **teaching}, **common)
+                specs += [dynamic, RunSpec("fixed_choice", init_from=dynamic.run_id, **common)]
+    return specs

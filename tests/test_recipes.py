@@ -1,0 +1,227 @@
+"""From what the user names to the specs that run: recipes, settings, devices, and what is found out beforehand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import recipes
+from bench.core.errors import UserError
+from bench.core.spec import DataSpec, RunSpec, TrainSpec
+from bench.methods import completed
+from bench.recipes import RECIPES, changed, check, placed, resolve, with_overrides
+
+DS, US = "ds_mobilenet_micro8", "us_mobilenet_micro8"
+PARENT = RunSpec("ds_net", DS)
+CHILD = RunSpec("random_gate", DS, init_from=PARENT.run_id)
+
+
+def by_method(specs: list[RunSpec], seed: int = 0) -> dict[str, RunSpec]:
+    return {spec.method: spec for spec in specs if spec.seed == seed}
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+
+# What recipes hold.
+
+
+@pytest.mark.parametrize("name", RECIPES.names())
+def test_every_recipe_gives_runs_that_their_methods_accept(name):
+    recipe = RECIPES.get(name)
+    assert recipe.__doc__
+    specs = resolve(name, range(2))
+    assert {spec.seed for spec in specs} == {0, 1}
+    assert len({spec.run_id for spec in specs}) == len(specs)
+    known = {spec.run_id: spec for spec in specs}
+    for spec in specs:
+        completed(spec)
+        if spec.init_from is not None:
+            assert known[spec.init_from].seed == spec.seed  # a control on the checkpoint of its own seed
+
+
+@pytest.mark.parametrize("name", ["quickstart", "cifar10_smoke", "cifar10"])
+def test_the_first_table_compares_all_first_methods(name):
+    methods = ["ds_net", "random_gate", "fixed_choice", "us_net", "uniform", "pruning"]
+    assert sorted(spec.method for spec in resolve(name, range(1))) == sorted(methods)
+    assert {spec.seed for spec in resolve(name, None)} == {0, 1, 2}  # fewer seeds get no rank
+
+
+def test_all_methods_of_a_comparison_train_alike():
+    specs = resolve("quickstart", range(1))
+    assert len({(spec.data, spec.train, spec.profile, spec.threads) for spec in specs}) == 1
+
+
+# Changes that keep families together.
+
+
+@pytest.mark.parametrize("order", [[PARENT, CHILD], [CHILD, PARENT]])
+def test_children_follow_their_parents_new_names(order):
+    specs = changed(order, lambda spec: replace(spec, train=TrainSpec(epochs=1)))
+    assert [spec.method for spec in specs] == [spec.method for spec in order]
+    parent, child = (by_method(specs)[name] for name in ("ds_net", "random_gate"))
+    assert parent.run_id != PARENT.run_id
+    assert child.init_from == parent.run_id
+
+
+def test_a_parent_that_is_not_among_the_specs_keeps_its_name():
+    (child,) = changed([CHILD], lambda spec: replace(spec, seed=1))
+    assert child.init_from == PARENT.run_id
+
+
+def test_what_becomes_equal_counts_once():
+    specs = [replace(PARENT, seed=seed) for seed in (0, 1, 2)]
+    assert [spec.seed for spec in changed(specs, lambda spec: replace(spec, seed=5))] == [5]
+
+
+def test_a_common_setting_reaches_every_run():
+    specs = with_overrides(resolve("quickstart", range(2)), {"epochs": "1", "train.batch_size": "30"})
+    assert len(specs) == 12
+    assert {(spec.train.epochs, spec.train.batch_size) for spec in specs} == {(1, 30)}
+
+
+def test_an_option_reaches_only_the_methods_that_have_it():
+    before = by_method(resolve("quickstart", range(1)))
+    after = by_method(with_overrides(list(before.values()), {"random_widths": "1", "options.finetune_epochs": "3"}))
+    assert after["ds_net"].options["random_widths"] == after["us_net"].options["random_widths"] == 1
+    assert after["pruning"].options["finetune_epochs"] == 3
+    assert after["uniform"] == before["uniform"]
+    for control in ("random_gate", "fixed_choice"):
+        assert after[control].options == {}
+        assert after[control].init_from == after["ds_net"].run_id != before["ds_net"].run_id
+
+
+def test_a_setting_that_no_run_has_is_named_with_the_nearest_of_all_methods():
+    with pytest.raises(UserError, match=r"unknown key 'budget'; did you mean 'budgets'\?"):
+        with_overrides(resolve("quickstart", range(1)), {"budget": "[0.5]"})
+    with pytest.raises(
+        UserError, match=r"unknown key in options 'epochs'; did you mean 'gate_epochs'\?|finetune_epochs"
+    ):
+        with_overrides(resolve("quickstart", range(1)), {"options.epochs": "1"})
+
+
+# Names, files and functions.
+
+
+def test_a_json_file_of_specs(tmp_path):
+    file = tmp_path / "specs.json"
+    file.write_text(json.dumps([CHILD.to_json(), PARENT.to_json()]))
+    assert resolve(str(file), None) == [CHILD, PARENT]
+    with pytest.raises(UserError, match="names its own seeds; leave --seeds out"):
+        resolve(str(file), range(2))
+
+
+def test_a_function_in_a_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from bench.core.spec import RunSpec\n"
+        f"def table(seeds=(0, 1)):\n    return [RunSpec('uniform', '{DS}', seed=seed) for seed in seeds]\n"
+        f"def one():\n    return (RunSpec('uniform', '{DS}'),)\n"
+        "def needy(seeds):\n    return table(seeds)\n"
+    )
+    assert [spec.seed for spec in resolve(f"{file}:table", None)] == [0, 1]
+    assert [spec.seed for spec in resolve(f"{file}:table", range(3))] == [0, 1, 2]
+    assert len(resolve(f"{file}:one", None)) == 1
+    assert recipes.file_of(f"{file}:table") == str(file)
+    assert recipes.file_of("quickstart") is recipes.file_of("specs.json") is None
+    for call, sentence in {
+        (f"{file}:one", 2): "takes no seeds; leave --seeds out",
+        (f"{file}:needy", None): "needs seeds; add --seeds N",
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            resolve(call[0], None if call[1] is None else range(call[1]))
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("table = 3", "has no function 'table'"),
+        ("def table(: pass", "failed: SyntaxError"),
+        ("def table(): 1 / 0", "failed: ZeroDivisionError: division by zero"),
+        ("def table(): return None", "must return a list of RunSpec, not NoneType None"),
+        ("def table(): return [1]", r"must return a list of RunSpec, not list \[1\]"),
+        ("def table(): return []", "holds no spec"),
+        (
+            "from bench.core.spec import TrainSpec\ndef table(): return TrainSpec(epochs=-1)",
+            "train.epochs must be an integer, at least 0, not -1",
+        ),
+    ],
+)
+def test_a_function_that_gives_no_specs(tmp_path, source, sentence):
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(UserError, match=sentence):
+        resolve(f"{tmp_path / 'mine.py'}:table", None)
+
+
+# Devices.
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(("device", "named"), [("cuda", "cpu"), ("auto", "cuda"), (None, "cuda")])
+def test_a_gpu_that_is_not_there(device, named):
+    spec = replace(PARENT, device=named)
+    with pytest.raises(UserError, match="torch sees none here; use --device cpu"):
+        placed([spec], device)
+    assert placed([spec], device, local=False)[0].device == "cuda"  # the cluster answers for itself
+    assert placed([spec], "cpu")[0].device == "cpu"
+    assert placed([PARENT], "auto") == placed([PARENT], "cpu") == placed([PARENT], None) == [PARENT]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_that_is_there():
+    parent, child = placed([PARENT, CHILD], "auto")
+    assert parent.device == child.device == "cuda"
+    assert child.init_from == parent.run_id != PARENT.run_id
+    assert [spec.device for spec in placed([PARENT], "cpu") + placed([PARENT], None)] == ["cpu", "cpu"]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_options_at_their_default_are_dropped_and_children_follow():
+    parent = RunSpec("ds_net", DS, options={"random_widths": 2})
+    parent, child = placed([parent, replace(CHILD, init_from=parent.run_id)], "auto")
+    assert (parent, child) == (PARENT, CHILD)
+
+
+# What would fail anyway.
+
+
+def test_a_comparison_that_can_run():
+    check(resolve("quickstart", range(1)), None)
+
+
+def test_data_are_read_once_whatever_the_number_of_runs(monkeypatch):
+    from bench import data
+
+    read, load = [], data.load
+    monkeypatch.setattr(data, "load", lambda *given: read.append(given) or load(*given))
+    check(resolve("quickstart", range(3)), None)
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        (replace(PARENT, train=TrainSpec(batch_size=1000)), "batch size 1000 is larger than the 900 images"),
+        (replace(PARENT, options={"routing": ((0, 7),)}), f"ds_net on {DS}: cannot route to choice 7"),
+        (RunSpec("uniform", "ds_vit_micro32"), "ds_vit_micro32 cannot take images of 8 x 8"),
+        (RunSpec("us_net", US, options={"widths": (0.33,)}), f"us_net on {US}: no sub-network has width 0.33"),
+        (replace(PARENT, data=DataSpec("cifar10")), "cifar10 needs a data directory"),
+    ],
+)
+def test_a_run_that_would_fail(spec, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check([spec], None)
+
+
+@pytest.mark.parametrize("change", [{"model": "ds_mobilenet_micro32"}, {"data": DataSpec(train_images=100)}])
+def test_a_control_on_a_run_of_something_else(change):
+    with pytest.raises(UserError, match="which has another model or other data"):
+        check([PARENT, replace(CHILD, **change)], Path("unused"))
