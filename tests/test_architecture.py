@@ -23,7 +23,7 @@ ROWS = (
     {"training", "evaluation", "profilers"},
     {"methods"},
     {"dynamic_slimmable", "baselines"},
-    {"run", "recipes", "export"},
+    {"run", "recipes", "recipes_families", "export"},
     {"listing"},  # `slicebench list`
     {"cli"},
     {"__main__", "benchmarks"},

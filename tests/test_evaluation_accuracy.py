@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from small_data import InOrder
+from small_runs import CPU, FirstImages, changed, digits, routed_point, state_of
 
 from bench.evaluation.accuracy import BATCH, evaluate
 from bench.points import OperatingPoint, Prediction
 from bench.training.tasks import Classification
-from tests.small_data import InOrder
-from tests.small_runs import CPU, FirstImages, changed, digits, routed_point, state_of
 
 
 class Told(OperatingPoint):

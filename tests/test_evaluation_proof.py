@@ -3,14 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
-from bench.core.errors import UserError
-from bench.evaluation.proof import ALONE, Unproven, prove
-from bench.points import OperatingPoint, Prediction, RoutedPoint, StaticPoint, subnetwork_point
-from bench.slicing.dynamic import gate_router, run_masked
-from bench.slicing.supernet import View
-from tests.small_runs import (
+from small_runs import (
     CPU,
     FirstImages,
     changed,
@@ -21,6 +14,13 @@ from tests.small_runs import (
     spread_gates,
     state_of,
 )
+from torch import nn
+
+from bench.core.errors import UserError
+from bench.evaluation.proof import ALONE, Unproven, prove
+from bench.points import OperatingPoint, Prediction, RoutedPoint, StaticPoint, subnetwork_point
+from bench.slicing.dynamic import gate_router, run_masked
+from bench.slicing.supernet import View
 
 IMAGES = 24
 

@@ -340,3 +340,13 @@ def test_a_foreign_file_is_not_a_network(tmp_path):
     (tmp_path / "net.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="not a network exported by slicebench"):
         load_plain(tmp_path / "net.safetensors")
+
+
+def test_a_network_that_an_exporter_refuses_is_one_sentence(runs, results, tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("operator nonsense is unknown.\nmany lines follow")
+
+    monkeypatch.setitem(FORMATS, "pt2", FORMATS["pt2"]._replace(write=fails))
+    with pytest.raises(UserError, match=r"^uniform0 cannot be exported as pt2: operator nonsense is unknown$"):
+        export_run(runs["ds_net"], "0", "pt2", tmp_path / "net.pt2", results)
+    assert list(tmp_path.iterdir()) == []

@@ -6,14 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-
-from bench.core.errors import UserError
-from bench.core.spec import RunSpec, parse_spec
-from bench.evaluation.proof import prove
-from bench.methods import METHODS, completed, method_of
-from bench.models import MODELS
-from bench.points import RoutedPoint
-from tests.small_runs import (
+from small_runs import (
     CPU,
     SHORT,
     FirstImages,
@@ -28,6 +21,13 @@ from tests.small_runs import (
     small_spec,
     state_of,
 )
+
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec, parse_spec
+from bench.evaluation.proof import prove
+from bench.methods import METHODS, completed, method_of
+from bench.models import MODELS
+from bench.points import RoutedPoint
 
 NAMES = METHODS.names()
 OPTIONS = [(name, field.name) for name in NAMES for field in dataclasses.fields(METHODS.get(name).Options)]

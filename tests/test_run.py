@@ -25,9 +25,9 @@ TEST_IMAGES = 597
 SMALL = {
     "data": DataSpec(train_images=120),
     "train": TrainSpec(epochs=1, batch_size=60),
-    "profile": ProfileSpec(batch_sizes=(1, 700), rounds=6, warmup=0),
+    "profile": ProfileSpec(batch_sizes=(1, 600), rounds=2, warmup=0),
 }
-UNIFORM = completed(RunSpec("uniform", "ds_mobilenet_micro8", options={"choices": (0, 3)}, **SMALL))
+UNIFORM = completed(RunSpec("uniform", "ds_mobilenet_micro8", options={"choices": (0,)}, **SMALL))
 DS_NET = completed(RunSpec("ds_net", "ds_mobilenet_micro8", options={"gate_epochs": 1}, **SMALL))
 FIXED = completed(RunSpec("fixed_choice", "ds_mobilenet_micro8", init_from=DS_NET.run_id, **SMALL))
 
@@ -123,12 +123,12 @@ def test_every_form_is_timed_at_every_batch_size(store):
             (point, form, batch, metric)
             for point in points
             for form in forms
-            for batch in (1, 700)
+            for batch in (1, 600)
             for metric in ("latency_ms", "images_per_s")
         }
         for record in records:
             assert record.unit == METRICS[record.metric][0]
-            assert record.n == 6
+            assert record.n == 2
             assert record.value > 0
             assert record.details["ratio_to_full"]["median"] > 0
             assert record.details["device"] == "cpu"
@@ -237,7 +237,7 @@ def test_another_spec_in_the_folder_of_a_run_is_an_error(tmp_path):
     store = Store(tmp_path)
     folder = store.open_run(UNIFORM)
     Path(folder / "spec.json").write_text(json.dumps(DS_NET.to_json()))
-    with pytest.raises(UserError, match="spec.json is damaged: it describes"):
+    with pytest.raises(UserError, match=r"spec\.json is damaged: it describes"):
         run_phase(UNIFORM, "train", tmp_path, None)
 
 

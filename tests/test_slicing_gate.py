@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small_runs import digits, routed_point, small_net
 
 from bench.core.errors import UserError
 from bench.profilers.madds import executed_madds
 from bench.slicing.dynamic import check_routing, gate_router
 from bench.slicing.gate import Gate, decide, gumbel_straight_through
 from bench.slicing.supernet import Features
-from tests.small_runs import digits, routed_point, small_net
 
 
 def features(rows=6, width=5):

@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from small_data import InOrder
+from small_runs import CPU, changed, digits, small_net, state_of
 from torch import nn
 
 from bench.data.dataset import Batch
 from bench.slicing.extract import extract
 from bench.slicing.layers import Moments, PrefixBatchNorm2d
 from bench.training.calibrate import calibrate
-from tests.small_data import InOrder
-from tests.small_runs import CPU, changed, digits, small_net, state_of
 
 
 def shifted_images(count=50, size=8):

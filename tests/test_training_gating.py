@@ -6,6 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from small_runs import (
+    CPU,
+    Interrupted,
+    changed,
+    checkpoint_bytes,
+    digits,
+    full_routing,
+    interrupt_after,
+    routed_point,
+    small_net,
+    state_of,
+)
 from torch import nn
 
 from bench.core.spec import TrainSpec
@@ -26,18 +38,6 @@ from bench.training.gating import (
 )
 from bench.training.optim import sgd
 from bench.training.tasks import Classification
-from tests.small_runs import (
-    CPU,
-    Interrupted,
-    changed,
-    checkpoint_bytes,
-    digits,
-    full_routing,
-    interrupt_after,
-    routed_point,
-    small_net,
-    state_of,
-)
 
 ONE_GATE, MANY_GATES = "ds_mobilenet_micro8", "ds_vit_micro8"
 

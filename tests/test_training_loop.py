@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, state_of
 from torch import nn
 
 from bench.core.errors import UserError
@@ -14,7 +15,6 @@ from bench.training.context import Context
 from bench.training.loop import Plan, fit, stable_seed, train_classifier
 from bench.training.optim import learning_rate, move_average, parameter_groups, sgd
 from bench.training.tasks import Classification
-from tests.small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, state_of
 
 SPEC = TrainSpec(epochs=2, batch_size=32, warmup_epochs=0.5)
 STEPS = 8  # 128 images, so 4 steps an epoch

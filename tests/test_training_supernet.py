@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, small_net, state_of
 from torch import nn
 
 from bench.core.spec import TrainSpec
@@ -15,18 +16,15 @@ from bench.training.loop import stable_seed
 from bench.training.optim import learning_rate
 from bench.training.supernet import StageOne, sandwich, supernet_step, teacher_targets, train_supernet
 from bench.training.tasks import Classification
-from tests.small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, small_net, state_of
 
 # One gate; no gate; several gates, where random choices are drawn at every gate.
 FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_vit_micro8"]
 DISTILLATION = ["none", "inplace", "bootstrap", "ensemble_bootstrap"]
-SETTINGS = [StageOne(mode) for mode in DISTILLATION]
-SETTINGS += [StageOne(mode, multi_view=True) for mode in ("bootstrap", "ensemble_bootstrap")]
 SMOOTHING = 0.1
 
 
 def batch_of(count=8, dtype=torch.float32):
-    batch = next(digits().train.train_batches(count, seed=0, epoch=0, views=2))
+    batch = next(digits().train.batches(count))
     return batch._replace(views=tuple(view.to(dtype) for view in batch.views))
 
 
@@ -61,34 +59,29 @@ def labels_of(targets, classes):
 def reference_gradients(net, teacher, batch, settings, generator):
     """Every loss of the step from the image on, added up, back-propagated once."""
     space, labels = net.space, labels_of(batch.targets, 10)
-    taught = batch.views[0]
-    x = batch.views[1] if settings.multi_view else taught
     choices = sandwich(space, settings.random_widths, generator)
-    largest = net(x, space.largest)
+    largest = net(batch.x, space.largest)
     target = smallest_target = labels
     if settings.distillation == "inplace":
         target = smallest_target = largest.softmax(1).detach()
     if settings.averages:
         with torch.no_grad():
-            target = smallest_target = teacher(taught, space.largest).softmax(1)
+            target = smallest_target = teacher(batch.x, space.largest).softmax(1)
             if settings.distillation == "ensemble_bootstrap":
                 drawn = [space.sample(generator) for _ in range(settings.random_widths)]
-                outputs = [teacher(taught, choice).softmax(1) for choice in drawn]
+                outputs = [teacher(batch.x, choice).softmax(1) for choice in drawn]
                 smallest_target = sum(outputs, start=target) / (1 + len(drawn))
     total = cross_entropy(largest, labels)
     for choice in choices[1:]:
         soft = smallest_target if choice == space.smallest else target
-        total = total + cross_entropy(net(x, choice), soft)
+        total = total + cross_entropy(net(batch.x, choice), soft)
     return torch.autograd.grad(total, list(net.parameters()))
 
 
-def id_of(settings):
-    return settings.distillation + ("-two views" if settings.multi_view else "")
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids=id_of)
+@pytest.mark.parametrize("distillation", DISTILLATION)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_gradient_is_that_of_the_sum_of_all_losses(name, settings):
+def test_the_gradient_is_that_of_the_sum_of_all_losses(name, distillation):
+    settings = StageOne(distillation)
     net, teacher = small_net(name).double(), small_net(name, seed=1).double().eval()
     batch = batch_of(dtype=torch.float64)
     expected = reference_gradients(net, teacher, batch, settings, random.Random(3))
@@ -103,9 +96,9 @@ def test_the_gradient_is_that_of_the_sum_of_all_losses(name, settings):
 
 def test_the_modes_differ():
     batch, gradients = batch_of(dtype=torch.float64), []
-    for settings in SETTINGS:
+    for distillation in DISTILLATION:
         net, teacher = small_net().double(), small_net(seed=1).double().eval()
-        supernet_step(net, teacher, batch, settings, Classification(), SMOOTHING, random.Random(3))
+        supernet_step(net, teacher, batch, StageOne(distillation), Classification(), SMOOTHING, random.Random(3))
         gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
     for index, one in enumerate(gradients):
         assert all((one - other).norm() > 1e-5 * one.norm() for other in gradients[:index])

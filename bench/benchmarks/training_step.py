@@ -1,6 +1,6 @@
 """One step of stage I (sandwich rule, in-place bootstrapping), against its plainest correct version.
 
-The same mathematics on the same network: DS-MobileNet at 128 x 128, batch 32. The plain version keeps the default (NCHW)
+The same mathematics on the same network: DS-MobileNet at 128 x 128, batch 32. The plain version keeps the default NCHW
 layout, runs every choice from the image on, steps its optimizer and averages its EMA network parameter by parameter,
 and leaves the allocator as it is.
 

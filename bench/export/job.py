@@ -112,10 +112,10 @@ def _export_plain(run: Trained, source: Plain, form: str, out: Path, images: Ten
     about = run.about() | {"choice": source.name, "base": source.base.indices}
     with _temporary(out, f".{form}") as path:
         tell(f"exporting {source.name}", 0, 2)
-        with _failing_as(f"{source.name} cannot be written as {form}"):
+        with _failing_as(f"{source.name} cannot be exported as {form}"):
             how.write(path, network, images[:2], ("output",), about)
+            loaded = how.load(path)
         tell("comparing with the view", 1, 2)
-        loaded = how.load(path)
         agreement = compare(_static(loaded), source.reference, images, f"the {form} file of {source.name}")
         os.replace(path, out)
     return Exported(source.name, out, out.stat().st_size, agreement)
@@ -133,9 +133,10 @@ def _export_routed(run: Trained, point: RoutedPoint, form: str, out: Path, image
     about = run.about() | {"choice": point.name}
     with _temporary(out, "") as folder:
         folder.mkdir()
-        with _failing_as(f"{point.name} cannot be written as {form}"):
+        with _failing_as(f"{point.name} cannot be exported as {form}"):
             write_routed(folder, form, FORMATS[form].write, point, images[:2], about, tell)
-        agreement = compare(load_routed(folder), point, images, f"the {form} files of {point.name}")
+            loaded = load_routed(folder)
+        agreement = compare(loaded, point, images, f"the {form} files of {point.name}")
         os.replace(folder, out)
     return Exported(point.name, out, sum(file.stat().st_size for file in out.iterdir()), agreement)
 

@@ -165,7 +165,7 @@ def _of_point(run: Trained, point: OperatingPoint) -> Plain | RoutedPoint:
     if isinstance(view, View):
         return _of_view(point.name, view)
     base = _named(run.space, point.name) or run.space.uniform_choices[-1]
-    return Plain(point.name, point.executables()["extracted"].eval(), point, base)
+    return Plain(point.name, point.network.eval(), point, base)
 
 
 def _of_view(name: str, view: View) -> Plain:
