@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -80,11 +79,17 @@ def run(
     typer.echo(f"phases: {summary}")
     try:
         _report(results, results)
-    finally:  # last, where it is seen
-        for job, why in {**summary.failed, **summary.skipped}.items():
-            print(f"slicebench: {job} {'failed' if job in summary.failed else 'was skipped'}: {why}", file=sys.stderr)
+    finally:
+        _tell_failures(summary, results)  # last, where it is seen
     if not summary.ok:
         raise typer.Exit(1)
+
+
+def _tell_failures(summary: Any, results: Path) -> None:
+    for job, why in {**summary.failed, **summary.skipped}.items():
+        print(f"slicebench: {job} {'failed' if job in summary.failed else 'was skipped'}: {why}", file=sys.stderr)
+    if summary.failed:
+        print(f"slicebench: tracebacks are in {results}/runs/*/error.json", file=sys.stderr)
 
 
 def _load(plugins: list[str] | None) -> None:
@@ -192,6 +197,7 @@ def profile(
     sizes = [_positive(part, "--batch") for part in batch.split(",") if part]
     if json_file is not None:
         _check_writable(json_file)
+    from bench.core.files import write_json
     from bench.listing import profile_table
     from bench.profilers.model import FORMS, profile_supernet, profile_timm
 
@@ -207,7 +213,7 @@ def profile(
         else:
             found = profile_supernet(model, image_size, choices, sizes, forms, gate_options)
     if json_file is not None:
-        _write(json_file, json.dumps(found, indent=2) + "\n")
+        write_json(json_file, found)
     typer.echo(profile_table(found))
 
 
@@ -221,13 +227,6 @@ def _check_writable(file: Path) -> None:
     """Raise `UserError` before the work is done for a file that could not be written after it."""
     if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
         raise UserError(f"{file} cannot be written: {'it is a directory' if file.is_dir() else 'no such directory'}")
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
 
 @app.command()

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ("run", "report", "profile", "list")
+COMMANDS = ("run", "report", "profile", "export", "list")
 
 
 def blocks(language: str) -> list[str]:

