@@ -85,7 +85,7 @@ def cifar10_smoke(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     return comparison(
         seeds,
         DataSpec("cifar10", "holdout", 10_000),
-        TrainSpec(epochs=4, batch_size=64, lr=0.1, warmup_epochs=0.5),
+        TrainSpec(epochs=3, batch_size=64, lr=0.1, warmup_epochs=0.5),
         "micro32",
         ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
         {"routing": BUDGETS, "gate_epochs": 1, "gate_lr": 20.0},
