@@ -20,7 +20,6 @@ class Family:
         options: how many options each gate has.
         lr: of stage I and of the networks trained alone. epochs: on digits.
         gate_lr: of stage II.
-        narrowest: the first step of the uniform ladder that is trained alone.
     """
 
     method: str
@@ -29,7 +28,6 @@ class Family:
     lr: float
     epochs: int
     gate_lr: float
-    narrowest: int = 0
 
     def routing(self) -> tuple[tuple[int, ...], ...]:
         """Two budgets, by what the gates may choose (METHODS 5.3): every option, and the upper half."""
@@ -37,19 +35,16 @@ class Family:
 
     def ladder(self) -> tuple[int, ...]:
         """Four steps of the uniform ladder, evenly from the narrowest to the largest, to train alone."""
-        first, last = self.narrowest, self.options - 1
-        return tuple(round(first + step * (last - first) / 3) for step in range(4))
+        return tuple(round(step * (self.options - 1) / 3) for step in range(4))
 
 
 MOBILENET = Family("ds_net", "ds_mobilenet", 4, 0.15, 14, 20.0)
 MOBILENET_PP = Family("ds_net_pp", "ds_mobilenet_pp", 8, 0.15, 14, 20.0)
-RESNET_PP = Family("ds_net_pp", "ds_resnet_pp", 8, 0.1, 12, 0.05, narrowest=2)
+RESNET_PP = Family("ds_net_pp", "ds_resnet_pp", 8, 0.1, 12, 0.05)
 VIT_PP = Family("ds_net_pp", "ds_vit", 4, 0.05, 16, 0.05)
 FAMILIES = (MOBILENET, MOBILENET_PP, RESNET_PP, VIT_PP)
 """Transformers train with a smaller learning rate. The gates of MobileNets are one matrix on the trunk that they share
-with channel attention, and need a large one; the others have a hidden layer of their own. The first two steps of
-DS-ResNet++'s ladder have a stem of four channels, and torch 2.14's CPU weight gradient of a strided 1x1 convolution
-over four channels corrupts memory; no routed network has so narrow a stem."""
+with channel attention, and need a large one; the others have a hidden layer of their own."""
 
 
 def families(

@@ -124,7 +124,7 @@ def test_kernels_of_one_width_keep_statistics_of_their_own():
     small, large = net.space.uniform(2), net.space.uniform(3)
     assert net.space.width(small, 3) == net.space.width(large, 3)
     assert net.space.width(small, 3, "kernel") < net.space.width(large, 3, "kernel")
-    norm = [m for m in net.segments[1].modules() if isinstance(m, Depthwise)][0].norm
+    norm = next(m for m in net.segments[1].modules() if isinstance(m, Depthwise)).norm
     assert norm.statistics(small.key(4))[0] is not norm.statistics(large.key(4))[0]
     x = torch.randn(2, 1, 8, 8)
     assert not torch.allclose(net(x, small), net(x, large))

@@ -1,4 +1,4 @@
-"""Several gates: images regroup at each one, all ways to run agree, gradients reach every gate, controls take routes."""
+"""Several gates: images regroup at each, all ways to run agree, gradients reach every gate, controls take routes."""
 
 import itertools
 

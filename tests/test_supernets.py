@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from small_data import InOrder
 
 from bench.models import MODELS
 from bench.profilers.madds import executed_madds, fvcore_madds
@@ -18,7 +19,6 @@ from bench.slicing.dynamic import (
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.supernet import View
 from bench.training.calibrate import calibrate
-from small_data import InOrder
 
 MICRO = [name for name in MODELS.names() if "micro" in name]
 SIZES = {"micro8": 8, "micro32": 32, "micro64": 64}

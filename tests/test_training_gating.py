@@ -30,7 +30,6 @@ from bench.training.gating import (
     expected_madds,
     largest_madds,
     madds_penalty,
-    new_gates,
     route_costs,
     sgs_loss,
     sgs_targets,
