@@ -76,11 +76,11 @@ def quickstart(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     )
 
 
-def cifar10_smoke(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
+def cifar10_smoke(seeds: Sequence[int] = (0, 1)) -> list[RunSpec]:
     """The first table on a fixed subset of 10,000 CIFAR-10 images (protocol holdout): under 20 minutes on two cores.
 
     It shows that everything works on real photographs; its accuracies are far from what the methods reach when trained
-    for long on all images.
+    for long on all images. Two seeds keep it within its time; ranks need `--seeds 3`.
     """
     return comparison(
         seeds,

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_runs import CPU, FirstImages, Trained, checkpoint_bytes, context_of, digits, small_spec
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
@@ -9,7 +10,6 @@ from bench.dynamic_slimmable import DSNet, DSNetPP, DSNetPPOptions
 from bench.evaluation.proof import prove
 from bench.methods import completed, method_of
 from bench.models import MODELS
-from tests.small_runs import CPU, FirstImages, Trained, checkpoint_bytes, context_of, digits, small_spec
 
 FAMILIES = {
     "ds_mobilenet_pp_micro8": [[0, 3, 7], [2, 5]],

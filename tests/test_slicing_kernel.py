@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from small_runs import small_net
 
 from bench.core.errors import UserError
 from bench.models.mobilenet import ds_mobilenet_pp_micro32, ds_mobilenet_pp_v1, ds_mobilenet_v1
@@ -14,7 +15,6 @@ from bench.slicing.group_norm import SlicedGroupNorm
 from bench.slicing.layers import SlicedConv2d
 from bench.slicing.ops import SoftWidth
 from bench.slicing.supernet import View
-from tests.small_runs import small_net
 
 KINDS = [(False, 1), (False, 2), (True, 1), (True, 2)]
 

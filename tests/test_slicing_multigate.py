@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from small_runs import digits, full_routing, routed_point, small_net
 
 from baselines.controls import RandomlyRouted, level_routes
 from bench.core.errors import UserError
@@ -25,7 +26,6 @@ from bench.slicing.dynamic import (
 from bench.slicing.layers import SoftChoice
 from bench.training.gating import GateTrainer, StageTwo, new_gates
 from bench.training.tasks import Classification
-from tests.small_runs import digits, full_routing, routed_point, small_net
 
 SEVERAL, PAIRS, SINGLE = "ds_resnet_micro8", "ds_resnet_pp_micro8", "ds_resnet_bn_micro8"
 
@@ -109,7 +109,7 @@ def test_masked_execution_agrees_and_saves_nothing():
 @torch.no_grad()
 def test_a_point_claims_what_it_executes_and_routes_by_the_image_alone(name):
     point = routed_point(name)
-    x = next(digits().validation.batches(40)).x
+    x = next(digits().validation.batches(24)).x
     prediction = point(x)
     assert len(prediction.route.unique(dim=0)) > 3
     assert executed_madds(point, x) == point.madds(prediction.route).sum()

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, small_net, state_of
 
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
@@ -11,7 +12,6 @@ from bench.data.dataset import Batch
 from bench.training.context import Context
 from bench.training.supernet import StageOne, supernet_step, train_supernet, views_of
 from bench.training.tasks import Classification
-from tests.small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, small_net, state_of
 
 MODELS = ["ds_mobilenet_pp_micro8", "ds_vit_micro8"]
 MVCO = StageOne(multi_view=True)
