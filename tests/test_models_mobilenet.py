@@ -9,7 +9,15 @@ from bench.core.errors import UserError
 from bench.models.mobilenet import ds_mobilenet_v1, us_mobilenet_v1
 from bench.profilers.model import profile_supernet
 from bench.slicing.choice import Choice
-from bench.slicing.extract import parameters_of
+from bench.slicing.dynamic import (
+    ExtractedSegments,
+    ViewSegments,
+    fixed_router,
+    run_grouped,
+    run_masked,
+    run_one_by_one,
+)
+from bench.slicing.extract import extract, parameters_of
 
 README_CONVENTION = [  # METHODS 3.1, exact column
     132_890_144, 152_917_184, 175_151_968, 199_594_496, 226_244_768, 255_102_784, 286_168_544,
@@ -83,3 +91,24 @@ def test_equal_depth_sharing_choices_agree_up_to_the_gate(net):
     first, _ = net.segments[0](x, net.space.uniform(0))
     second, _ = net.segments[0](x, net.space.uniform(13))
     assert torch.equal(first, second)
+
+
+@torch.no_grad()
+def test_every_subnetwork_of_the_full_preset_runs_alike_in_all_ways(net):
+    """View, extracted, masked, grouped and one by one, for each of the 14 routable choices; view and copy of largest."""
+    space, count = net.space, len(net.space.uniform_choices)
+    x = torch.randn(count, 3, 64, 64)
+    route = torch.arange(count)[:, None]  # image i takes choice i
+    router = fixed_router(route)
+    views = torch.cat([net(x[i : i + 1], space.uniform(i)) for i in range(count)])
+    ways = {
+        "extracted alone": torch.cat([extract(net, space.uniform(i))(x[i : i + 1]) for i in range(count)]),
+        "grouped": run_grouped(ViewSegments(net), space, router, x).output,
+        "grouped copies": run_grouped(ExtractedSegments(net), space, router, x).output,
+        "one by one": run_one_by_one(ViewSegments(net), space, router, x).output,
+        "masked": run_masked(net, router, x).output,
+    }
+    for way, output in ways.items():
+        assert (output - views).abs().max() <= 1e-5 * views.abs().max(), way
+    largest = net(x[:2], space.largest)
+    assert (extract(net, space.largest)(x[:2]) - largest).abs().max() <= 1e-5 * largest.abs().max()
