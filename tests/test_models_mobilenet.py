@@ -95,7 +95,7 @@ def test_equal_depth_sharing_choices_agree_up_to_the_gate(net):
 
 @torch.no_grad()
 def test_every_subnetwork_of_the_full_preset_runs_alike_in_all_ways(net):
-    """View, extracted, masked, grouped and one by one, for each of the 14 routable choices; view and copy of largest."""
+    """View, extracted, masked, grouped and one by one for each of the 14 routable choices; view and copy of largest."""
     space, count = net.space, len(net.space.uniform_choices)
     x = torch.randn(count, 3, 64, 64)
     route = torch.arange(count)[:, None]  # image i takes choice i
