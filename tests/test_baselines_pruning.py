@@ -248,7 +248,7 @@ def test_points_are_named_small_and_reloaded_without_training(tmp_path: Path):
             claim == loaded.madds(torch.empty(1, 0)).item() == executed_madds(point.executables()["extracted"], IMAGE)
         )
         assert torch.equal(point(images()).output, loaded(images()).output)
-        assert point.params_stored == sum(p.numel() for p in loaded.executables()["extracted"].parameters())
+        assert point.params_stored == sum(p.numel() for p in loaded.network.parameters())
     assert points[1].params_stored < points[0].params_stored
 
 

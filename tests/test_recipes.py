@@ -52,7 +52,8 @@ def test_every_recipe_gives_runs_that_their_methods_accept(name):
 def test_the_first_table_compares_all_first_methods(name):
     methods = ["ds_net", "random_gate", "fixed_choice", "us_net", "uniform", "pruning"]
     assert sorted(spec.method for spec in resolve(name, range(1))) == sorted(methods)
-    assert {spec.seed for spec in resolve(name, None)} == {0, 1, 2}  # fewer seeds get no rank
+    seeds = {0, 1} if name == "cifar10_smoke" else {0, 1, 2}  # two keep the smoke within its 20 minutes, unranked
+    assert {spec.seed for spec in resolve(name, None)} == seeds
 
 
 def test_all_methods_of_a_comparison_train_alike():
