@@ -68,11 +68,11 @@ def quickstart(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     return comparison(
         seeds,
         DataSpec("digits"),
-        TrainSpec(epochs=14, batch_size=60, lr=0.15, warmup_epochs=2),
+        TrainSpec(epochs=10, batch_size=60, lr=0.15, warmup_epochs=2),
         "micro8",
         ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
         {"routing": BUDGETS, "gate_epochs": 4, "gate_lr": 20.0},
-        {"finetune_epochs": 8},
+        {"finetune_epochs": 6},
     )
 
 

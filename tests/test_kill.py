@@ -79,7 +79,13 @@ def start(recipe: str) -> Callable[[Path], Any]:
     context = multiprocessing.get_context("forkserver")
     rooms = ("run", "recipes", "listing", "dynamic_slimmable", "reports.report", "executors.serial")
     baselines = ("controls", "universally_slimmable")
-    others = ("sklearn.datasets", "fvcore.nn", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg")
+    others = (
+        "torch._dynamo",
+        "sklearn.datasets",
+        "fvcore.nn",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.backends.backend_svg",
+    )
     context.set_forkserver_preload(
         [*others, *(f"bench.{room}" for room in rooms), *(f"baselines.{name}" for name in baselines)]
     )
