@@ -47,7 +47,8 @@ def slicebench(capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit) as ended:
             cli.main([str(argument) for argument in arguments])
         assert isinstance(ended.value.code, int)
-        return Said(ended.value.code, *capsys.readouterr())
+        said = capsys.readouterr()
+        return Said(ended.value.code, said.out, said.err)
 
     return run
 

@@ -119,11 +119,13 @@ class WithoutGates(RoutedPoint):
         return super().madds(route) - sum(gate.madds for gate in self.gates)
 
 
-class HiddenGates(RoutedPoint):
-    """Forgets them wherever it is asked."""
+class WrongGates(RoutedPoint):
+    """Tells everyone who asks that its gates cost a little less, or more, than they do."""
+
+    off = 0
 
     def overhead(self):
-        return 0
+        return super().overhead() + self.off
 
 
 @pytest.mark.parametrize("kind", [OneLess, WithoutGates])
@@ -132,9 +134,12 @@ def test_a_dynamic_claim_that_is_too_low_is_refused(honest, split, kind):
         prove(as_is(honest, kind), split, CPU)
 
 
-def test_what_plain_networks_do_not_show_the_execution_does(honest, split):
+@pytest.mark.parametrize("off", [-1, 1])
+def test_what_plain_networks_do_not_show_the_execution_does(honest, split, off):
+    point = as_is(honest, WrongGates)
+    point.off = off
     with pytest.raises(Unproven, match="but executes"):
-        prove(as_is(honest, HiddenGates), split, CPU)
+        prove(point, split, CPU)
 
 
 class Masked(RoutedPoint):
