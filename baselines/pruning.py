@@ -28,7 +28,7 @@ from bench.slicing.extract import extract
 from bench.training import checkpoint
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, train_classifier
-from bench.training.tasks import Classification
+from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Pruning(Method):
         if options.criterion == "slimming":
             train_sparsely(network, options.sparsity, spec, data, context)
         else:
-            train_classifier("base", network, data.train, spec.train, spec.seed, Classification(), context)
+            train_classifier("base", network, data.train, spec.train, spec.seed, task_of(data), context)
 
     def _prune(self, name: str, base: nn.Module, budget: float, spec: RunSpec, data: Dataset, context: Context) -> None:
         """Prune and fine-tune in turn until the budget is reached; the result is the checkpoint called `name`."""
@@ -114,7 +114,7 @@ class Pruning(Method):
             epochs = options.finetune_epochs * step // steps - options.finetune_epochs * (step - 1) // steps
             finetuning = replace(spec.train, epochs=epochs, lr=options.finetune_lr or spec.train.lr, warmup_epochs=0.0)
             stage = name if step == steps else f"{name}.{step}of{steps}"
-            train_classifier(stage, network, data.train, finetuning, spec.seed, Classification(), context)
+            train_classifier(stage, network, data.train, finetuning, spec.seed, task_of(data), context)
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -136,7 +136,7 @@ def train_sparsely(network: nn.Module, strength: float, spec: RunSpec, data: Dat
     scales: list[Tensor] = [module.weight for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
     def step(batch: Batch, index: int) -> dict[str, float]:
-        loss = Classification().loss(network(batch.x), batch.targets, spec.train.label_smoothing)
+        loss = task_of(data).loss(network(batch.x), batch.targets, spec.train.label_smoothing)
         penalty = torch.cat(scales).abs().sum()
         (loss + strength * penalty).backward()
         return {"loss": loss.item(), "scales": penalty.item()}

@@ -14,7 +14,7 @@ from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
 from bench.training.context import Context
 from bench.training.loop import train_classifier
-from bench.training.tasks import Classification
+from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Uniform(Method):
         for choice in choices:
             name = net.space.name_of(choice)
             network = trainable_copy(extract(net, choice)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            train_classifier(name, network, data.train, spec.train, spec.seed, Classification(), context)
+            train_classifier(name, network, data.train, spec.train, spec.seed, task_of(data), context)
             madds = net.cost(choice, data.image_size).madds
             points.append(StaticPoint(name, network, madds))
         return points

@@ -19,7 +19,7 @@ from bench.training import checkpoint
 from bench.training.calibrate import calibrate
 from bench.training.context import Context
 from bench.training.supernet import StageOne, train_supernet
-from bench.training.tasks import Classification
+from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class USNet(Method):
         choices = {width: net.space.uniform(step_of(width)) for width in options.widths}
         distillation = "inplace" if options.inplace_distillation else "none"
         settings = StageOne(distillation, options.random_widths)
-        net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, Classification(), context)
+        net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, task_of(data), context)
         path = context.checkpoint("final")
         if not path.exists():
             calibrate(net, choices.values(), data.calibration, context.device)

@@ -21,7 +21,7 @@ from bench.training.calibrate import calibrate
 from bench.training.context import Context
 from bench.training.gating import HardSamples, Routing, StageTwo, named_gates, new_gates, train_gates
 from bench.training.supernet import Distillation, StageOne, train_supernet
-from bench.training.tasks import Classification
+from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class DSNet(Method):
                 spec.train,
                 spec.seed,
                 options.stage_two(),
-                Classification(),
+                task_of(data),
                 data.image_size,
                 context,
                 gate_name(number),
@@ -111,7 +111,7 @@ class DSNet(Method):
     ) -> Supernet:
         """Stage I and recalibration, or their finished checkpoint."""
         settings = self.stage_one(options, net)
-        net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, Classification(), context)
+        net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, task_of(data), context)
         path = context.checkpoint(FINAL)
         if options.recalibrate and net.space.prefix_statistics and not path.exists():
             calibrate(net, net.space.named, data.calibration, context.device)

@@ -34,7 +34,7 @@ from bench.profilers.memory import peak_rss_mb
 from bench.profilers.paired import paired_ratio
 from bench.slicing.extract import extract
 from bench.training.context import Context, Progress, silent
-from bench.training.tasks import Classification
+from bench.training.tasks import task_of
 
 PER_IMAGE = "per_image.safetensors"
 
@@ -132,7 +132,7 @@ def _evaluated(spec: RunSpec, data: Dataset, context: Context, points: list[Oper
     for done, point in enumerate(points):
         context.progress("eval", done, len(points))
         proof = prove(point, split, context.device)
-        scores = evaluate(point, split, Classification(), context.device)
+        scores = evaluate(point, split, task_of(data), context.device)
         results[point.name] = _summary(point, scores, proof)
         records += _accuracy_records(spec, data.id, split.id, point, scores, proof)
         arrays |= scores.tensors(point.name)

@@ -63,9 +63,6 @@ def test_a_route_is_a_function_of_the_image_and_the_key_alone(gated):
     torch.manual_seed(5)
     order = torch.randperm(len(x))
     assert torch.equal(routes_of(random, x[order].split([1, 7, 142])), routes[order])
-    rows_first = x.contiguous(memory_format=torch.contiguous_format)
-    rows_last = x.to(memory_format=torch.channels_last)
-    assert torch.equal(routes_of(random, [rows_first]), routes_of(random, [rows_last]))
     assert torch.equal(routes_of(RandomlyRouted(gated, b"0").on(images(batch=150)), [x]), routes)
     other = RandomlyRouted(gated, b"1").on(images())
     assert not torch.equal(routes_of(other, [x]), routes)
@@ -92,6 +89,9 @@ def test_keys_are_uniform_frozen_and_move_with_every_pixel():
     assert len(keys.unique()) == 400
     assert keys[0].item() == 0.6698575475180562, "equal in every process and version"
     assert torch.equal(image_keys(x[7:9], b"key"), keys[7:9])
+    colour = torch.rand(4, 3, 8, 8)
+    in_memory = colour.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(image_keys(in_memory, b"key"), image_keys(colour, b"key")), "the layout is not the image"
 
 
 def test_an_unfitted_random_gate_is_a_bug():

@@ -97,7 +97,7 @@ class Dataset:
 
     image_size: height and width in pixels. train: to fit; calibration: for batch norm statistics; validation:
     for every choice (epoch, threshold, layer). The test split is for the final operating points alone and is
-    reached through `open_test`.
+    reached through `open_test`. task: what is learnt, a key of `training/tasks.py`.
     """
 
     name: str
@@ -110,6 +110,7 @@ class Dataset:
     calibration: Split
     validation: Split
     test_opener: Callable[[], Split] = field(repr=False)
+    task: str = "classification"
 
     @property
     def id(self) -> str:

@@ -7,6 +7,9 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.core.errors import unknown
+from bench.data.dataset import Dataset
+
 
 class Task(Protocol):
     """What training and evaluation need to know of a task. `solved = score >= threshold`."""
@@ -46,3 +49,14 @@ class Classification:
 
     def score(self, output: Tensor, target: Tensor) -> Tensor:
         return (output.argmax(dim=1) == target).float()
+
+
+TASKS: dict[str, type[Task]] = {"classification": Classification}
+"""By the name that a dataset gives its task."""
+
+
+def task_of(data: Dataset) -> Task:
+    """The task of a dataset. Raises `UserError` for one that the suite does not know."""
+    if data.task not in TASKS:
+        raise unknown("task", data.task, TASKS)
+    return TASKS[data.task]()
