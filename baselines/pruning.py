@@ -25,6 +25,7 @@ from bench.methods import Method, build_model, trainable_copy
 from bench.points import OperatingPoint, StaticPoint
 from bench.profilers.madds import executed_madds
 from bench.slicing.extract import extract
+from bench.slicing.supernet import Supernet
 from bench.training import checkpoint
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, train_classifier
@@ -74,15 +75,19 @@ class Pruning(Method):
     paper = "Fang et al. 2023, DepGraph; each criterion names its own (pruning_criteria)"
     Options = PruningOptions
 
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        options: PruningOptions = self.options(spec)
+        plain, criterion = extract(net, net.space.uniform_choices[-1]), CRITERIA[options.criterion]
+        criterion.check(plain, spec.model)
+        image = torch.zeros(1, net.input_channels, image_size, image_size)
+        check_budget(plain, image, min(options.budgets), criterion)
+
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: PruningOptions = self.options(spec)
         plain = _plain(spec, data, context)
-        criterion = CRITERIA[options.criterion]
-        criterion.check(plain, spec.model)
         names = {f"{options.criterion}@{budget:g}": budget for budget in options.budgets}
         missing = [name for name in names if not context.checkpoint(name).exists()]
         if missing:
-            check_budget(plain, _example(data, context), min(options.budgets), criterion)
             base = copy.deepcopy(plain)
             self._train_base(base, spec, data, context)
             for name in missing:

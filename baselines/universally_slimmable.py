@@ -35,6 +35,9 @@ class USNetOptions:
     random_widths: int = 2
     inplace_distillation: bool = True
 
+    def stage_one(self) -> StageOne:
+        return StageOne("inplace" if self.inplace_distillation else "none", self.random_widths)
+
 
 class USNet(Method):
     """A static point for each width of one universally slimmable network."""
@@ -46,16 +49,18 @@ class USNet(Method):
     Options = USNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
-        for width in self.options(spec).widths:
+        options: USNetOptions = self.options(spec)
+        options.stage_one()
+        for width in options.widths:
             step_of(width)
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: USNetOptions = self.options(spec)
         net = build_model(spec, data, context)
         choices = {width: net.space.uniform(step_of(width)) for width in options.widths}
-        distillation = "inplace" if options.inplace_distillation else "none"
-        settings = StageOne(distillation, options.random_widths)
-        net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, task_of(data), context)
+        net, history = train_supernet(
+            net, data.train, spec.train, spec.seed, options.stage_one(), task_of(data), context
+        )
         path = context.checkpoint("final")
         if not path.exists():
             calibrate(net, choices.values(), data.calibration, context.device)

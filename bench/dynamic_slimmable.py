@@ -77,6 +77,7 @@ class DSNet(Method):
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options = self.options(spec)
         self.stage_one(options, net)
+        options.stage_two()
         routing_spaces(net, options)
 
     def stage_one(self, options: DSNetOptions, net: Supernet) -> StageOne:
@@ -173,13 +174,18 @@ def point_name(routing: Routing) -> str:
 
 def routing_spaces(net: Supernet, options: DSNetOptions) -> list[Routing]:
     """The routing spaces of a run, for each gate, checked against the network. Raises `UserError` for an option that
-    it does not have."""
+    it does not have, or that is listed twice or out of order."""
     decisions = net.space.decisions
     if not decisions:
         raise UserError("this model has no gate, so nothing can be routed; DS-Net needs one with a gate")
     if not options.routing:
         return [tuple(tuple(range(len(decision.options))) for decision in decisions)]
-    return [check_routing(net.space, per_gate(routing, len(decisions))) for routing in options.routing]
+    spaces = [check_routing(net.space, per_gate(routing, len(decisions))) for routing in options.routing]
+    for lists in spaces:
+        for taken in lists:
+            if list(taken) != sorted(set(taken)):
+                raise UserError(f"routing space {list(taken)} must list each option once, the cheapest first")
+    return spaces
 
 
 def per_gate(routing: tuple[int | tuple[int, ...], ...], gates: int) -> Routing:

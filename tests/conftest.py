@@ -12,6 +12,22 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_task_oom_retries"] = "1"  # noqa: SIM112 (that is its name)
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
+EXAMPLE = Path(__file__).parent.parent / "notebooks" / "smallest.py"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--plugin", action="append", default=[], help="a file whose methods take the contract tests too (repeatable)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Methods of the user's own, the example of the notebooks among them, are registered before tests are collected."""
+    from bench.core.registry import load_plugin
+
+    for file in (EXAMPLE, *config.getoption("--plugin")):
+        load_plugin(file)
+
 
 @pytest.fixture(scope="session")
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -35,8 +35,9 @@ def test_the_method_of_the_readme_runs_and_stands_in_the_leaderboard(tmp_path):
     assert "smallest" in (tmp_path / "out" / "tables" / "leaderboard.md").read_text(encoding="utf-8")
 
 
-def test_the_method_of_the_readme_is_short():
+def test_the_method_of_the_readme_is_short_and_that_of_the_notebook():
     (source,) = blocks("python")
+    assert source == (ROOT / "notebooks" / "smallest.py").read_text(encoding="utf-8")
     assert len([line for line in source.splitlines() if line.strip()]) < 30
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
 from bench.slicing.choice import Choice
@@ -45,6 +46,9 @@ class StageTwo:
         hard_samples: where to send images that even the widest routed network gets wrong: "try_best" to the widest,
             "give_up" to the slimmest.
         temperature: of the straight-through Gumbel-softmax.
+
+    Raises:
+        UserError: a number that is impossible.
     """
 
     epochs: int = 5
@@ -55,6 +59,11 @@ class StageTwo:
     madds_weight: float = 0.5
     hard_samples: HardSamples = "try_best"
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "lr", "weight_decay", "task_weight", "sgs_weight", "madds_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"gate {name} must be at least 0, not {getattr(self, name):g}")
 
 
 def sgs_targets(easy: Tensor, hopeless: Tensor, options: int, hard_samples: HardSamples) -> Tensor:
