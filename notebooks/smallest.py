@@ -13,6 +13,7 @@ class Smallest(Method):
 
     name = "smallest"
     kind = "static"
+    paper = "what every gate is held against"
 
     def operating_points(self, spec, data, context):
         net = build_model(spec, data, context)
