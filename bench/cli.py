@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.core.ablation import groups_of, write_ablation
 from bench.core.errors import UserError, unknown
 from bench.core.spec import RunSpec
 
@@ -67,12 +68,13 @@ def run(
         raise UserError("--address names a Ray cluster; leave it out, or use --executor ray")
     _load(plugin)
     with _working("reading the data, checking the specs"):
-        specs = _specs(recipe, set_ or [], seeds, device, address)
+        specs, groups = _specs(recipe, set_ or [], seeds, device, address)
         recipes.check(specs, data)
     if dry_run:
         typer.echo(runs_table(specs, results))
         return
     Store(results)  # that it can be written is known before anything runs
+    write_ablation(results, recipe, groups)
     own = recipes.file_of(recipe)
     plugins = [*(plugin or []), *([own] if own else [])]  # workers must know what a recipe's file registers
     summary = _execute(specs, executor, results, data, address, plugins)
@@ -99,16 +101,18 @@ def _load(plugins: list[str] | None) -> None:
         load_plugin(file)
 
 
-def _specs(recipe: str, settings: list[str], seeds: int | None, device: Device, address: str | None) -> list[RunSpec]:
-    """The recipe's specs as they will run: settings applied, device resolved, options checked."""
+def _specs(recipe: str, settings: list[str], seeds: int | None, device: Device, address: str | None):
+    """The recipe's specs as they will run: settings applied, device resolved, options checked; and what it compares."""
     from bench import recipes
 
     pairs = dict(_pair(text) for text in settings)
+    fixed = None if device is Device.auto and "device" in pairs else device.value  # --set holds where it says nothing
+
+    def finish(some: Sequence[RunSpec]) -> list[RunSpec]:
+        return recipes.placed(recipes.with_overrides(some, pairs), fixed, local=address is None)
+
     specs = recipes.resolve(recipe, None if seeds is None else range(seeds))
-    specs = recipes.with_overrides(specs, pairs)
-    # What --set says of the device holds where --device says nothing.
-    fixed = device is Device.auto and "device" in pairs
-    return recipes.placed(specs, None if fixed else device.value, local=address is None)
+    return finish(specs), groups_of(specs, finish)
 
 
 def _pair(text: str) -> tuple[str, str]:

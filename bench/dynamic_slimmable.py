@@ -14,12 +14,20 @@ from bench.data.dataset import Dataset
 from bench.methods import Method, build_model, method_of, reseed
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.dynamic import check_routing
-from bench.slicing.gate import Gate
+from bench.slicing.gate import Gate, Head, Trunk
 from bench.slicing.supernet import Supernet
 from bench.training import checkpoint
 from bench.training.calibrate import calibrate
 from bench.training.context import Context
-from bench.training.gating import HardSamples, Routing, StageTwo, named_gates, new_gates, train_gates
+from bench.training.gating import (
+    HardSamples,
+    Routing,
+    StageTwo,
+    check_shared_trunk,
+    named_gates,
+    new_gates,
+    train_gates,
+)
 from bench.training.supernet import Distillation, StageOne, train_supernet
 from bench.training.tasks import task_of
 
@@ -31,10 +39,13 @@ class DSNetOptions:
     Attributes:
         distillation, random_widths, ema, ema_warmup: stage I (`StageOne`).
         recalibrate: re-estimate batch-norm statistics of every choice before stage II.
+        calibration_images: on the first so many images of the calibration split; null for all of them.
         routing: the routing spaces, one operating point each: lists of options, cheapest first; empty for one space
             that holds every option. With several gates a list is that of every gate, or there is a list for each gate.
             A budget is set by the routing space (METHODS 5.3).
         gate_epochs ... hard_samples: stage II (`StageTwo`).
+        gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). The attention head is a property of the
+            network: the `ds_mobilenet_plain_` presets are without.
     """
 
     distillation: Distillation = "bootstrap"
@@ -42,6 +53,7 @@ class DSNetOptions:
     ema: float = 0.997
     ema_warmup: bool = True
     recalibrate: bool = True
+    calibration_images: int | None = None
     routing: tuple[tuple[int | tuple[int, ...], ...], ...] = ()
     gate_epochs: int = 5
     gate_lr: float = 0.05
@@ -49,6 +61,8 @@ class DSNetOptions:
     sgs_weight: float = 1.0
     madds_weight: float = 0.5
     hard_samples: HardSamples = "try_best"
+    gate_head: Head = "one_hot"
+    gate_trunk: Trunk = "shared"
 
     def stage_one(self) -> StageOne:
         return StageOne(self.distillation, self.random_widths, self.ema, self.ema_warmup)
@@ -61,6 +75,8 @@ class DSNetOptions:
             sgs_weight=self.sgs_weight,
             madds_weight=self.madds_weight,
             hard_samples=self.hard_samples,
+            gate_head=self.gate_head,
+            gate_trunk=self.gate_trunk,
         )
 
 
@@ -79,6 +95,10 @@ class DSNet(Method):
         self.stage_one(options, net)
         options.stage_two()
         routing_spaces(net, options)
+        if options.gate_trunk == "separate":
+            check_shared_trunk(net)
+        if options.calibration_images is not None:
+            _check_calibration(net, options)
 
     def stage_one(self, options: DSNetOptions, net: Supernet) -> StageOne:
         """How the supernet of a run is trained. Raises `UserError` for options that exclude each other."""
@@ -115,7 +135,7 @@ class DSNet(Method):
         net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, task_of(data), context)
         path = context.checkpoint(FINAL)
         if options.recalibrate and net.space.prefix_statistics and not path.exists():
-            calibrate(net, net.space.named, data.calibration, context.device)
+            calibrate(net, net.space.named, data.calibration, context.device, images=options.calibration_images)
         checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, history)
         checkpoint.restore(path, {"supernet": net}, context.run_id)
         return net
@@ -160,6 +180,13 @@ def has_attention(net: Supernet) -> bool:
 
 FINAL = "final"
 """Name of the checkpoint that holds the supernet as it is evaluated."""
+
+
+def _check_calibration(net: Supernet, options: DSNetOptions) -> None:
+    """Raise `UserError` for a number of calibration images that would be without effect."""
+    if not options.recalibrate or not net.space.prefix_statistics:
+        reason = "recalibrate is false" if not options.recalibrate else "this model has no batch norm"
+        raise UserError(f"calibration_images says nothing where {reason}; leave it out")
 
 
 def gate_name(number: int) -> str:
@@ -217,7 +244,7 @@ def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supern
     checkpoint.restore(folder / f"{FINAL}.safetensors", {"supernet": net}, spec.run_id)
     trained = []
     for number, routing in enumerate(routing_spaces(net, options)):
-        gates = new_gates(net.eval(), routing, data.image_size)
+        gates = new_gates(net.eval(), routing, data.image_size, options.gate_head, options.gate_trunk)
         checkpoint.restore(folder / f"{gate_name(number)}.safetensors", named_gates(gates), spec.run_id)
         trained.append((routing, [gate.eval() for gate in gates]))
     return net.eval(), trained

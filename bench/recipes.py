@@ -23,7 +23,13 @@ RECIPES = Registry(
         "cifar10": "bench.recipes:cifar10",
         "digits_families": "bench.recipes_families:digits_families",
         "cifar10_families": "bench.recipes_families:cifar10_families",
-        "ablation_mvco": "bench.recipes_families:ablation_mvco",
+        "ablation_distillation": "bench.recipes_ablations:ablation_distillation",
+        "ablation_distillation_cifar10": "bench.recipes_ablations:ablation_distillation_cifar10",
+        "ablation_gate": "bench.recipes_ablations:ablation_gate",
+        "ablation_bn": "bench.recipes_ablations:ablation_bn",
+        "ablation_sandwich": "bench.recipes_ablations:ablation_sandwich",
+        "ablation_routing": "bench.recipes_ablations:ablation_routing",
+        "ablation_mvco": "bench.recipes_ablations:ablation_mvco",
     },
     group="slicebench.recipes",
 )
@@ -194,7 +200,7 @@ def resolve(text: str, seeds: Sequence[int] | None) -> list[RunSpec]:
         raise UserError(f"recipe {text} must return a list of RunSpec, not {type(specs).__name__} {specs!r:.60}")
     if not specs:
         raise UserError(f"recipe {text} holds no spec")
-    return list(specs)
+    return specs if isinstance(specs, list) else list(specs)  # an ablation also says what it compares
 
 
 def file_of(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Recipes over the families of DS-Net++: what each holds on one dataset, and what multi-view consistency adds."""
+"""Recipes over the families of DS-Net++: what each holds on one dataset."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
-
-Setting = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -114,36 +112,3 @@ def cifar10_families(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
         gate_epochs=1,
         ladder=slice(0, 4, 3),
     )
-
-
-TEACHING: tuple[Setting, ...] = (
-    {"distillation": "inplace", "multi_view": False},
-    {"distillation": "bootstrap", "multi_view": False},
-    {"distillation": "bootstrap", "multi_view": True},
-)
-"""IB off (the largest network of the same step teaches, as in US-Nets), IB, and IB across two views (MvCo)."""
-
-
-def ablation_mvco(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
-    """Who teaches the sub-networks: IB on and off, MvCo on and off, for DS-MobileNet++ and DS-ViT++ on digits.
-
-    The arms of a seed differ in the teacher and what it sees, and in nothing else but the view that MvCo's students
-    are given. MvCo without IB does not exist: it is about what the EMA teacher sees. Each arm's sub-networks are
-    evaluated without gates too (`fixed_choice`), for it is them that the arms teach differently. About 6.5 minutes on
-    two cores, reckoned from the time of single steps.
-    """
-    train, specs = schedules(TrainSpec(batch_size=60)), []
-    for seed in seeds:
-        for family in (MOBILENET_PP, VIT_PP):
-            gate = {"routing": family.routing(), "gate_epochs": 2, "gate_lr": family.gate_lr}
-            common: dict[str, Any] = {
-                "model": f"{family.prefix}_micro8",
-                "data": DataSpec("digits"),
-                "train": train[family.prefix],
-                "profile": ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1),
-                "seed": seed,
-            }
-            for teaching in TEACHING:
-                dynamic = RunSpec(family.method, options={**gate, **teaching}, **common)
-                specs += [dynamic, RunSpec("fixed_choice", init_from=dynamic.run_id, **common)]
-    return specs

@@ -112,14 +112,15 @@ def small_net(model: str = "ds_mobilenet_micro8", seed: int = 0) -> Supernet:
 
 
 @torch.no_grad()
-def spread_gates(net: Supernet, routing: Routing, seed: int = 0) -> list[Gate]:
+def spread_gates(net: Supernet, routing: Routing, seed: int = 0, **design) -> list[Gate]:
     """Gates, as if trained, that send digits to every one of their options: random, with no favourite on average."""
     torch.manual_seed(seed)
     x, choice = next(digits().train.batches(64)).x, Choice(net.space.fixed)
-    gates = new_gates(net.eval(), routing, x.shape[-1])
+    gates = new_gates(net.eval(), routing, x.shape[-1], **design)
     for index, gate in enumerate(gates):
         x, seen = net.segments[index](x, choice)
-        trunk = seen.trunk if gate.hidden is None else gate.hidden(seen.trunk).relu()
+        trunk = seen.trunk if gate.trunk == "shared" else seen.pooled
+        trunk = trunk if gate.hidden is None else gate.hidden(trunk).relu()
         mean = trunk.mean(0)
         weight = torch.randn_like(gate.head.weight) / trunk.std()
         gate.head.weight.copy_(weight - (weight @ mean)[:, None] * mean / mean.square().sum())
@@ -132,12 +133,12 @@ def full_routing(net: Supernet) -> Routing:
     return tuple(tuple(range(len(decision.options))) for decision in net.space.decisions)
 
 
-def routed_point(model: str = "ds_mobilenet_micro8") -> RoutedPoint:
-    """A dynamic point that routes digits to all sub-networks."""
+def routed_point(model: str = "ds_mobilenet_micro8", **design) -> RoutedPoint:
+    """A dynamic point that routes digits to all sub-networks. `design`: of its gates, as `new_gates` takes it."""
     net = small_net(model)
     calibrate(net, net.space.named, digits().calibration, CPU)
     routing = full_routing(net)
-    return RoutedPoint("dynamic", net, spread_gates(net, routing), routing, 8)
+    return RoutedPoint("dynamic", net, spread_gates(net, routing, **design), routing, 8)
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ ROWS = (
     {"training", "evaluation", "profilers"},
     {"methods"},
     {"dynamic_slimmable", "baselines"},
-    {"run", "recipes", "recipes_families", "export"},
+    {"run", "recipes", "recipes_families", "recipes_ablations", "export"},
     {"listing"},  # `slicebench list`
     {"cli"},
     {"__main__", "benchmarks"},
@@ -36,6 +36,7 @@ WIRING = {"cli", "listing", "benchmarks"}
 SIDEWAYS = {
     ("evaluation", "training"),  # a task says what the score of an image is
     ("evaluation", "profilers"),  # the executed proof is evaluated by the counters
+    ("recipes_ablations", "recipes_families"),  # the families and how each is trained
     ("baselines", "dynamic_slimmable"),  # the controls run on DS-Net's checkpoint
 }
 # Single modules that may import a module which the rows would refuse.

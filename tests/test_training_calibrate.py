@@ -9,6 +9,7 @@ from small_data import InOrder
 from small_runs import CPU, FirstImages, changed, digits, small_net, state_of
 from torch import nn
 
+from bench.core.errors import UserError
 from bench.data.dataset import Batch
 from bench.slicing.extract import extract
 from bench.slicing.layers import Moments, PrefixBatchNorm2d
@@ -154,3 +155,20 @@ def test_the_mode_is_put_back_and_no_gradient_is_left(training):
     assert all(module.training is training for module in net.modules())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert not any(buffer.requires_grad for buffer in net.buffers())
+
+
+def test_the_first_images_of_a_split_are_enough():
+    net, images = small_net(), shifted_images()
+    alone = copy.deepcopy(net)
+    calibrate(net, [net.space.smallest], InOrder(images), CPU, batch_size=16, images=20)
+    calibrate(alone, [net.space.smallest], InOrder(images[:20]), CPU, batch_size=16)
+    assert not changed(state_of(alone), net)
+    calibrate(alone, [net.space.smallest], InOrder(images), CPU, batch_size=16)
+    assert changed(state_of(alone), net)
+
+
+@pytest.mark.parametrize("images", [0, 151])
+def test_a_split_that_does_not_hold_so_many_images(images):
+    net = small_net()
+    with pytest.raises(UserError, match=f"calibration_images must be from 1 to the 150 of .*, not {images}"):
+        calibrate(net, [net.space.smallest], digits().calibration, CPU, images=images)

@@ -7,6 +7,9 @@ front of it always run at their smallest width in a routed network, and stage 4 
 paper's lists are unknown (METHODS 3.3); ours are 3x3 and 5x5, so that all sub-networks of DS-MBNet are among them and
 the larger kernel, which costs a depth-wise convolution little, is there for images that need to see more. Elastic are
 the convolutions that run behind the gate: that of the gated block itself stands in front of it and stays 3x3.
+`ds_mobilenet_plain_v1` is DS-MBNet without channel attention: what the attention head of the double-headed gate adds is
+seen against it. The released code has that head in every block and the slimming head in one (METHODS 5.1), so without
+it no block has attention; the gate then keeps a hidden layer of its own, as wide as the trunk was.
 `us_mobilenet_v1` scales every stage of the original MobileNetV1 by one width multiplier (Yu & Huang 2019).
 """
 
@@ -35,10 +38,12 @@ def build(config: MobileNetConfig, classes: int, input_channels: int) -> Superne
             cuts[-1].append(Pointwise(config, space, inp_stage, index + 1))
     cuts[-1].append(Classifier(config, space, classes))
     segments = [Segment(units, decides=i < len(cuts) - 1) for i, units in enumerate(cuts)]
-    return Supernet(space, segments, input_channels)
+    return Supernet(space, segments, input_channels, config.gate_hidden)
 
 
-def ds_mobilenet_v1(classes: int = 1000, input_channels: int = 3, kernels: Kernels = (3,)) -> Supernet:
+def ds_mobilenet_v1(
+    classes: int = 1000, input_channels: int = 3, kernels: Kernels = (3,), attention: bool = True
+) -> Supernet:
     """DS-MBNet with the official lists: 14 routable sub-networks and `largest`, 7,675,940 parameters without gate."""
     gated, tail = tuple(range(224, 641, 32)), tuple(range(736, 1153, 32))
     stages = (
@@ -48,10 +53,13 @@ def ds_mobilenet_v1(classes: int = 1000, input_channels: int = 3, kernels: Kerne
         BlockStage(gated, 6, 2),
         BlockStage(tail, 2, 2),
     )
-    return build(MobileNetConfig((16, 24), 2, stages, 3, dropout=0.2, kernels=kernels), classes, input_channels)
+    config = MobileNetConfig((16, 24), 2, stages, 3, dropout=0.2, kernels=kernels, attention=attention)
+    return build(config, classes, input_channels)
 
 
-def ds_mobilenet_micro8(classes: int = 10, input_channels: int = 1, kernels: Kernels = (3,)) -> Supernet:
+def ds_mobilenet_micro8(
+    classes: int = 10, input_channels: int = 1, kernels: Kernels = (3,), attention: bool = True
+) -> Supernet:
     """DS-MBNet's plan for 8x8 images: four routable sub-networks.
 
     Its squeeze is one half: with so few channels a quarter would leave the gate's trunk six numbers.
@@ -62,10 +70,13 @@ def ds_mobilenet_micro8(classes: int = 10, input_channels: int = 1, kernels: Ker
         BlockStage((4, 24, 48, 72), 2, 1),
         BlockStage((8, 48, 96, 144), 1, 2),
     )
-    return build(MobileNetConfig((8, 12), 1, stages, 2, squeeze=0.5, kernels=kernels), classes, input_channels)
+    config = MobileNetConfig((8, 12), 1, stages, 2, squeeze=0.5, kernels=kernels, attention=attention)
+    return build(config, classes, input_channels)
 
 
-def ds_mobilenet_micro32(classes: int = 10, input_channels: int = 3, kernels: Kernels = (3,)) -> Supernet:
+def ds_mobilenet_micro32(
+    classes: int = 10, input_channels: int = 3, kernels: Kernels = (3,), attention: bool = True
+) -> Supernet:
     """DS-MBNet's plan for 32x32 images: four routable sub-networks."""
     stages = (
         BlockStage((24, 32), 1, 1),
@@ -73,7 +84,23 @@ def ds_mobilenet_micro32(classes: int = 10, input_channels: int = 3, kernels: Ke
         BlockStage((48, 80, 112, 144), 3, 1),
         BlockStage((96, 160, 224, 288), 2, 2),
     )
-    return build(MobileNetConfig((16, 24), 2, stages, 2, kernels=kernels), classes, input_channels)
+    config = MobileNetConfig((16, 24), 2, stages, 2, kernels=kernels, attention=attention)
+    return build(config, classes, input_channels)
+
+
+def ds_mobilenet_plain_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:
+    """DS-MBNet without channel attention in any block, so without the attention head of its double-headed gate."""
+    return ds_mobilenet_v1(classes, input_channels, attention=False)
+
+
+def ds_mobilenet_plain_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
+    """`ds_mobilenet_micro8` without channel attention."""
+    return ds_mobilenet_micro8(classes, input_channels, attention=False)
+
+
+def ds_mobilenet_plain_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
+    """`ds_mobilenet_micro32` without channel attention."""
+    return ds_mobilenet_micro32(classes, input_channels, attention=False)
 
 
 def ds_mobilenet_pp_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:

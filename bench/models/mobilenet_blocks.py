@@ -32,6 +32,8 @@ class MobileNetConfig:
         kernels: kernel sizes of the depth-wise convolutions behind the gate, ascending; one value where the kernel is
             not elastic. Those in front of the gate, its own block's included, are 3x3.
         squeeze: squeeze ratio of channel attention, of the largest width; 0 for blocks without attention.
+        attention: whether blocks have that attention. Where not, the gate has a hidden layer of its own, as wide as
+            the trunk that it would share.
         dropout: in front of the classifier, in training, for the largest network only (METHODS 4.1).
     """
 
@@ -43,6 +45,15 @@ class MobileNetConfig:
     swish: bool = True
     dropout: float = 0.0
     kernels: tuple[int, ...] = (3,)
+    attention: bool = True
+
+    @property
+    def gate_hidden(self) -> int:
+        """Width of the gate's own hidden layer; 0 where there is no gate or it shares attention's trunk."""
+        if self.attention or self.gated_from is None:
+            return 0
+        widths = (self.stem, *(stage.widths for stage in self.stages))  # the gate stands on its block's input width
+        return int(self.squeeze * max(widths[self.gated_from]))
 
     def space(self) -> ChoiceSpace:
         stages = (Stage("stem", (("filters", self.stem),)), *map(self._stage, range(len(self.stages))))
@@ -133,6 +144,19 @@ class PlainAttention(PlainAttentionTrunk):
         return super().forward(x)[0]
 
 
+def with_pooled(x: Tensor) -> tuple[Tensor, Features]:
+    """An activation with what a gate sees of it where there is no attention: its mean over all places."""
+    pooled = x.mean((2, 3))
+    return x, Features(pooled, pooled)
+
+
+class PlainGateInput(nn.Module):
+    """`with_pooled` as a layer."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Features]:
+        return with_pooled(x)
+
+
 class Depthwise(Unit):
     """The first half of a block: depth-wise convolution, batch norm, activation, channel attention. A gate may follow.
 
@@ -154,7 +178,7 @@ class Depthwise(Unit):
         self.conv = SlicedConv2d(channels, channels, size, stride, depthwise=True)
         self.norm = norm(space, self.depth, inp_stage)
         self.act = activation(config)
-        self.squeezed = int(config.squeeze * channels)
+        self.squeezed = int(config.squeeze * channels) if config.attention else 0
         self.attention = Attention(channels, self.squeezed) if self.squeezed else None
 
     def kernel(self, choice: AnyChoice) -> Any:
@@ -162,9 +186,8 @@ class Depthwise(Unit):
         return None if self.kernel_stage is None else self.space.width(choice, self.kernel_stage, "kernel")
 
     def decide(self, x: Tensor, choice: AnyChoice) -> tuple[Tensor, Features]:
-        if self.attention is None:
-            return super().decide(x, choice)
-        return self.attention(self._convolved(x, choice))
+        x = self._convolved(x, choice)
+        return with_pooled(x) if self.attention is None else self.attention(x)
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         x = self._convolved(x, choice)
@@ -186,6 +209,8 @@ class Depthwise(Unit):
         layers = [conv, self.norm.extract(choice.key(self.depth)), self.act]
         if self.attention is not None:
             layers.append(self.attention.extract(channels, decides))
+        elif decides:
+            layers.append(PlainGateInput())
         return nn.Sequential(*layers)
 
 

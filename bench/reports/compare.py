@@ -50,18 +50,19 @@ def compare(points: pd.DataFrame, runs: Sequence[Run]) -> tuple[dict[Row, int | 
     controls: list[dict[str, Any]] = []
     for (split,), group in groups_of(points, "split"):
         named = {(row["config_id"], row["point"]): row for row in rows_of(group)}
-        by_row = {row: _by_seed(row, runs, scores) for row in named}
+        by_row = {row: scores_by_seed(row, runs, scores) for row in named}
         held = [control for row in named.values() for control in _controls_of(row, runs, scores)]
         try:
             bootstrap = PairedBootstrap(by_row | {control.row: control.scores for control in held})
         except ValueError as error:
             raise UserError(f"the runs on {split} cannot be compared: {error}") from error
         rank |= ranks(bootstrap, list(named))
-        controls += _verdicts([_judged(named[c.of], c, by_row[c.of], bootstrap) for c in held])
+        controls += verdicts([_judged(named[c.of], c, by_row[c.of], bootstrap) for c in held])
     return rank, pd.DataFrame(controls)
 
 
-def _by_seed(row: Row, runs: Iterable[Run], scores: dict[str, ByPoint]) -> BySeed:
+def scores_by_seed(row: Row, runs: Iterable[Run], scores: dict[str, ByPoint]) -> BySeed:
+    """Per-image scores of a row by seed; `scores` holds those of every evaluated run by run_id."""
     config_id, point = row
     found = ((run.spec.seed, scores.get(run.run_id, {})) for run in runs if run.config_id == config_id)
     return {seed: by_point[point].score for seed, by_point in sorted(found) if point in by_point}
@@ -105,10 +106,8 @@ def _on_the_hull(point: str, gate: ByPoint, control: ByPoint) -> tuple[NDArray, 
 def _judged(row: dict[str, Any], control: Control, scores: BySeed, bootstrap: PairedBootstrap) -> dict[str, Any]:
     """One line of the controls table, on the seeds that both have; accuracies as fractions."""
     seeds = bootstrap.common_seeds(control.of, control.row)
-    ours = float(np.mean([scores[seed].mean(dtype=np.float64) for seed in seeds]))
-    theirs = float(np.mean([control.scores[seed].mean(dtype=np.float64) for seed in seeds]))
-    pair = bootstrap.compare(control.of, control.row)
-    pair = pair or Difference(ours - theirs, math.nan, math.nan, math.nan, len(seeds), bootstrap.images)
+    ours, theirs = common_means(scores, control.scores)
+    pair = difference(bootstrap, control.of, control.row, ours - theirs)
     return {
         **{name: row[name] for name in ("dataset", "split", "model", "method", "variant", "config_id", "point")},
         "control": control.name,
@@ -124,8 +123,25 @@ def _judged(row: dict[str, Any], control: Control, scores: BySeed, bootstrap: Pa
     }
 
 
-def _verdicts(judged: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of one split with Holm's correction over all that have enough seeds, and what follows."""
+def common_means(first: BySeed, second: BySeed) -> tuple[float, float]:
+    """Mean score of each of two rows on the seeds that both have."""
+    seeds = sorted(first.keys() & second.keys())
+    ours, theirs = (np.mean([row[seed].mean(dtype=np.float64) for seed in seeds]) for row in (first, second))
+    return float(ours), float(theirs)
+
+
+def difference(bootstrap: PairedBootstrap, first: Row, second: Row, observed: float) -> Difference:
+    """First less second; with fewer than two seeds what was observed, without an interval."""
+    seeds = len(bootstrap.common_seeds(first, second))
+    alone = Difference(observed, math.nan, math.nan, math.nan, seeds, bootstrap.images)
+    return bootstrap.compare(first, second) or alone
+
+
+def verdicts(judged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of one table with Holm's correction over all that have enough seeds, and what follows.
+
+    Each line has seeds, difference and p_value, and gets p_holm and verdict.
+    """
     tested = [line for line in judged if line["seeds"] >= MINIMUM_SEEDS]
     for line in judged:
         line |= {"p_holm": math.nan, "verdict": f"fewer than {MINIMUM_SEEDS} seeds"}

@@ -2,20 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import bench
-from bench.reports import figures, tables
+from bench.core.ablation import Group, read_ablations
+from bench.reports import figures, study_tables, tables
+from bench.reports.ablations import sections
 from bench.reports.compare import compare
 from bench.reports.curves import curves_frame
 from bench.reports.frame import latency_frame, observations, points_frame
+from bench.reports.gates import gates_frame
 from bench.reports.layout import Stamp
 from bench.reports.listings import write_failures, write_reported
 from bench.reports.reported import ReportedRow, load_reported
 from bench.reports.runs import Run, read_runs, records_digest
 
-TABLES = ("leaderboard", "latency", "controls", "curves", "reported", "failures")
+TABLES = ("leaderboard", "latency", "controls", "gates", "ablation_*", "curves", "reported", "failures")
 FIGURES = ("accuracy_madds", "accuracy_latency", "routing")
 
 
@@ -25,13 +28,15 @@ def write_all(results_root: Path, out_root: Path, command: str) -> list[Path]:
     stamp = Stamp(command, records_digest(runs))
     quoted = load_reported(reported_folder(results_root))
     written = write_failures(out_root / "tables", stamp, runs)
-    written += _write_measured(out_root, stamp, runs)
+    written += _write_measured(out_root, stamp, runs, read_ablations(results_root))
     written += write_reported(out_root / "tables", Stamp(command, _digest_of(quoted)), quoted)
     _remove_stale(out_root, written)
     return sorted(written)
 
 
-def _write_measured(out_root: Path, stamp: Stamp, runs: Sequence[Run]) -> list[Path]:
+def _write_measured(
+    out_root: Path, stamp: Stamp, runs: Sequence[Run], ablations: Mapping[str, Sequence[Group]]
+) -> list[Path]:
     """The tables and figures of what was run here; nothing before the first run is evaluated."""
     points = points_frame(runs)
     if points.empty:
@@ -39,10 +44,13 @@ def _write_measured(out_root: Path, stamp: Stamp, runs: Sequence[Run]) -> list[P
     folder, pictures = out_root / "tables", out_root / "figures"
     observed, latency = observations(runs), latency_frame(runs)
     ranks, controls = compare(points, runs)
+    studies = {recipe: sections(groups, points, runs) for recipe, groups in ablations.items()}
     left_out = sum("eval" in run.missing for run in runs)
     return [
         *tables.write_leaderboard(folder, stamp, points, ranks, left_out),
         *tables.write_controls(folder, stamp, controls),
+        *study_tables.write_gates(folder, stamp, gates_frame(points, runs, controls)),
+        *study_tables.write_ablations(folder, stamp, studies),
         *tables.write_curves(folder, stamp, curves_frame(observed)),
         *tables.write_latency(folder, stamp, latency),
         *figures.write_accuracy_madds(pictures, points),

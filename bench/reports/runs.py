@@ -143,11 +143,11 @@ def _labels(family: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     labels = {}
     for config, settings in family.items():
         named = [k for k in differing if k in settings and settings[k] != defaults.get(k.removeprefix("parent."))]
-        labels[config] = ", ".join(f"{_short(key)}={spelled[config][key].strip(chr(34))}" for key in named)
+        labels[config] = ", ".join(f"{short(key)}={spelled[config][key].strip(chr(34))}" for key in named)
     return labels
 
 
-def _short(key: str) -> str:
+def short(key: str) -> str:
     """A dotted key without its section: "train.epochs" is "epochs", "parent.train.epochs" "parent.epochs"."""
     sections = ("train", "data", "profile", "options")
     return ".".join(part for part in key.split(".") if part not in sections)

@@ -76,7 +76,7 @@ def write_leaderboard(
     parts = ["# Leaderboard", LEADERBOARD_NOTE]
     for (split,), group in groups_of(shown, "split"):
         images = f"{rows_of(group)[0]['images']:,} images"
-        parts += [f"## {', '.join([split, images, *_only_model(group)])}", _section(group, LEADERBOARD)]
+        parts += [f"## {', '.join([split, images, *_only_model(group)])}", section(group, LEADERBOARD)]
     if left_out:
         parts.append(f"Not in this table, because not evaluated: {left_out} runs (see failures.md).")
     return [
@@ -117,7 +117,7 @@ def write_latency(folder: Path, stamp: Stamp, latency: pd.DataFrame) -> list[Pat
     shown = latency.assign(images_per_s=latency["batch"] / latency["median_ms"] * 1e3)
     parts = ["# Latency", LATENCY_NOTE]
     for (dataset,), group in groups_of(shown, "dataset"):
-        parts += [f"## {', '.join([dataset, *_only_model(group)])}", _section(group, LATENCY)]
+        parts += [f"## {', '.join([dataset, *_only_model(group)])}", section(group, LATENCY)]
     return [
         write_markdown(folder / "latency.md", stamp, *parts),
         write_csv(folder / "latency.csv", stamp, shown, LATENCY),
@@ -156,7 +156,7 @@ def write_controls(folder: Path, stamp: Stamp, controls: pd.DataFrame) -> list[P
     shown = controls.assign(interval=[interval(row["low"], row["high"]) for row in rows_of(controls)])
     parts = ["# Dynamic points against their controls", CONTROLS_NOTE]
     for (split,), group in groups_of(shown, "split"):
-        parts += [f"## {', '.join([split, *_only_model(group)])}", _section(group, CONTROLS)]
+        parts += [f"## {titled(split, group)}", section(group, CONTROLS)]
     return [
         write_markdown(folder / "controls.md", stamp, *parts),
         write_csv(folder / "controls.csv", stamp, shown, CONTROLS),
@@ -190,7 +190,7 @@ def write_curves(folder: Path, stamp: Stamp, curves: pd.DataFrame) -> list[Path]
         wide = _wide(group)
         columns = [*NAMES[:3], Column("points", "points", integer)]
         columns += [Column(title, title) for title in wide.columns if title not in (*CURVE_NAMES, "points")]
-        parts += [f"## {', '.join([split, *_only_model(wide)])}", _section(wide, columns)]
+        parts += [f"## {', '.join([split, *_only_model(wide)])}", section(wide, columns)]
     return [
         write_markdown(folder / "curves.md", stamp, *parts),
         write_csv(folder / "curves.csv", stamp, curves, CURVES),
@@ -203,7 +203,13 @@ def _only_model(group: pd.DataFrame) -> list[str]:
     return list(models) if len(models) == 1 else []
 
 
-def _section(group: pd.DataFrame, columns: Sequence[Column]) -> str:
+def titled(split: str, group: pd.DataFrame) -> str:
+    """The heading of a section."""
+    return ", ".join([split, *_only_model(group)])
+
+
+def section(group: pd.DataFrame, columns: Sequence[Column]) -> str:
+    """The Markdown table of a section."""
     shown = [column for column in columns if column.name != "model" or not _only_model(group)]
     return markdown_table(group, used(group, shown))
 

@@ -7,10 +7,12 @@ the statistics of the given choices change; doing it twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
+from bench.core.errors import UserError
 from bench.data.dataset import Split
 from bench.slicing.choice import Choice
 from bench.slicing.layers import CollectingChoice
@@ -19,18 +21,41 @@ from bench.slicing.supernet import Supernet
 
 @torch.no_grad()
 def calibrate(
-    net: Supernet, choices: Iterable[Choice], split: Split, device: torch.device, batch_size: int = 256
+    net: Supernet,
+    choices: Iterable[Choice],
+    split: Split,
+    device: torch.device,
+    batch_size: int = 256,
+    images: int | None = None,
 ) -> None:
-    """Replace the batch-norm statistics of `choices` by pooled moments over `split`. Weights do not change."""
+    """Replace the batch-norm statistics of `choices` by pooled moments over `split`. Weights do not change.
+
+    Args:
+        images: how many images of the split to take, from its start; None for all.
+
+    Raises:
+        UserError: the split does not have so many images.
+    """
     training = net.training
     net.eval()
     for choice in choices:
         collecting = CollectingChoice(choice)
-        for batch in split.batches(batch_size, device=device):
-            net(batch.x, collecting)
+        for x in _first(split, len(split) if images is None else images, batch_size, device):
+            net(x, collecting)
         for (norm, key), moments in collecting.moments.items():
             mean, var = moments.mean_var()
             stored_mean, stored_var = norm.statistics(key)
             stored_mean.copy_(mean)
             stored_var.copy_(var)
     net.train(training)
+
+
+def _first(split: Split, images: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """The first images of a split, in batches."""
+    if not 1 <= images <= len(split):
+        raise UserError(f"calibration_images must be from 1 to the {len(split)} of {split.id}, not {images}")
+    for batch in split.batches(batch_size, device=device):
+        yield batch.x[:images]
+        images -= len(batch.x)
+        if images <= 0:
+            return

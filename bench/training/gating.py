@@ -24,7 +24,7 @@ from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import softened
-from bench.slicing.gate import Gate, gumbel_straight_through
+from bench.slicing.gate import GATES, Gate, Head, ScalarGate, Trunk
 from bench.slicing.layers import SoftChoice
 from bench.slicing.supernet import Features, Supernet
 from bench.training.context import Context
@@ -46,6 +46,7 @@ class StageTwo:
         hard_samples: where to send images that even the widest routed network gets wrong: "try_best" to the widest,
             "give_up" to the slimmest.
         temperature: of the straight-through Gumbel-softmax.
+        gate_head, gate_trunk: how gates are built (`new_gates`).
 
     Raises:
         UserError: a number that is impossible.
@@ -59,6 +60,8 @@ class StageTwo:
     madds_weight: float = 0.5
     hard_samples: HardSamples = "try_best"
     temperature: float = 1.0
+    gate_head: Head = "one_hot"
+    gate_trunk: Trunk = "shared"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "weight_decay", "task_weight", "sgs_weight", "madds_weight"):
@@ -80,6 +83,17 @@ def sgs_targets(easy: Tensor, hopeless: Tensor, options: int, hard_samples: Hard
 def sgs_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of the gate's raw logits (B, K); it can reach zero."""
     return F.cross_entropy(logits, targets)
+
+
+def scalar_sgs_loss(raw: Tensor, targets: Tensor, options: int) -> Tensor:
+    """The same for a gate of one output (B, 1): binary cross-entropy towards the ends 0 and 1 of its list."""
+    wanted = targets.to(raw.dtype) / max(options - 1, 1)
+    return F.binary_cross_entropy_with_logits(raw[:, 0], wanted)
+
+
+def sgs_loss_of(gate: Gate, raw: Tensor, targets: Tensor) -> Tensor:
+    """SGS by what a gate's head computed."""
+    return scalar_sgs_loss(raw, targets, gate.options) if isinstance(gate, ScalarGate) else sgs_loss(raw, targets)
 
 
 def route_costs(net: Supernet, routing: Routing, image_size: int) -> list[Tensor]:
@@ -143,9 +157,9 @@ class GateTrainer:
         with torch.no_grad():
             x, features = self.net.segments[0](batch.x, self.fixed)
         easy, hopeless = self.difficulty(x, batch.targets, settings.hard_samples)
-        logits, weights, choice, x = self.gated(x, features, settings.temperature, joint)
+        raw, weights, choice, x = self.gated(x, features, settings.temperature, joint)
         targets = [sgs_targets(easy, hopeless, len(options), settings.hard_samples) for options in self.routing]
-        sgs = torch.stack([sgs_loss(*pair) for pair in zip(logits, targets, strict=True)]).mean()
+        sgs = torch.stack([sgs_loss_of(*told) for told in zip(self.gates, raw, targets, strict=True)]).mean()
         loss = settings.sgs_weight * sgs
         losses = {"sgs": sgs.item()}
         if joint:
@@ -160,18 +174,18 @@ class GateTrainer:
     def gated(
         self, x: Tensor, features: Features, temperature: float, joint: bool
     ) -> tuple[list[Tensor], list[Tensor], Choice | SoftChoice, Tensor]:
-        """All gates in turn, from what reaches the first one: their logits and sampled weights, what the last segment
-        is to run under, and what reaches it. Without `joint` no gradient passes from a gate to those before it."""
+        """All gates in turn, from what reaches the first one: their raw outputs and sampled weights, what the last
+        segment is to run under, and what reaches it. Without `joint` no gradient passes from a gate to those before."""
         choice: Choice | SoftChoice = self.fixed
-        logits, weights = [], []
+        raw, weights = [], []
         for index, gate in enumerate(self.gates):
-            logits.append(gate(Features(*(part.detach() for part in features))))
-            weights.append(gumbel_straight_through(logits[-1], temperature))
+            raw.append(gate.raw(Features(*(part.detach() for part in features))))
+            weights.append(gate.sample(raw[-1], temperature))
             choice = softened(self.net.space, index, self.routing[index], weights[-1], choice)
             if index + 1 < len(self.gates):
                 with torch.set_grad_enabled(joint):
                     x, features = self.net.segments[index + 1](x, choice)
-        return logits, weights, choice, x
+        return raw, weights, choice, x
 
     @torch.no_grad()
     def difficulty(self, x: Tensor, labels: Tensor, hard_samples: HardSamples) -> tuple[Tensor, Tensor]:
@@ -187,16 +201,38 @@ class GateTrainer:
 
 
 @torch.no_grad()
-def new_gates(net: Supernet, routing: Routing, image_size: int) -> list[Gate]:
-    """Untrained gates for a routing space, each for what its place in the network shows it."""
+def new_gates(
+    net: Supernet, routing: Routing, image_size: int, head: Head = "one_hot", trunk: Trunk = "shared"
+) -> list[Gate]:
+    """Untrained gates for a routing space, each for what its place in the network shows it.
+
+    Args:
+        trunk: "separate" gives a gate a hidden layer of its own, as wide as the trunk that it would share.
+
+    Raises:
+        UserError: a separate trunk for a network whose gates share none.
+    """
+    if trunk == "separate":
+        check_shared_trunk(net)
     device = next(net.parameters()).device
     x = torch.zeros(1, net.input_channels, image_size, image_size, device=device)
     choice, gates = Choice(net.space.fixed), []
     for index, options in enumerate(routing):
         x, features = net.segments[index](x, choice)
-        gates.append(Gate(features.trunk.shape[1], len(options), net.gate_hidden).to(device))
+        width = features.trunk.shape[1]
+        seen, hidden = (width, net.gate_hidden) if trunk == "shared" else (features.pooled.shape[1], width)
+        gates.append(GATES[head](seen, len(options), hidden, trunk).to(device))
         choice = choice.then(net.space.decisions[index].options[options[0]])
     return gates
+
+
+def check_shared_trunk(net: Supernet) -> None:
+    """Raise `UserError` unless a network's gates share the trunk of channel attention."""
+    if net.gate_hidden:
+        raise UserError(
+            "the gates of this model have a layer of their own already, for it has no channel attention to share a "
+            "trunk with; leave gate_trunk at shared"
+        )
 
 
 def named_gates(gates: Sequence[Gate]) -> dict[str, nn.Module]:
@@ -219,7 +255,7 @@ def train_gates(
     """Stage II for one routing space: the trained gates, one a decision, by one optimizer, and the training's history.
     The supernet does not change."""
     net.eval().requires_grad_(False)
-    gates = new_gates(net, routing, image_size)
+    gates = new_gates(net, routing, image_size, settings.gate_head, settings.gate_trunk)
     trainer = GateTrainer(net, gates, routing, image_size, task)
 
     def step(batch: Batch, index: int) -> dict[str, float]:

@@ -1,0 +1,157 @@
+"""What gates do with images, by hand and on made-up runs: entropy, separation, the oracle, its worth."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_store import WIDTHS, make_store, points_of
+
+from bench.reports import figures, generate
+from bench.reports.compare import HULL, compare
+from bench.reports.frame import points_frame
+from bench.reports.gates import (
+    entropy_bits,
+    fixed_points,
+    gates_frame,
+    oracle,
+    routing_space,
+    sent_on,
+    separation,
+)
+from bench.reports.runs import read_runs
+
+
+def test_entropy_of_routes():
+    assert entropy_bits(np.array([[0], [1], [2], [3]])) == 2.0
+    assert entropy_bits(np.array([[5], [5]])) == 0.0
+    assert entropy_bits(np.array([[0, 0], [0, 1], [0, 0], [0, 0]])) == pytest.approx(
+        -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
+    )
+
+
+def test_who_is_sent_on():
+    narrow = np.array([0.0, 0.0, 0.0, 1.0, 1.0])
+    is_wide = np.array([True, True, False, True, False])
+    assert sent_on(is_wide, narrow) == (pytest.approx(2 / 3), 0.5)
+    wrong, right = sent_on(is_wide, np.ones(5))
+    assert math.isnan(wrong)
+    assert right == 0.6
+    assert sent_on(np.array([True, False]), np.array([0.25, 0.75])) == (0.75, 0.25)  # scores that are no yes or no
+
+
+def test_separation_by_hand_and_over_all_pairs():
+    narrow = np.array([0.0, 1.0, 0.0, 1.0])
+    assert separation(np.array([9, 1, 8, 2]), narrow) == 1.0
+    assert separation(np.array([1, 9, 2, 8]), narrow) == 0.0
+    assert separation(np.array([4, 4, 4, 4]), narrow) == 0.5
+    assert separation(np.array([3, 1, 1, 2]), narrow) == pytest.approx((1 + 1 + 0.5 + 0) / 4)
+    assert math.isnan(separation(np.array([1, 2, 3, 4]), np.ones(4)))
+    generator = np.random.default_rng(0)
+    spent, scores = generator.integers(4, size=60), generator.random(60).round(2)
+    pairs = [
+        ((1 - scores[i]) * scores[j], (spent[i] > spent[j]) + (spent[i] == spent[j]) / 2)
+        for i in range(60)
+        for j in range(60)
+    ]
+    expected = sum(weight * won for weight, won in pairs) / sum(weight for weight, _ in pairs)
+    assert separation(spent, scores) == pytest.approx(expected)
+
+
+def test_the_oracle_takes_the_cheapest_choice_that_solves_an_image_else_the_cheapest():
+    costs = np.array([40.0, 10.0, 20.0])
+    scores = np.array([[1, 1, 0, 1], [0, 1, 0, 0], [0, 1, 0, 1]], dtype=np.float32)
+    found = oracle(costs, scores)  # 40, 10, 10 (nobody), 20
+    assert found.score == 0.75
+    assert found.madds == (40 + 10 + 10 + 20) / 4
+
+
+def test_no_routing_of_fixed_choices_beats_the_oracle():
+    generator = np.random.default_rng(1)
+    scores = (generator.random((3, 50)) < 0.5).astype(np.float32)
+    best = oracle(np.array([1.0, 2.0, 3.0]), scores)
+    assert best.score == scores.max(axis=0).mean()
+    taken = generator.integers(3, size=(200, 50))
+    for route in taken:
+        solved = scores[route, np.arange(50)].mean()
+        assert solved <= best.score
+
+
+def test_which_fixed_points_lie_in_a_routing_space():
+    fixed = ["uniform0", "uniform1", "uniform3"]
+    assert routing_space("dynamic0-12-3") == (0, 12, 3)
+    assert routing_space("dynamic0-1_0-2") is routing_space("routed_0_to_3") is None
+    assert fixed_points("dynamic1-3", fixed, only=False) == ["uniform1", "uniform3"]
+    assert fixed_points("dynamic1-2", fixed, only=False) == [], "uniform2 was not run"
+    assert fixed_points("dynamic0-1_0-2", fixed, only=False) == []
+    assert fixed_points("dynamic0-1_0-2", fixed, only=True) == fixed
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("store"), profile=False).root
+
+
+def test_the_frame_by_another_way(store: Path):
+    runs = read_runs(store)
+    points = points_frame(runs)
+    _, controls = compare(points, runs)
+    (row,) = gates_frame(points, runs, controls).to_dict("records")
+    regrets, oracles, spent, auc = [], [], [], []
+    for seed in range(3):
+        gate = points_of("ds_net", seed)["routed_0_to_3"]
+        fixed = points_of("fixed_choice", seed)
+        solved = np.stack([fixed[name]["score"] for name in WIDTHS])
+        cheapest = [next((i for i in range(4) if solved[i, image]), 0) for image in range(solved.shape[1])]
+        oracles.append(solved.max(0).mean())
+        spent.append(np.mean([list(WIDTHS.values())[i] for i in cheapest]))
+        regrets.append(oracles[-1] - gate["score"].mean())
+        wrong, right = gate["madds"][solved[0] == 0], gate["madds"][solved[0] == 1]
+        auc.append(((wrong[:, None] > right).mean() + (wrong[:, None] >= right).mean()) / 2)
+    assert row["oracle_top1"] == pytest.approx(np.mean(oracles))
+    assert row["oracle_madds"] == pytest.approx(np.mean(spent))
+    assert row["regret"] == pytest.approx(np.mean(regrets), abs=1e-6)
+    assert row["separation"] == pytest.approx(np.mean(auc))
+    assert row["separation"] > 0.8, "these gates know what is hard"
+    assert row["separation_low"] < row["separation"] < row["separation_high"]
+    assert row["entropy"] == pytest.approx(-(3 * 0.2 * math.log2(0.2) + 0.4 * math.log2(0.4)))
+    assert row["wide_if_wrong"] == 1.0
+    by_control = controls.set_index("control")
+    for short, name in (("random", "random_gate"), ("hull", HULL)):
+        assert row[f"{short}_difference"] == by_control["difference"][name]
+        assert row[f"{short}_verdict"] == by_control["verdict"][name]
+
+
+def test_the_table(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("write_accuracy_madds", "write_accuracy_latency", "write_routing"):
+        monkeypatch.setattr(figures, name, lambda *_: [])
+    for out in ("one", "two"):
+        generate(store, tmp_path / out, "slicebench report")
+    for kind in ("md", "csv"):
+        first, second = ((tmp_path / out / "tables" / f"gates.{kind}").read_bytes() for out in ("one", "two"))
+        assert first == second
+    text = (tmp_path / "one" / "tables" / "gates.md").read_text()
+    assert "oracle % (derived)" in text
+    assert "0: 20%, 1: 20%, 2: 20%, 3: 40%" in text
+    table = pd.read_csv(tmp_path / "one" / "tables" / "gates.csv", skiprows=1)
+    assert table["regret_percent"][0] == pytest.approx(
+        table["oracle_top1_percent_derived"][0] - table["top1_percent"][0], abs=2e-4
+    )
+
+
+def test_without_fixed_choices_there_is_no_oracle(tmp_path: Path):
+    import shutil
+
+    root = make_store(tmp_path, profile=False).root
+    for folder in (root / "runs").glob("fixed_choice-*"):
+        shutil.rmtree(folder)
+    runs = read_runs(root)
+    points = points_frame(runs)
+    _, controls = compare(points, runs)
+    (row,) = gates_frame(points, runs, controls).to_dict("records")
+    assert math.isnan(row["oracle_top1"])
+    assert math.isnan(row["separation"])
+    assert row["hull_verdict"] is None
+    assert row["random_difference"] > 0
+    assert row["entropy"] > 0
