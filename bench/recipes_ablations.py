@@ -70,10 +70,15 @@ def of_stage_one(full: Setting, seeds: Sequence[int], variants: Mapping[str, Opt
 
 
 def of_gates(settings: Mapping[str, Setting], seeds: Sequence[int], reference: str | None = None) -> Ablation:
-    """Variants in how images are routed. All have the same supernet, so their dynamic points alone are compared; the
-    controls on each checkpoint are for the table of gates."""
+    """Variants in how images are routed: what shares the full method's supernet is compared by dynamic points alone,
+    another network by its fixed sub-networks too. The controls on each checkpoint are for the table of gates."""
+    full = settings[FULL]
+    arms = {}
+    for words, setting in settings.items():
+        judged = ("fixed_choice",) if setting is full or setting.model != full.model else ()
+        arms[words] = setting.runs(seeds, *judged)
     controls = [spec for setting in settings.values() for spec in setting.runs(seeds, "random_gate", "fixed_choice")]
-    return Ablation([Arms({words: setting.runs(seeds) for words, setting in settings.items()}, reference)], controls)
+    return Ablation([Arms(arms, reference)], controls)
 
 
 TEACHERS: dict[str, Options] = {

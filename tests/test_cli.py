@@ -390,6 +390,36 @@ def test_a_run_that_succeeds_says_so(slicebench, plugin):
     assert slicebench(*words).out.startswith("phases: 3 complete already\n")
 
 
+STUDY = f"""
+from bench.core.ablation import Ablation, Arms
+from bench.core.spec import ProfileSpec, RunSpec
+
+BRIEF = ProfileSpec((1,), 2, 0)
+
+
+def study(seeds=(0, 1)):
+    models = {{"full method": {DS!r}, "another network": {US!r}}}
+    arms = {{words: [RunSpec("linear", m, profile=BRIEF, seed=s) for s in seeds] for words, m in models.items()}}
+    return Ablation([Arms(arms)])
+"""
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_an_ablation_of_a_users_own_gets_its_table(slicebench, plugin):
+    Path("study.py").write_text(STUDY)
+    words = ["run", "study.py:study", "--plugin", plugin, "--executor", "serial"]
+    assert slicebench(*words, "--dry-run").code == 0
+    assert not Path("results").exists()
+    said = slicebench(*words, "--set", "epochs=1")
+    assert (said.code, said.err) == (0, "")
+    (note,) = Path("results/ablations").glob("study.*.json")
+    (group,) = json.loads(note.read_text())["groups"]
+    assert {run for arm in group["arms"].values() for run in arm} == {f.name for f in Path("results/runs").iterdir()}
+    table = Path("results/tables/ablation_study.md").read_text()
+    assert "| another network | model=us_mobilenet_micro8 | linear" in table
+    assert "fewer than 3 seeds" in table
+
+
 def test_ctrl_c_is_one_sentence_and_130(slicebench, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -39,11 +39,11 @@ class Arms:
     reference: str | None = None
 
     def mapped(self, finish: Finish) -> Arms:
-        """The arms with their specs as they will run. One that settings have made equal to another is left out."""
+        """The arms with their specs as they will run. One whose runs settings have made those of another is left out."""
         kept: dict[str, Sequence[RunSpec]] = {}
         for words, specs in self.arms.items():
             finished = finish(specs)
-            if finished not in kept.values():
+            if not any(all(spec in other for spec in finished) for other in kept.values()):
                 kept[words] = finished
         return Arms(kept, self.reference)
 
