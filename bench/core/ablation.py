@@ -39,7 +39,7 @@ class Arms:
     reference: str | None = None
 
     def mapped(self, finish: Finish) -> Arms:
-        """The arms with their specs as they will run. One whose runs settings have made those of another is left out."""
+        """The arms with their specs as they will run, without one whose runs settings have made those of another."""
         kept: dict[str, Sequence[RunSpec]] = {}
         for words, specs in self.arms.items():
             finished = finish(specs)
