@@ -57,9 +57,9 @@ DIGITS = on_digits(MOBILENET, gate_epochs=4)
 CIFAR10 = Setting(
     "ds_net",
     "ds_mobilenet_micro32",
-    DataSpec("cifar10", "holdout", 4_000),
+    DataSpec("cifar10", "holdout", 3_000),
     TrainSpec(epochs=4, batch_size=64, lr=0.1, warmup_epochs=1),
-    {"routing": MOBILENET.routing(), "gate_epochs": 1, "gate_lr": MOBILENET.gate_lr},
+    {"gate_epochs": 2, "gate_lr": MOBILENET.gate_lr},
 )
 
 

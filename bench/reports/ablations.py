@@ -124,7 +124,8 @@ def _title(row: Mapping[str, Any]) -> str:
 
 
 def _full(run: Run) -> str:
-    """The settings of the full method that are not the defaults of a spec."""
+    """The settings of the full method that are not the defaults of a spec, but for how it was timed."""
     defaults = settings_of(RunSpec(run.spec.method, run.spec.model), {})
-    named = {key: value for key, value in run.settings.items() if value != defaults.get(key)}
+    differing = {key: value for key, value in run.settings.items() if value != defaults.get(key)}
+    named = {key: value for key, value in differing.items() if not key.startswith("profile.")}
     return ", ".join(f"{short(key)}={_spelled(value)}" for key, value in sorted(named.items()))

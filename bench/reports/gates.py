@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench.evaluation.statistics import summarise
 from bench.reports.compare import HULL
+from bench.reports.frame import natural
 from bench.reports.rows import rows_of, select
 from bench.reports.runs import Run
 from bench.reports.scores import PointScores, read_scores
@@ -106,7 +107,7 @@ def gates_frame(points: pd.DataFrame, runs: Sequence[Run], controls: pd.DataFram
         return pd.DataFrame()
     evaluated = [run for run in runs if "eval" in run.bodies]
     scores = {run.run_id: read_scores(run) for run in evaluated if run.spec.method == "fixed_choice"}
-    for row in rows_of(select(points, kind="dynamic", control=False)):
+    for row in sorted(rows_of(select(points, kind="dynamic", control=False)), key=_order):
         mine = select(controls, config_id=row["config_id"], point=row["point"])
         if mine.empty:
             continue
@@ -114,6 +115,10 @@ def gates_frame(points: pd.DataFrame, runs: Sequence[Run], controls: pd.DataFram
         line = {name: row[name] for name in (*names, "madds_mean", "routing")}
         rows.append(line | _over_seeds(row, evaluated, scores) | _advantage(mine))
     return pd.DataFrame(rows)
+
+
+def _order(row: dict[str, Any]) -> list[tuple]:
+    return [natural(row[name]) for name in ("split", "model", "method", "variant", "point", "config_id")]
 
 
 def _over_seeds(row: dict[str, Any], runs: Sequence[Run], fixed: dict[str, ByPoint]) -> dict[str, Any]:
