@@ -183,7 +183,9 @@ FINAL = "final"
 
 
 def _check_calibration(net: Supernet, options: DSNetOptions) -> None:
-    """Raise `UserError` for a number of calibration images that would be without effect."""
+    """Raise `UserError` for a number of calibration images that is none or would be without effect."""
+    if options.calibration_images is not None and options.calibration_images < 1:
+        raise UserError(f"calibration_images must be at least 1, not {options.calibration_images}")
     if not options.recalibrate or not net.space.prefix_statistics:
         reason = "recalibrate is false" if not options.recalibrate else "this model has no batch norm"
         raise UserError(f"calibration_images says nothing where {reason}; leave it out")

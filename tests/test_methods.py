@@ -320,6 +320,7 @@ def test_a_method_that_needs_a_parent_says_so(name):
         ("ds_net", {"routing": [[]]}, "cannot route to choice none"),
         ("ds_net", {"routing": [[[0], [1]]]}, "lists options for each gate: 1, not 2"),
         ("ds_net", {"routing": [[0, [1]]]}, "mixes options and lists of options"),
+        ("ds_net", {"calibration_images": 0}, "calibration_images must be at least 1, not 0"),
         ("ds_net", {"calibration_images": 9, "recalibrate": False}, "says nothing where recalibrate is false"),
         ("us_net", {"widths": [0.3, 0.26]}, "no sub-network has width 0.26"),
         ("uniform", {"choices": [0, 9]}, "no sub-network 9: this space has choices 0 to 3"),
