@@ -21,7 +21,7 @@ from baselines.pruning_surgery import rebuild
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
-from bench.methods import Method, build_model, trainable_copy
+from bench.methods import Method, build_model, build_network
 from bench.points import OperatingPoint, StaticPoint
 from bench.profilers.madds import executed_madds
 from bench.slicing.extract import extract
@@ -74,6 +74,8 @@ class Pruning(Method):
     kind = "static"
     paper = "Fang et al. 2023, DepGraph; each criterion names its own (pruning_criteria)"
     Options = PruningOptions
+    leaves = "nothing"
+    takes_networks = True
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: PruningOptions = self.options(spec)
@@ -127,9 +129,9 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 
 def _plain(spec: RunSpec, data: Dataset, context: Context) -> nn.Module:
-    """The widest network of the model's ladder, untrained, as ordinary layers."""
+    """The widest network of the model's ladder, as ordinary layers with the weights that training starts from."""
     net = build_model(spec, data, context)
-    return channels_last(trainable_copy(extract(net, net.space.uniform_choices[-1])))
+    return channels_last(build_network(net, net.space.uniform_choices[-1], context))
 
 
 def _example(data: Dataset, context: Context) -> Tensor:

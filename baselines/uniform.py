@@ -8,9 +8,8 @@ import torch
 
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods import Method, build_model, trainable_copy
+from bench.methods import Method, build_model, build_network
 from bench.points import OperatingPoint, StaticPoint
-from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
 from bench.training.context import Context
 from bench.training.loop import train_classifier
@@ -28,12 +27,18 @@ class UniformOptions:
 
 
 class Uniform(Method):
-    """Each sub-network of the ladder, extracted at initialisation and trained on the labels alone."""
+    """Each sub-network of the ladder, extracted at initialisation and trained on the labels alone.
+
+    From pretrained weights or another run's supernet, each starts as that network's slice; from a run of `uniform`, as
+    the network of its own width there.
+    """
 
     name = "uniform"
     kind = "static"
     paper = "the networks that every slimming paper compares with"
     Options = UniformOptions
+    leaves = "networks"
+    takes_networks = True
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         for index in self.options(spec).choices:
@@ -46,7 +51,7 @@ class Uniform(Method):
         points: list[OperatingPoint] = []
         for choice in choices:
             name = net.space.name_of(choice)
-            network = trainable_copy(extract(net, choice)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = build_network(net, choice, context).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             train_classifier(name, network, data.train, spec.train, spec.seed, task_of(data), context)
             madds = net.cost(choice, data.image_size).madds
             points.append(StaticPoint(name, network, madds))

@@ -28,9 +28,7 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's own, or that of the 
 INTERRUPTED = 130  # what a shell expects of a process that Ctrl-C ended
 
 
-class Executor(StrEnum):
-    ray = "ray"
-    serial = "serial"
+Executor = StrEnum("Executor", "ray serial")
 
 
 class Device(StrEnum):
@@ -55,12 +53,13 @@ def run(
     results: Results = Path("results"),
     device: Device = Device.auto,
     executor: Executor = Executor.ray,
+    weights: Annotated[str | None, typer.Option(help="start from pretrained weights: a file or timm:NAME")] = None,
     address: Annotated[str | None, typer.Option(help="an existing Ray cluster to join")] = None,
     plugin: Plugins = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs and stop")] = False,
 ) -> None:
     """Train, evaluate and profile a recipe's runs, then write and print the leaderboard. Complete work is kept."""
-    from bench import recipes
+    from bench import recipes, recipes_start
     from bench.core.store import Store
     from bench.listing import runs_table
 
@@ -68,15 +67,16 @@ def run(
         raise UserError("--address names a Ray cluster; leave it out, or use --executor ray")
     _load(plugin)
     with _working("reading the data, checking the specs"):
-        specs, groups = _specs(recipe, set_ or [], seeds, device, address)
-        recipes.check(specs, data)
+        given = recipes_start.given_weights(weights)
+        settings = [*(set_ or []), *(f"weights={name}" for name in given)]
+        specs, groups = _specs(recipe, settings, seeds, device, address)
+        recipes.check(specs, data, results, given)
     if dry_run:
         typer.echo(runs_table(specs, results))
         return
-    Store(results)  # that it can be written is known before anything runs
+    recipes_start.keep_weights(given, Store(results))  # that it can be written is known before anything runs
     write_ablation(results, recipe, groups)
-    own = recipes.file_of(recipe)
-    plugins = [*(plugin or []), *([own] if own else [])]  # workers must know what a recipe's file registers
+    plugins = [*(plugin or []), *filter(None, [recipes.file_of(recipe)])]  # what its file registers, workers must know
     summary = _execute(specs, executor, results, data, address, plugins)
     typer.echo(f"phases: {summary}")
     try:

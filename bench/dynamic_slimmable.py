@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods import Method, build_model, method_of, reseed
+from bench.methods import Method, build_model, fresh_model, method_of, reseed
+from bench.models.order import Order, in_order
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.dynamic import check_routing
 from bench.slicing.gate import Gate, Head, Trunk
@@ -28,6 +29,8 @@ from bench.training.gating import (
     new_gates,
     train_gates,
 )
+from bench.training.loop import stable_seed
+from bench.training.start import SUPERNET as FINAL
 from bench.training.supernet import Distillation, StageOne, train_supernet
 from bench.training.tasks import task_of
 
@@ -46,6 +49,8 @@ class DSNetOptions:
         gate_epochs ... hard_samples: stage II (`StageTwo`).
         gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). The attention head is a property of the
             network: the `ds_mobilenet_plain_` presets are without.
+        channel_order: order of the channels that stage I starts from (`models/order.py`). It says something where they
+            are trained: a slice of pretrained weights is then made of the channels that matter most.
     """
 
     distillation: Distillation = "bootstrap"
@@ -63,6 +68,7 @@ class DSNetOptions:
     hard_samples: HardSamples = "try_best"
     gate_head: Head = "one_hot"
     gate_trunk: Trunk = "shared"
+    channel_order: Order = "none"
 
     def stage_one(self) -> StageOne:
         return StageOne(self.distillation, self.random_widths, self.ema, self.ema_warmup)
@@ -106,7 +112,7 @@ class DSNet(Method):
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: DSNetOptions = self.options(spec)
-        net = build_model(spec, data, context)
+        net = in_order(build_model(spec, data, context), options.channel_order, stable_seed(spec.seed, "order"))
         spaces = routing_spaces(net, options)
         net = self.supernet(net, spec, options, data, context)
         points: list[OperatingPoint] = []
@@ -178,10 +184,6 @@ def has_attention(net: Supernet) -> bool:
     return any(name == "heads" for stage in net.space.stages for name, _ in stage.dimensions)
 
 
-FINAL = "final"
-"""Name of the checkpoint that holds the supernet as it is evaluated."""
-
-
 def _check_calibration(net: Supernet, options: DSNetOptions) -> None:
     """Raise `UserError` for a number of calibration images that is none or would be without effect."""
     if options.calibration_images is not None and options.calibration_images < 1:
@@ -241,7 +243,7 @@ def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supern
         )
     assert context.parent is not None
     options: DSNetOptions = method.options(spec)
-    net = build_model(spec, data, context)
+    net = fresh_model(spec, data, context)
     folder = context.parent / "checkpoints"
     checkpoint.restore(folder / f"{FINAL}.safetensors", {"supernet": net}, spec.run_id)
     trained = []

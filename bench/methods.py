@@ -15,10 +15,14 @@ from bench.core.registry import Registry
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.models import MODELS
+from bench.models.transfer import Transferred
 from bench.points import OperatingPoint
+from bench.slicing.choice import Choice
+from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
 from bench.training.context import Context
 from bench.training.loop import stable_seed
+from bench.training.start import SUPERNET, from_parent, from_pretrained, report
 
 METHODS = Registry(
     "method",
@@ -30,6 +34,7 @@ METHODS = Registry(
         "pruning": "baselines.pruning:Pruning",
         "random_gate": "baselines.controls:RandomGate",
         "fixed_choice": "baselines.controls:FixedChoice",
+        "sliced_order": "baselines.sliced_order:SlicedOrder",
     },
     group="slicebench.methods",
 )
@@ -52,7 +57,11 @@ class Method:
             that it leaves to another method.
         version: raised when its results change for an equal spec.
         Options: frozen dataclass of its settings; a run's `options` must be among its fields.
-        needs_parent: True where it works on the checkpoint of another run (`init_from`).
+        needs_parent: True where it works on the checkpoint of another run (`init_from`) and leaves none of its own.
+            Other methods may start from one, on any data, and train on.
+        leaves: what a finished run holds for others to start from: the checkpoint `final` with a supernet, a checkpoint
+            for each network that was trained alone (by the name of its choice), or nothing.
+        takes_networks: True where it may start from networks trained alone (`build_network`), not from supernets only.
     """
 
     name: ClassVar[str]
@@ -63,6 +72,8 @@ class Method:
     version: ClassVar[int] = 1
     Options: ClassVar[type] = NoOptions
     needs_parent: ClassVar[bool] = False
+    leaves: ClassVar[Literal["supernet", "networks", "nothing"]] = "supernet"
+    takes_networks: ClassVar[bool] = False
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         """Train what is not trained yet (checkpoints below `context.directory`), else load it; return the points.
@@ -109,11 +120,75 @@ def completed(spec: RunSpec) -> RunSpec:
     return dataclasses.replace(spec, options=kept, method_version=method.version)
 
 
-def build_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
+def check_parent(spec: RunSpec, parent: RunSpec) -> None:
+    """Raise `UserError` for a run that can do nothing with what `parent` leaves. Their networks are not compared."""
+    method, left = method_of(spec.method), method_of(parent.method)
+    if method.needs_parent:
+        if (parent.model, parent.data) != (spec.model, spec.data):
+            raise UserError(f"{spec.run_id} starts from {parent.run_id}, which has another model or other data")
+    elif left.needs_parent or left.leaves == "nothing":
+        raise UserError(
+            f"{spec.run_id} starts from {parent.run_id}, but a run of {left.name} leaves no network to train on"
+        )
+    elif left.leaves == "networks" and not method.takes_networks:
+        raise UserError(
+            f"{spec.run_id} starts from {parent.run_id}, but {left.name} trains each network alone, and {method.name} "
+            "needs a supernet"
+        )
+
+
+def fresh_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
     """The spec's model preset for the data's classes and channels, with weights that depend on the seed alone."""
     torch.manual_seed(stable_seed(spec.seed, spec.model, "init"))
     net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
     return net.to(context.device, memory_format=torch.channels_last)
+
+
+def build_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
+    """The spec's model with the weights that training starts from: its seed's, or what it names to start from.
+
+    Raises:
+        UserError: the weights, or the parent's network, are missing or do not fit.
+    """
+    net = fresh_model(spec, data, context)
+    found = _start(net, spec, context)
+    if found is not None:
+        net.load_state_dict(found.state)
+    return net
+
+
+def build_network(net: Supernet, choice: Choice, context: Context) -> nn.Module:
+    """A sub-network of `build_model` as a plain one to be trained alone. Where the parent trained networks alone, it
+    starts from the parent's of that name. Raises `UserError` where it has none."""
+    network = extract(net, choice)
+    if _parent_leaves(context) == "networks":
+        network.load_state_dict(from_parent(network, context, net.space.name_of(choice), "network").state)
+    return trainable_copy(network)
+
+
+def start_of(spec: RunSpec, data: Dataset, context: Context) -> dict[str, Any]:
+    """What a run took to start from, for `train.json`; empty where it started from its seed or works on its parent."""
+    found = _start(fresh_model(spec, data, context), spec, context)
+    if found is not None:
+        return report(spec, found)
+    alone = context.parent is not None and not method_of(spec.method).needs_parent
+    return {"from": spec.init_from, "networks": "each from the parent's of its name"} if alone else {}
+
+
+def _start(net: Supernet, spec: RunSpec, context: Context) -> Transferred | None:
+    """The state that a fresh supernet starts from, if it is not to start as it is."""
+    if spec.weights is not None:
+        return from_pretrained(net, spec.weights, context.weights)
+    if spec.init_from is None or context.parent_spec is None or method_of(spec.method).needs_parent:
+        return None
+    check_parent(spec, context.parent_spec)
+    if _parent_leaves(context) == "networks":
+        return None
+    return from_parent(net, context, SUPERNET, "supernet")
+
+
+def _parent_leaves(context: Context) -> str | None:
+    return None if context.parent_spec is None else method_of(context.parent_spec.method).leaves
 
 
 def reseed(spec: RunSpec, *parts: object) -> None:

@@ -30,6 +30,7 @@ RECIPES = Registry(
         "ablation_sandwich": "bench.recipes_ablations:ablation_sandwich",
         "ablation_routing": "bench.recipes_ablations:ablation_routing",
         "ablation_mvco": "bench.recipes_ablations:ablation_mvco",
+        "ablation_order": "bench.recipes_order:ablation_order",
     },
     group="slicebench.recipes",
 )
@@ -135,7 +136,8 @@ def changed(specs: Sequence[RunSpec], change: Callable[[RunSpec], RunSpec]) -> l
 def with_overrides(specs: Sequence[RunSpec], settings: Mapping[str, str]) -> list[RunSpec]:
     """The specs with `--set key=value` applied to each one that has the key.
 
-    A key of the run, its data, training or profile applies to all; an option to the runs of the methods that have it.
+    A key of the run, its data, training or profile applies to all, but `init_from` and `weights` only to runs that
+    start from no other one; an option to the runs of the methods that have it.
 
     Raises:
         UserError: a key that none of the specs has (naming the nearest), or a value that it cannot take.
@@ -150,6 +152,8 @@ def with_overrides(specs: Sequence[RunSpec], settings: Mapping[str, str]) -> lis
     def change(spec: RunSpec) -> RunSpec:
         foreign = every_option - options[spec.method]
         mine = {key: value for key, value in settings.items() if _option_of(key) not in foreign}
+        if spec.init_from is not None:
+            mine = {key: value for key, value in mine.items() if key not in ("init_from", "weights")}
         return with_settings(spec, mine, options[spec.method])
 
     return changed(specs, change)
@@ -257,31 +261,38 @@ def placed(specs: Sequence[RunSpec], device: str | None, local: bool = True) -> 
     return changed(specs, place)
 
 
-def check(specs: Sequence[RunSpec], data_root: Path | None) -> None:
-    """Find out before anything runs what would fail anyway.
+def check(
+    specs: Sequence[RunSpec],
+    data_root: Path | None,
+    results: Path | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> None:
+    """Find out before anything runs what would fail anyway. `results` and `given` as in `check_starts`.
 
     Raises:
         UserError: data that is not there or too few for a batch, images that a network cannot take, a choice or budget
-            that it cannot meet, a control on a run of another model or other data.
+            that it cannot meet, a start from weights or a run of something else.
     """
     from bench.data import load
     from bench.methods import method_of
     from bench.models import MODELS
     from bench.profilers.model import check_size
+    from bench.recipes_start import check_starts
 
-    datasets = {data: load(data, data_root) for data in dict.fromkeys(spec.data for spec in specs)}
-    by_id = {spec.run_id: spec for spec in specs}
-    networks: dict[tuple[str, DataSpec], Any] = {}
+    dataset = functools.cache(lambda data: load(data, data_root))
+
+    @functools.cache
+    def network(model: str, data: DataSpec) -> Any:
+        images = dataset(data)
+        net = MODELS.get(model)(classes=len(images.classes), input_channels=images.channels)
+        check_size(net, model, images.image_size)
+        return net
+
     for spec in specs:
-        images, slot = datasets[spec.data], (spec.model, spec.data)
-        images.train.steps(spec.train.batch_size)
-        if slot not in networks:
-            networks[slot] = MODELS.get(spec.model)(classes=len(images.classes), input_channels=images.channels)
-            check_size(networks[slot], spec.model, images.image_size)
+        dataset(spec.data).train.steps(spec.train.batch_size)
+        net = network(spec.model, spec.data)
         try:
-            method_of(spec.method).check(spec, networks[slot], images.image_size)
+            method_of(spec.method).check(spec, net, dataset(spec.data).image_size)
         except UserError as error:
             raise UserError(f"{spec.method} on {spec.model}: {error}") from error
-        parent = by_id.get(spec.init_from or "")
-        if parent and (parent.model, parent.data) != (spec.model, spec.data):
-            raise UserError(f"{spec.run_id} starts from {parent.run_id}, which has another model or other data")
+    check_starts(specs, lambda spec: network(spec.model, spec.data), results, given or {})

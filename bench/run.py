@@ -25,7 +25,7 @@ from bench.data import load as load_data
 from bench.data.dataset import Dataset, Split
 from bench.evaluation.accuracy import BATCH, Evaluation, evaluate
 from bench.evaluation.proof import prove
-from bench.methods import method_of
+from bench.methods import method_of, start_of
 from bench.models import MODELS
 from bench.points import OperatingPoint
 from bench.profilers import allocator
@@ -91,7 +91,7 @@ def _perform(
     points = method_of(spec.method).operating_points(spec, data, context)
     _check_points(spec, points)
     if phase == "train":
-        body = _trained(context, points)
+        body = _trained(context, points, start_of(spec, data, context))
     else:
         images = [batch.x for batch in data.open_test().batches(BATCH, device=device)]
         points = [point.on(images) for point in points]
@@ -105,7 +105,7 @@ def _context(spec: RunSpec, store: Store, device: torch.device, progress: Progre
     parent = parent_spec = None
     if spec.init_from is not None:
         parent, parent_spec = store.path(spec.init_from), store.read_spec(spec.init_from)
-    return Context(store.path(spec.run_id), spec.run_id, device, progress, parent, parent_spec)
+    return Context(store.path(spec.run_id), spec.run_id, device, progress, parent, parent_spec, weights=store.weights)
 
 
 def _check_points(spec: RunSpec, points: list[OperatingPoint]) -> None:
@@ -115,10 +115,11 @@ def _check_points(spec: RunSpec, points: list[OperatingPoint]) -> None:
         raise UserError(f"{spec.method} yielded {'no points' if not names else f'two points named {min(repeated)}'}")
 
 
-def _trained(context: Context, points: list[OperatingPoint]) -> dict[str, Any]:
+def _trained(context: Context, points: list[OperatingPoint], start: dict[str, Any]) -> dict[str, Any]:
     files = sorted((context.directory / "checkpoints").glob("*.safetensors"))
     digests = {file.stem: _sha256(file) for file in files}
-    return {"results": {"points": [point.name for point in points], "checkpoints": digests}}
+    results = {"points": [point.name for point in points], "checkpoints": digests}
+    return {"results": results | ({"start": start} if start else {})}
 
 
 def _sha256(file: Path) -> str:

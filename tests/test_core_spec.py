@@ -58,6 +58,7 @@ DEFAULTS = {
     "device": "cpu",
     "init_from": None,
     "method_version": 1,
+    "weights": None,
 }  # fmt: skip
 
 

@@ -65,6 +65,22 @@ def test_variants_name_what_differs_and_only_that(tmp_path: Path):
     assert label[control.run_id] == "parent.random_widths=1"
 
 
+def test_a_variant_tells_its_parent_by_what_differs_from_itself(tmp_path: Path):
+    store = Store(tmp_path)
+    parent = with_settings(spec_of("ds_net", 0), {"train.epochs": "7"})
+    scratch = with_settings(parent, {"data.train_images": "9"})
+    started = with_settings(scratch, {"init_from": parent.run_id})
+    longer = with_settings(started, {"train.epochs": "8"})
+    for spec in (parent, scratch, started, longer):
+        store.open_run(spec)
+    runs = {run.run_id: run for run in read_runs(tmp_path)}
+    label = {run_id: variants(list(runs.values()))[run.config_id] for run_id, run in runs.items()}
+    assert label[parent.run_id] == "epochs=7"
+    assert label[scratch.run_id] == "train_images=9, epochs=7"
+    assert label[started.run_id] == "train_images=9, parent.method=ds_net, epochs=7"
+    assert label[longer.run_id].endswith("parent.method=ds_net, parent.epochs=7, epochs=8")
+
+
 def test_two_variants_are_two_rows(tmp_path: Path):
     store = Store(tmp_path)
     for seed in range(3):

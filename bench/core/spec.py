@@ -18,6 +18,7 @@ from bench.core.frozen import FrozenDict, freeze
 
 DEVICES = ("cpu", "cuda")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # method names and run ids name folders
+_WEIGHTS = re.compile(r"timm:[A-Za-z0-9_.-]+|sha256:[0-9a-f]{64}")
 _STRICT = {"extra": "forbid"}  # read by pydantic: an unknown key is an error
 
 
@@ -95,7 +96,8 @@ class RunSpec:
 
     `method`, `model` and `data.name` are registry keys, never paths. `options` are the method's own settings
     (JSON values; kept frozen, lists as tuples). `init_from` is the run_id of the run whose checkpoint this
-    one starts from. Raises UserError when a value is impossible.
+    one starts from; `weights` names pretrained ones, "timm:NAME" or "sha256:" and the 64 hex digits of a
+    kept file. Raises UserError when a value is impossible.
     """
 
     __pydantic_config__ = _STRICT
@@ -111,6 +113,7 @@ class RunSpec:
     device: str = "cpu"
     init_from: str | None = None
     method_version: int = 1
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", freeze(self.options, "options"))
@@ -118,11 +121,20 @@ class RunSpec:
             value = getattr(self, key)
             if value is not None and not _NAME.fullmatch(str(value)):
                 raise UserError(f"{key} must be a name of letters, digits, '_', '-', '.' or '+', not {value!r}")
+        self._check_weights()
         _number("seed", self.seed, 0, integer=True)
         _number("threads", self.threads, 1, integer=True)
         _number("method_version", self.method_version, 1, integer=True)
         if self.device not in DEVICES:
             raise UserError(f"device must be one of {', '.join(DEVICES)}, not {self.device!r}")
+
+    def _check_weights(self) -> None:
+        if self.weights is None:
+            return
+        if not isinstance(self.weights, str) or not _WEIGHTS.fullmatch(self.weights):
+            raise UserError(f"weights must be timm:NAME or sha256:DIGEST (a file: --weights), not {self.weights!r}")
+        if self.init_from is not None:
+            raise UserError("a run starts from pretrained weights or from another run (init_from), not from both")
 
     @property
     def run_id(self) -> str:

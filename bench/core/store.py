@@ -1,6 +1,7 @@
 """Where results lie: one folder a run, one JSON file a phase, written in one step.
 
     <root>/runs/<run_id>/{spec,train,eval,profile,error}.json   beside per_image.safetensors and checkpoints/
+    <root>/weights/                                             pretrained weights that runs started from
 
 A phase is complete exactly when its file exists, so the store alone says what is left to do.
 """
@@ -36,6 +37,7 @@ class Store:
     def __init__(self, root: str | Path, writable: bool = True):
         self.root = Path(root)
         self._runs = self.root / "runs"
+        self.weights = self.root / "weights"
         if writable:
             self._prepare()
         elif not self.root.is_dir():

@@ -87,7 +87,9 @@ def open_run(run_id: str, results: Path, data_root: Path | None) -> Trained:
     if spec.init_from is not None:
         parent, parent_spec = store.path(spec.init_from), store.read_spec(spec.init_from)
         _check_trained(store, spec.init_from)
-    context = Context(store.path(run_id), run_id, torch.device("cpu"), parent=parent, parent_spec=parent_spec)
+    context = Context(
+        store.path(run_id), run_id, torch.device("cpu"), parent=parent, parent_spec=parent_spec, weights=store.weights
+    )
     points = method_of(spec.method).operating_points(spec, data, context)
     space = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels).space
     return Trained(spec, data, points, space)

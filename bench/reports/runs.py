@@ -124,8 +124,8 @@ def records_digest(runs: Iterable[Run]) -> str:
 def variants(runs: Sequence[Run]) -> dict[str, str]:
     """For each config_id, what sets it apart from the other configs of its method: "epochs=20, random_widths=1".
 
-    Settings at their default are not named; so it is empty where a method was run in one way only, and for the plain
-    one of several ways.
+    Settings at their default are not named, nor what a run and its parent have in common; so it is empty where a method
+    was run in one way only, and for the plain one of several ways.
     """
     families: dict[tuple, dict[str, dict[str, Any]]] = {}
     for run in runs:
@@ -140,9 +140,14 @@ def _labels(family: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     spelled = {config: {key: json.dumps(settings.get(key)) for key in keys} for config, settings in family.items()}
     differing = [key for key in keys if len({values[key] for values in spelled.values()}) > 1]
     defaults = settings_of(RunSpec("any", "any"), {})
+    usual = {key: defaults.get(key.removeprefix("parent.")) for key in keys}
     labels = {}
     for config, settings in family.items():
-        named = [k for k in differing if k in settings and settings[k] != defaults.get(k.removeprefix("parent."))]
+        expected = usual
+        if "parent.method" in differing:  # not all have such a parent: it is told by how it differs from its child
+            mine = {f"parent.{key}": value for key, value in settings.items() if key != "method"}
+            expected = usual | {key: value for key, value in mine.items() if key in usual}
+        named = [key for key in differing if key in settings and settings[key] != expected[key]]
         labels[config] = ", ".join(f"{short(key)}={spelled[config][key].strip(chr(34))}" for key in named)
     return labels
 

@@ -25,6 +25,7 @@ class Context:
         directory: the run's own folder; checkpoints go to `directory / "checkpoints"`.
         run_id: written into every checkpoint, so that one of another run is never taken for this run's.
         parent: folder of the run named by `init_from`, and `parent_spec` its description, if any.
+        weights: folder of the pretrained weights that specs name.
         checkpoint_s: seconds between checkpoints that a killed run resumes from.
     """
 
@@ -35,6 +36,7 @@ class Context:
     parent: Path | None = None
     parent_spec: RunSpec | None = None
     checkpoint_s: float = 30.0
+    weights: Path | None = None
 
     def checkpoint(self, name: str) -> Path:
         """Where the finished weights called `name` are kept."""

@@ -1,0 +1,66 @@
+"""`sliced_order`: what the order of its channels is worth to a network that is sliced.
+
+A slice is a prefix, so each wider slice of a layer is the narrower one plus the term that the added channels bring. An
+order is good where the first terms say most and later ones refine. DS-Net++ calls this nested residual learning (Li et
+al. 2022); its exact mechanism is not public (METHODS 1), so this control shows the property and not the paper's way to
+it: one network, its channels in an order, and the accuracy of every slice. Trained alone at full width its channels
+are in no order but the one that they are put in; a supernet trained by the sandwich rule (`init_from`) has learned one,
+which "none" keeps and "random" destroys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.core.spec import RunSpec
+from bench.data.dataset import Dataset
+from bench.methods import Method, build_model
+from bench.models.order import Order, in_order
+from bench.points import OperatingPoint, subnetwork_point
+from bench.slicing.supernet import Supernet, View
+from bench.training import checkpoint
+from bench.training.calibrate import calibrate
+from bench.training.context import Context
+from bench.training.loop import stable_seed, train_classifier
+from bench.training.start import SUPERNET
+from bench.training.tasks import task_of
+
+
+@dataclass(frozen=True)
+class SlicedOrderOptions:
+    """
+    Attributes:
+        order: of the channels before slicing: "l1", the largest L1 norm first; "random"; "none", as they are.
+    """
+
+    order: Order = "l1"
+
+
+class SlicedOrder(Method):
+    """Every slice of one ordered full network, batch norm recalibrated, nothing else trained.
+
+    Without `init_from` the full network is trained alone first; with it, the parent's is taken as it is.
+    """
+
+    name = "sliced_order"
+    kind = "control"
+    paper = "control of this suite"
+    Options = SlicedOrderOptions
+
+    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
+        options: SlicedOrderOptions = self.options(spec)
+        net, path = build_model(spec, data, context), context.checkpoint(SUPERNET)
+        if not path.exists():
+            if spec.init_from is None:
+                self._train(net, spec, data, context)
+            net = in_order(net, options.order, stable_seed(spec.seed, "order")).eval()
+            if net.space.prefix_statistics:
+                calibrate(net, net.space.named, data.calibration, context.device)
+            checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, {})
+        checkpoint.restore(path, {"supernet": net}, context.run_id)
+        return [subnetwork_point(net.eval(), choice, data.image_size) for choice in net.space.named]
+
+    def _train(self, net: Supernet, spec: RunSpec, data: Dataset, context: Context) -> None:
+        """Train the largest network, in place, on the labels alone."""
+        full = View(net, net.space.largest)
+        train_classifier("full", full, data.train, spec.train, spec.seed, task_of(data), context)

@@ -1,0 +1,91 @@
+"""What a network takes of the weights of another: all that fits, and the head only where it is of the same size.
+
+Pure functions over state dicts. A head is what depends on the classes: another number of them needs another head, and
+everything in front of it stays what it was trained to be (Li et al. 2021 transfer to CIFAR-10 and to detection so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from bench.core.errors import UserError
+from bench.models import deit, resnet_timm
+from bench.models.bottleneck import Bottleneck
+from bench.models.bottleneck import Head as ResNetHead
+from bench.models.mobilenet_blocks import Classifier
+from bench.models.vit import Block
+from bench.models.vit import Head as ViTHead
+from bench.slicing.supernet import Supernet
+
+State = Mapping[str, Tensor]
+
+
+class Transferred(NamedTuple):
+    """A network's whole state, the names of its tensors that stayed as they were, and those of the source's tensors
+    that found no place in it."""
+
+    state: dict[str, Tensor]
+    stayed: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def transfer(state: State, net: nn.Module, head_prefixes: Sequence[str]) -> Transferred:
+    """The state of `net` with every tensor of `state` that has its name and shape; neither is changed.
+
+    Args:
+        head_prefixes: how the names of tensors begin that may stay as they are. They are taken together or not at all.
+
+    Raises:
+        UserError: something outside the head is missing from `state` or has another shape.
+    """
+    own, prefixes = net.state_dict(), tuple(head_prefixes)
+    fitting = {key for key, value in own.items() if key in state and state[key].shape == value.shape}
+    head = {key for key in own if key.startswith(prefixes)}
+    for key, value in own.items():
+        if key not in fitting | head:
+            given = f"the shape {tuple(state[key].shape)}" if key in state else "nothing of that name"
+            raise UserError(f"{key} needs the shape {tuple(value.shape)}, and the weights to start from have {given}")
+    taken = fitting if head <= fitting else fitting - head
+    stayed = tuple(key for key in own if key not in taken)
+    return Transferred({**own, **{key: state[key] for key in taken}}, stayed, tuple(k for k in state if k not in taken))
+
+
+def head_of(net: nn.Module) -> tuple[str, ...]:
+    """How the names of what depends on the classes begin: in a supernet its classifier, in a plain network (one that
+    was extracted) its last linear layer."""
+    kinds = Classifier | ResNetHead | ViTHead
+    heads = [f"{name}.linear." for name, module in net.named_modules() if isinstance(module, kinds)]
+    linears = [f"{name}." for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    return tuple(heads or linears[-1:])
+
+
+def from_timm(state: State, net: Supernet) -> Transferred:
+    """The state of `net` with the values of a timm (or torchvision) checkpoint, its classifier where it has as many
+    classes.
+
+    Raises:
+        UserError: timm has no counterpart of this family, or the checkpoint is of another architecture, shape or
+            normalisation; the message says what differs.
+    """
+    family, classifier = _family(net)
+    own, names = net.state_dict(), family.key_map(net)
+    head = [key for key, name in names.items() if name.startswith(classifier)]
+    fits = all(names[key] in state and state[names[key]].shape[0] == own[key].shape[0] for key in head)
+    unused = () if fits else tuple(name for name in state if name.startswith(classifier))
+    return Transferred(family.from_timm(state, net, head=fits), () if fits else tuple(head), unused)
+
+
+def _family(net: Supernet):
+    """The module that knows timm's names for a network's weights, and how those of the classifier begin."""
+    kinds = [type(module) for module in net.modules()]
+    if Bottleneck in kinds:
+        return resnet_timm, "fc."
+    if Block in kinds:
+        return deit, "head."
+    raise UserError(
+        "timm has no counterpart of this MobileNet; families that start from its checkpoints are ResNets with batch "
+        "norm (ds_resnet50_bn, us_resnet50) and Vision Transformers (ds_vit_s, ds_vit_ti)"
+    )

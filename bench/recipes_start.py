@@ -1,0 +1,112 @@
+"""What the runs of a recipe start from, settled and compared with their networks before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.core.store import Store
+from bench.slicing.supernet import Supernet
+
+NetworkOf = Callable[[RunSpec], Supernet]
+
+
+def given_weights(text: str | None) -> dict[str, Any]:
+    """The state dict that `--weights` gives, by the name that specs have for it; empty where it was not used.
+
+    Raises:
+        UserError: timm has no such weights or cannot be reached; the file is missing or holds no state dict.
+    """
+    if text is None:
+        return {}
+    from bench.models.weights import given
+
+    name, state = given(text)
+    return {name: state}
+
+
+def keep_weights(given: Mapping[str, Any], store: Store) -> None:
+    """Put given weights into the results, where the runs that name them find them."""
+    for name, state in given.items():
+        from bench.models.weights import Weights, keep
+
+        keep(Weights(name, state), store.weights)
+
+
+def check_starts(
+    specs: Sequence[RunSpec], network_of: NetworkOf, results: Path | None, given: Mapping[str, Any]
+) -> None:
+    """Find out before anything runs whether each run can start from what it names.
+
+    Args:
+        network_of: the network of a run for its data, with any weights.
+        results: where parents that are not among the specs, and weights, are looked for.
+        given: state dicts by name that are not kept there yet (`--weights`).
+
+    Raises:
+        UserError: weights that are missing or of another network; a parent that leaves no network, or another one.
+    """
+    from bench.methods import check_parent, method_of
+
+    by_id = {spec.run_id: spec for spec in specs}
+    states = dict(given)
+    for spec in specs:
+        if spec.weights is not None:
+            _check_weights(spec, network_of, results, states)
+        planned, stored = by_id.get(spec.init_from or ""), _stored(spec.init_from, results)
+        parent = planned or stored
+        if parent is None:
+            continue  # the plan of execution says what is missing
+        check_parent(spec, parent)
+        if not method_of(spec.method).needs_parent:
+            state = network_of(parent).state_dict() if planned else _left(parent, results)
+            _check_networks(spec, parent, state, network_of(spec))
+
+
+def _check_weights(spec: RunSpec, network_of: NetworkOf, results: Path | None, states: dict[str, Any]) -> None:
+    from bench.models.transfer import from_timm
+    from bench.models.weights import find
+
+    assert spec.weights is not None
+    try:
+        if spec.weights not in states:
+            states[spec.weights] = find(spec.weights, (results or Path("results")) / "weights")
+        from_timm(states[spec.weights], network_of(spec))
+    except UserError as error:
+        raise UserError(f"{spec.method} on {spec.model} cannot start from {spec.weights}: {error}") from error
+
+
+def _stored(run_id: str | None, results: Path | None) -> RunSpec | None:
+    if run_id is None or results is None or not results.is_dir():
+        return None
+    store = Store(results, writable=False)
+    return store.read_spec(run_id) if run_id in store.runs() else None
+
+
+def _left(parent: RunSpec, results: Path | None) -> Mapping[str, Any] | None:
+    """The supernet that a run of an earlier command left, whose data need not be here; None where there is none."""
+    from bench.methods import method_of
+    from bench.training.start import SUPERNET, left_by
+
+    assert results is not None
+    store = Store(results, writable=False)
+    if method_of(parent.method).leaves != "supernet" or not store.has(parent.run_id, "train"):
+        return None
+    return left_by(store.path(parent.run_id), parent.run_id, SUPERNET, "supernet")
+
+
+def _check_networks(spec: RunSpec, parent: RunSpec, state: Mapping[str, Any] | None, net: Supernet) -> None:
+    """Raises `UserError` where the parent's network differs in more than the head."""
+    from bench.models.transfer import head_of, transfer
+
+    if state is None:
+        return
+    try:
+        transfer(state, net, head_of(net))
+    except UserError as error:
+        raise UserError(
+            f"{spec.method} on {spec.model} cannot start from {parent.run_id}, a run of {parent.model}: {error}"
+        ) from error

@@ -1,0 +1,237 @@
+"""Pretrained weights: read from files and from timm, kept by name, put where they belong, or refused in a sentence."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from small_runs import small_net, state_of
+from torch import nn
+
+from bench.core.errors import UserError
+from bench.models import MODELS, resnet_timm
+from bench.models.transfer import from_timm, head_of, transfer
+from bench.models.weights import Weights, fetch, find, given, keep, read_file
+from bench.slicing.extract import extract
+
+VIT = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2}
+X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def timm_vit(classes=10, **changes):
+    """A timm Vision Transformer of the shape of `ds_vit_micro8`."""
+    torch.manual_seed(classes)
+    return timm.models.VisionTransformer(num_classes=classes, **{**VIT, **changes}).eval()
+
+
+def timm_resnet(model="ds_resnet_bn_micro8", seed=7):
+    """A checkpoint in timm's names, of the shape of a micro preset (which timm itself does not have)."""
+    return {key: value.clone() for key, value in resnet_timm.to_timm(small_net(model, seed)).items()}
+
+
+# Files.
+
+
+def test_a_file_is_named_by_its_tensors_and_found_by_that_name(tmp_path):
+    state = timm_vit().state_dict()
+    forms = {
+        "a.safetensors": lambda file: save_file(state, file),
+        "b.pth": lambda file: torch.save(state, file),
+        "c.pt": lambda file: torch.save({"state_dict": state, "epoch": 3}, file),
+        "d.pth": lambda file: torch.save({"model": state, "optimizer": {}, "args": None}, file),
+        "e.pth": lambda file: torch.save({f"module.{key}": value for key, value in state.items()}, file),
+    }
+    names = set()
+    for name, write in forms.items():
+        write(tmp_path / name)
+        weights = given(str(tmp_path / name))
+        names.add(weights.name)
+        assert weights.state.keys() == state.keys()
+    assert len(names) == 1
+    keep(weights, tmp_path / "kept")
+    (file,) = (tmp_path / "kept").iterdir()
+    assert weights.name == f"sha256:{file.stem}"
+    found = find(weights.name, tmp_path / "kept")
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_other_tensors_have_another_name(tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "a.pt")
+    torch.save({"a": torch.ones(3)}, tmp_path / "b.pt")
+    assert given(str(tmp_path / "a.pt")).name != given(str(tmp_path / "b.pt")).name
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (lambda file: None, "there is no file of weights"),
+        (lambda file: file.write_bytes(b"not a checkpoint"), "cannot be read as weights"),
+        (lambda file: file.write_bytes(b""), "cannot be read as weights"),
+        (lambda file: torch.save(nn.Linear(2, 2), file), "cannot be read as weights"),
+        (lambda file: torch.save({"epoch": 3}, file), "holds no state dict, alone or under 'state_dict' or 'model'"),
+        (lambda file: torch.save([torch.zeros(2)], file), "holds no state dict"),
+        (lambda file: torch.save({}, file), "holds no state dict"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_file_that_holds_no_weights(tmp_path, write, says, suffix):
+    file = tmp_path / f"file.{suffix}"
+    write(file)
+    with pytest.raises(UserError, match=says if suffix == "pth" or "no file" in says else "cannot be read as weights"):
+        read_file(file)
+
+
+def test_weights_that_are_missing_or_were_changed(tmp_path):
+    name = f"sha256:{'0' * 64}"
+    with pytest.raises(UserError, match=r"are not in .*; give their file with --weights FILE"):
+        find(name, tmp_path)
+    keep(Weights(name, {"a": torch.zeros(2)}), tmp_path)
+    with pytest.raises(UserError, match="are not those of their name"):
+        find(name, tmp_path)
+
+
+# timm, by name.
+
+
+def test_weights_by_name_are_fetched_once_and_kept(tmp_path, monkeypatch):
+    asked = []
+
+    def create(name, pretrained=False):
+        asked.append((name, pretrained))
+        return timm_vit()
+
+    monkeypatch.setattr(timm, "create_model", create)
+    first = find("timm:deit_tiny_patch16_224", tmp_path)
+    again = find("timm:deit_tiny_patch16_224", tmp_path)
+    assert asked == [("deit_tiny_patch16_224", True)]
+    assert all(torch.equal(first[key], value) for key, value in timm_vit().state_dict().items())
+    assert first.keys() == again.keys()
+    assert given("timm:deit_tiny_patch16_224").name == "timm:deit_tiny_patch16_224"
+
+
+def test_a_name_that_timm_does_not_have():
+    with pytest.raises(UserError, match=r"timm has no model 'resnet5O'; did you mean 'resnet50"):
+        fetch("resnet5O")
+
+
+def test_no_connection_is_one_sentence(monkeypatch):
+    def unreachable(name, pretrained=False):
+        raise OSError("Network is\nunreachable")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(UserError, match=r"needs a connection or timm's cache \(OSError: Network is unreachable\)"):
+        fetch("resnet50")
+
+
+# Into a supernet.
+
+
+@torch.no_grad()
+def test_a_vision_transformer_starts_as_timms():
+    theirs, net = timm_vit(), small_net("ds_vit_micro8").eval()
+    found = from_timm(theirs.state_dict(), net)
+    net.load_state_dict(found.state)
+    torch.testing.assert_close(net(X, net.space.largest), theirs(X), rtol=1e-5, atol=1e-5)
+    assert found.stayed == found.unused == ()
+
+
+@pytest.mark.parametrize("model", ["ds_resnet_bn_micro8", "us_resnet_micro8"])
+def test_a_resnet_starts_as_its_checkpoint(model):
+    state, net = timm_resnet(model), small_net(model)
+    found = from_timm(state, net)
+    net.load_state_dict(found.state)
+    back = resnet_timm.to_timm(net)
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+    assert found.stayed == ()
+
+
+@pytest.mark.parametrize("classes", [0, 7])
+def test_another_number_of_classes_keeps_the_new_head(classes):
+    net = small_net("ds_vit_micro8")
+    before = state_of(net)
+    found = from_timm(timm_vit(classes).state_dict(), net)
+    assert all("linear" in key for key in found.stayed)
+    assert len(found.stayed) == 2
+    assert all(torch.equal(found.state[key], before[key]) for key in found.stayed)
+    assert found.unused == (("head.weight", "head.bias") if classes else ())
+    moved = [key for key, value in before.items() if not torch.equal(found.state[key], value)]
+    assert len(moved) > 40
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items()), "the network is not touched"
+
+
+@pytest.mark.parametrize(
+    ("state", "model", "says"),
+    [
+        (lambda: timm_vit().state_dict(), "ds_mobilenet_micro8", "timm has no counterpart of this MobileNet; families"),
+        (lambda: timm_vit().state_dict(), "us_mobilenet_micro8", r"ds_resnet50_bn, us_resnet50.*ds_vit_s, ds_vit_ti"),
+        (lambda: timm_vit(embed_dim=32).state_dict(), "ds_vit_micro8", r"cls_token has shape \(1, 1, 32\)"),
+        (lambda: timm_vit(qk_norm=True).state_dict(), "ds_vit_micro8", "not this network's layer norm"),
+        (timm_resnet, "ds_vit_micro8", "layer norm|another architecture"),
+        (lambda: timm_vit().state_dict(), "ds_resnet_bn_micro8", "no batch-norm statistics"),
+        (timm_resnet, "ds_resnet_micro8", "has batch norm, and this network group norm of 4 channels a group"),
+        (lambda: timm_resnet("ds_resnet_bn_micro32"), "ds_resnet_bn_micro8", "has shape|another architecture"),
+    ],
+)
+def test_what_does_not_match_is_said(state, model, says):
+    with pytest.raises(UserError, match=says):
+        from_timm(state(), small_net(model))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_full_size_networks_start_from_timms():
+    for model, name, size in (("ds_vit_ti", "deit_tiny_patch16_224", 224), ("ds_resnet50_bn", "resnet50", 64)):
+        theirs = timm.create_model(name).eval()
+        net = MODELS.get(model)().eval()
+        net.load_state_dict(from_timm(theirs.state_dict(), net).state)
+        x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        expected = theirs(x)
+        assert (net(x, net.space.largest) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+# From another network of ours.
+
+
+@pytest.mark.parametrize("model", ["ds_mobilenet_micro8", "us_resnet_micro8", "ds_vit_micro8"])
+def test_all_but_a_head_of_another_size_is_taken(model):
+    source, net = small_net(model, 1), MODELS.get(model)(classes=7)
+    before = state_of(net)
+    found = transfer(source.state_dict(), net, head_of(net))
+    assert {key.rpartition(".")[0] for key in found.stayed} == {prefix.rstrip(".") for prefix in head_of(net)}
+    assert found.unused == found.stayed
+    for key, value in found.state.items():
+        assert torch.equal(value, before[key] if key in found.stayed else source.state_dict()[key])
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_a_head_of_the_same_size_is_taken_whole_or_not_at_all():
+    source, net = small_net(seed=1), small_net(seed=2)
+    assert transfer(source.state_dict(), net, head_of(net)).stayed == ()
+    (prefix,) = head_of(net)
+    partly = {key: value for key, value in source.state_dict().items() if key != f"{prefix}bias"}
+    assert set(transfer(partly, net, head_of(net)).stayed) == {f"{prefix}weight", f"{prefix}bias"}
+
+
+def test_what_the_source_has_beside_is_told():
+    net = small_net()
+    found = transfer({**net.state_dict(), "other.weight": torch.zeros(1)}, net, head_of(net))
+    assert found.unused == ("other.weight",)
+
+
+def test_a_new_part_is_named_by_its_prefix():
+    """A backbone that was trained goes under a head which the source never had."""
+    backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 1))
+    detector = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 9, 3))
+    found = transfer(backbone.state_dict(), detector, ["1."])
+    assert found.stayed == found.unused == ("1.weight", "1.bias")
+    with pytest.raises(UserError, match=r"1.weight needs the shape \(9, 4, 3, 3\), .* have the shape \(2, 4, 1, 1\)"):
+        transfer(backbone.state_dict(), detector, ["2."])
+    with pytest.raises(UserError, match=r"0.weight needs .* have nothing of that name"):
+        transfer({"1.weight": torch.zeros(1)}, detector, ["1."])
+
+
+@pytest.mark.parametrize("model", ["ds_mobilenet_micro8", "ds_resnet_micro8", "ds_vit_micro8"])
+def test_the_head_of_a_plain_network_is_its_last_linear_layer(model):
+    net = small_net(model)
+    plain = extract(net, net.space.largest)
+    ours = [key for key in plain.state_dict() if key.startswith(head_of(plain))]
+    assert sorted(plain.state_dict()[key].shape[0] for key in ours) == [10, 10]
