@@ -81,40 +81,44 @@ class TokenPruned(OneDecision):
         self.head: PlainHead = parts[-1]  # type: ignore[assignment]
         self.place, self.counts = place, tuple(counts)
 
+    @property
+    def chain(self) -> list[PlainBlock]:
+        """The blocks, in their order."""
+        return list(self.blocks)  # type: ignore[arg-type]
+
     def begin(self, x: Tensor) -> tuple[State, Tensor]:
         """The state is the stream (B, N, D) behind the dropping block's attention, and the patch tokens in the order of
         their importance (B, N - 1); the confidence, the share of attention that each count of them holds."""
         stream = self.embedding(x)
-        for block in self.blocks[: self.place]:
+        for block in self.chain[: self.place]:
             stream = block(stream)
-        block: PlainBlock = self.blocks[self.place]  # type: ignore[assignment]
-        attention = block.attention
-        qkv = attention.qkv(block.norm1(stream))
+        dropping = self.chain[self.place]
+        attention = dropping.attention
+        qkv = attention.qkv(dropping.norm1(stream))
         importance, order = class_attention(qkv, attention.heads, attention.head_dim).sort(1, descending=True)
         held = importance.cumsum(1) / importance.sum(1, keepdim=True)
         ends = [count - 1 for count in self.counts[:-1]]
         return (stream + attention.mix(qkv), order), held[:, ends]
 
     def finish(self, state: State, option: int) -> Tensor:
-        stream = kept_tokens(*state, self.counts[option])
-        stream = self.blocks[self.place].feed_forward(stream)  # type: ignore[operator]
-        for block in self.blocks[self.place + 1 :]:
+        stream, order = state
+        stream = self.chain[self.place].feed_forward(kept_tokens(stream, order, self.counts[option]))
+        for block in self.chain[self.place + 1 :]:
             stream = block(stream)
         return self.head(stream)
 
     def cost(self, option: int) -> int:
         """Multiply-adds of one image: METHODS 3.4's formula with fewer tokens behind the drop, and the class token's
         row of attention."""
-        all_tokens = self.embedding.position.shape[1]
-        front, back = [all_tokens] * self.place, len(self.blocks) - self.place - 1
-        kept = 1 + self.counts[option]
-        mixed, fed = [*front, all_tokens] + [kept] * back, [*front, kept] + [kept] * back  # tokens in each half
-        madds = (all_tokens - 1) * self.embedding.patches.weight.numel() + self.head.linear.weight.numel()
-        for block, attending, feeding in zip(self.blocks, mixed, fed, strict=True):
-            width, hidden, attention = len(block.norm1.weight), len(block.fc1.weight), block.attention  # type: ignore[arg-type, union-attr]
-            madds += attention_cost(attending, width, attention.heads, attention.head_dim)  # type: ignore[union-attr, arg-type]
+        everything, kept = self.embedding.position.shape[1], 1 + self.counts[option]
+        madds = (everything - 1) * self.embedding.patches.weight.numel() + self.head.linear.weight.numel()
+        for index, block in enumerate(self.chain):
+            width, hidden = block.fc1.in_features, block.fc1.out_features
+            attending = everything if index <= self.place else kept
+            feeding = everything if index < self.place else kept
+            madds += attention_cost(attending, width, block.attention.heads, block.attention.head_dim)
             madds += 2 * feeding * width * hidden
-        return madds + self.blocks[self.place].attention.proj.in_features * all_tokens  # type: ignore[union-attr]
+        return madds + everything * self.chain[self.place].attention.proj.in_features
 
 
 @dataclass(frozen=True)
