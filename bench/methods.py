@@ -32,6 +32,8 @@ METHODS = Registry(
         "uniform": "baselines.uniform:Uniform",
         "us_net": "baselines.universally_slimmable:USNet",
         "pruning": "baselines.pruning:Pruning",
+        "token_prune": "baselines.token_prune:TokenPrune",
+        "thinking_vit": "baselines.thinking_vit:ThinkingViT",
         "random_gate": "baselines.controls:RandomGate",
         "fixed_choice": "baselines.controls:FixedChoice",
         "sliced_order": "baselines.sliced_order:SlicedOrder",

@@ -33,6 +33,8 @@ SHORT = {
     "us_net": {"widths": [0.25, 1.0]},
     "uniform": {"choices": [0, 3]},
     "pruning": {"finetune_epochs": 1, "budgets": [0.5]},
+    "token_prune": {"budgets": [0.7]},
+    "thinking_vit": {"budgets": [0.7], "thresholds": [2.0]},
 }
 
 

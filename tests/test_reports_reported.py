@@ -45,6 +45,8 @@ def test_all_rows_in_the_repository_hold():
         "uniform",
         "metapruning",
         "eagleeye",
+        "thinking_vit",
+        "scala",
     }
     assert len(rows) == len({row.key for row in rows}) > 100
 
@@ -63,6 +65,30 @@ def test_anchors_of_the_other_files():
     assert rows["autoslim/mobilenet_v2/305M"].top1 == 74.2
     assert rows["eagleeye/resnet50/2G"].top1 == 76.4
     assert rows["s_net/resnet50/width 0.25"].madds == 278_000_000
+    assert rows["scala/deit_s/width 0.5/X=4"].top1 == 72.0
+    assert rows["uniform/deit_b/width 1.0/scala"].top1 == 81.8
+
+
+def test_the_rows_of_thinking_vit():
+    """Their count is 1.25 G + 4.6 G for an image that takes both rounds; the shares that stop are in the notes."""
+    rows = [row for row in load_reported(FOLDER) if row.method == "thinking_vit" and row.model == "deit_s"]
+    table = [row for row in rows if row.table.endswith("Summary")]
+    assert [(row.top1, row.madds) for row in table][:: len(table) - 1] == [(81.44, 5.85e9), (73.536, 1.25e9)]
+    for row in table:
+        stopped = float(row.note.split("; ")[1].split(" %")[0]) / 100
+        assert row.madds == pytest.approx(1.25e9 + (1 - stopped) * 4.6e9, abs=1e6)
+    assert [row.top1 for row in rows if "800" in row.table] == [81.85, 81.758, 80.636, 78.846, 74.514]
+
+
+def test_counts_that_no_source_prints_are_ours_and_follow_the_formula():
+    """METHODS 3.4 for a width r of DeiT-S or DeiT-B; r = 0.5 of one is half the heads of a known network."""
+    rows = [row for row in load_reported(FOLDER) if row.madds is None]
+    assert {row.method for row in rows} == {"scala", "uniform"}
+    assert all("computed, not run" in row.convention for row in rows)
+    exact = {(row.model, row.key.split("/")[2]): row.madds_exact for row in rows}
+    assert exact["deit_s", "width 0.5"] == 1_253_683_200  # DeiT-Ti
+    assert exact["deit_b", "width 0.5"] == exact["deit_s", "width 1.0"] == 4_598_882_304
+    assert exact["deit_b", "width 1.0"] == 17_563_828_224
 
 
 def test_a_good_row_loads(tmp_path: Path):
@@ -77,6 +103,7 @@ def test_a_good_row_loads(tmp_path: Path):
         ({"madds": 150000000}, "madds is 150000000, but 149M was printed"),
         ({"madds_printed": "149 MFLOPs"}, "not digits and M or G"),
         ({"madds_exact": 149500001}, "madds_exact 149500001 does not round to 149M"),
+        ({"madds": None}, "madds and madds_printed belong together"),
         ({"top5": 60.0}, "top1 64.2 and top5 60.0 are impossible"),
         ({"source": ""}, "source is empty"),
         ({"madds": "149"}, "madds cannot be '149'"),
@@ -89,6 +116,13 @@ def test_a_row_that_contradicts_itself_is_named(tmp_path: Path, change: dict, me
         load(tmp_path, GOOD | change)
     assert "rows.jsonl, line 1: " in str(error.value)
     assert message in str(error.value)
+
+
+def test_a_row_may_have_no_count(tmp_path: Path):
+    (row,) = load(tmp_path, GOOD | {"madds": None, "madds_printed": None, "madds_exact": 12})
+    assert (row.madds, row.madds_exact) == (None, 12)
+    (path,) = write_reported(tmp_path, Stamp("c", "d"), [row])
+    assert "MAdds (reported)" not in path.read_text()
 
 
 def test_lines_that_are_no_rows(tmp_path: Path):

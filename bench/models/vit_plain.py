@@ -49,7 +49,10 @@ class PlainBlock(nn.Module):
         self.norm2, self.fc1, self.fc2 = norm2, fc1, fc2
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+        return self.feed_forward(x + self.attention(self.norm1(x)))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The second half of the block: each token by itself, (B, N, D) to the same."""
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 

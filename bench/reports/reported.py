@@ -21,9 +21,9 @@ _COUNT = re.compile(r"(\d+(?:\.\d+)?)([MG])")
 class ReportedRow:
     """One quoted result. Accuracies and errors are in percent, counts for one image.
 
-    `madds` is what `madds_printed` says ("133M", "4.1G": the printed digits, with the unit of their column);
-    `madds_exact` is our own count of the same network, where there is one. `convention` says what the authors
-    counted.
+    `madds` is what `madds_printed` says ("133M", "4.1G": the printed digits, with the unit of their column); both are
+    None where the source prints no count. `madds_exact` is our own count of the same network, where there is one.
+    `convention` says what the authors counted.
     """
 
     key: str
@@ -31,13 +31,13 @@ class ReportedRow:
     model: str
     dataset: str
     point: str
-    madds: int
-    madds_printed: str
     top1: float
     source: str
     table: str
     convention: str
     note: str = ""
+    madds: int | None = None
+    madds_printed: str | None = None
     top5: float | None = None
     top1_error: float | None = None
     madds_exact: int | None = None
@@ -65,16 +65,24 @@ def load_reported(directory: str | Path) -> list[ReportedRow]:
 def problems(row: ReportedRow) -> list[str]:
     """What in a row contradicts something else in it; empty when nothing does."""
     found = [f"{name} is empty" for name in ("key", "source", "table", "convention") if not getattr(row, name)]
-    if not _COUNT.fullmatch(row.madds_printed):
-        return [*found, f"madds_printed is {row.madds_printed!r}, not digits and M or G"]
-    if row.madds != printed_count(row.madds_printed):
-        found.append(f"madds is {row.madds}, but {row.madds_printed} was printed")
-    if row.madds_exact is not None and abs(row.madds_exact - row.madds) * 2 > _last_digit(row.madds_printed):
-        found.append(f"madds_exact {row.madds_exact} does not round to {row.madds_printed}")
+    found += _wrong_counts(row)
     if not 0 < row.top1 <= (100 if row.top5 is None else row.top5) <= 100:
         found.append(f"top1 {row.top1} and top5 {row.top5} are impossible")
     if row.top1_error is not None and Decimal(str(row.top1)) != 100 - Decimal(str(row.top1_error)):
         found.append(f"top1 {row.top1} is not 100 - {row.top1_error}")
+    return found
+
+
+def _wrong_counts(row: ReportedRow) -> list[str]:
+    if row.madds is None or row.madds_printed is None:
+        return [] if row.madds is row.madds_printed else ["madds and madds_printed belong together; one is missing"]
+    if not _COUNT.fullmatch(row.madds_printed):
+        return [f"madds_printed is {row.madds_printed!r}, not digits and M or G"]
+    found = []
+    if row.madds != printed_count(row.madds_printed):
+        found.append(f"madds is {row.madds}, but {row.madds_printed} was printed")
+    if row.madds_exact is not None and abs(row.madds_exact - row.madds) * 2 > _last_digit(row.madds_printed):
+        found.append(f"madds_exact {row.madds_exact} does not round to {row.madds_printed}")
     return found
 
 

@@ -62,5 +62,8 @@ class PlainAttention(nn.Module):
         self.heads, self.head_dim = heads, proj.in_features // heads
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = attend(self.qkv(x), self.heads, self.head_dim)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        return self.mix(self.qkv(x))
+
+    def mix(self, qkv: Tensor) -> Tensor:
+        """Attention and projection of packed rows: (B, N, heads * 3 * head_dim) to (B, N, D)."""
+        return self.proj(attend(qkv, self.heads, self.head_dim).transpose(1, 2).flatten(2))

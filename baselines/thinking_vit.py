@@ -1,0 +1,116 @@
+"""`thinking_vit`: a Vision Transformer that thinks again about what it is not sure of (ThinkingViT, arXiv 2507.10800).
+
+Known from the released code (METHODS 13): a first round by some of the heads, with as large a share of the channels;
+an image is done when the entropy of the ten largest probabilities is below a threshold; else the whole network runs,
+and to its tokens, patches and positions embedded, alpha * Linear(the first round's normalised output tokens) is added,
+alpha starting at 0. Both rounds use the same weights; the loss is the mean of both rounds' losses on the labels.
+
+Different here: the second round is skipped for images that are done, where the released evaluation runs both and
+selects, and its projection is counted. It trains from scratch by the suite's loop, where the authors start from a
+trained DeiT-Ti. The preset gives the sizes; its gates play no part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from baselines.one_decision import OneDecisionPoint, check_budgets, fitted_thresholds, named_budgets
+from baselines.thinking_rounds import Nested, NestedRounds, RoundWidth
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.data.dataset import Batch, Dataset
+from bench.methods import Method, build_model, reseed
+from bench.points import OperatingPoint
+from bench.slicing.extract import parameters_of
+from bench.slicing.supernet import Supernet
+from bench.training.context import Context
+from bench.training.loop import Plan, fit
+from bench.training.tasks import task_of
+
+
+@dataclass(frozen=True)
+class ThinkingViTOptions:
+    """
+    Attributes:
+        heads: heads of the first round; null: half of them. Its channels and hidden units are the same share.
+        budgets: mean multiply-adds of an image as fractions of the full network's (a plain one, run once), one
+            operating point each; met on the validation split.
+        thresholds: entropies in nats below which an image is done, one operating point each.
+        first_weight: weight of the first round's loss; the second has the rest of 1.
+    """
+
+    heads: int | None = None
+    budgets: tuple[float, ...] = (0.8, 0.6)
+    thresholds: tuple[float, ...] = ()
+    first_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        named_budgets(self.budgets)
+        if not (self.budgets or self.thresholds):
+            raise UserError("thinking_vit needs at least one budget or threshold")
+        if min(self.thresholds, default=0) < 0 or len(self.named_thresholds) < len(self.thresholds):
+            raise UserError(f"thresholds are entropies from 0 on, each named once, not {self.thresholds}")
+        if not 0 <= self.first_weight <= 1:
+            raise UserError(f"first_weight must be from 0 to 1, not {self.first_weight}")
+
+    @property
+    def named_thresholds(self) -> dict[str, float]:
+        """Thresholds by the names of their points."""
+        return {f"entropy{threshold:g}": threshold for threshold in self.thresholds}
+
+
+class ThinkingViT(Method):
+    """A point for each budget and threshold, all of one network."""
+
+    name = "thinking_vit"
+    kind = "dynamic"
+    paper = "ThinkingViT, CVPR 2026, arXiv 2507.10800"
+    families = ("ds_vit_",)
+    Options = ThinkingViTOptions
+
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        options: ThinkingViTOptions = self.options(spec)
+        cheapest, _ = rounds_of(net, options).costs()
+        check_budgets(options.budgets, cheapest, net.cost(net.space.largest, image_size).madds)
+
+    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
+        options: ThinkingViTOptions = self.options(spec)
+        net = build_model(spec, data, context)
+        reseed(spec, "recycling")
+        network = rounds_of(net, options).to(context.device)
+        train_rounds(network, options.first_weight, spec, data, context)
+        costs, full = network.costs(), net.cost(net.space.largest, data.image_size).madds
+        budgets = {name: budget * full for name, budget in named_budgets(options.budgets).items()}
+        thresholds = fitted_thresholds(network, budgets, costs, data.validation, context)
+        thresholds |= {name: -value for name, value in options.named_thresholds.items()}  # sure = of low entropy
+        plain = network.extract().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        forms = {"view": network, "extracted": plain}
+        params = (parameters_of(plain.first), parameters_of(network))
+        return [OneDecisionPoint(name, forms, threshold, costs, params) for name, threshold in thresholds.items()]
+
+
+def rounds_of(net: Supernet, options: ThinkingViTOptions) -> NestedRounds:
+    """Both rounds on a preset's weights. Raises `UserError` for a number of heads that is no part of the network's."""
+    stage = net.space.stages[0]
+    full = RoundWidth(*(stage.values(dimension)[-1] for dimension in ("heads", "mlp", "embedding")))
+    heads = max(1, full.heads // 2) if options.heads is None else options.heads
+    if not 0 < heads < full.heads:
+        raise UserError(f"the first round needs 1 to {full.heads - 1} of the {full.heads} heads, not {heads}")
+    narrow = RoundWidth(heads, full.hidden * heads // full.heads, full.channels * heads // full.heads)
+    return NestedRounds(Nested(net, narrow, full), narrow, full)
+
+
+def train_rounds(network: NestedRounds, first_weight: float, spec: RunSpec, data: Dataset, context: Context) -> None:
+    """Train both rounds on every image; the second's gradient flows into the first through the recycled tokens."""
+    task, smoothing = task_of(data), spec.train.label_smoothing
+
+    def step(batch: Batch, index: int) -> dict[str, float]:
+        first, second = (task.loss(output, batch.targets, smoothing) for output in network.outputs(batch.x))
+        (first_weight * first + (1 - first_weight) * second).backward()
+        return {"first": first.item(), "second": second.item()}
+
+    network.train()
+    fit(Plan("rounds", {"network": network}, {}, step, spec.train, spec.seed), data.train, context)
+    network.eval()
