@@ -33,6 +33,8 @@ SHORT = {
     "us_net": {"widths": [0.25, 1.0]},
     "uniform": {"choices": [0, 3]},
     "pruning": {"finetune_epochs": 1, "budgets": [0.5]},
+    "layer_skip": {"gate_epochs": 1, "targets": [0.5]},
+    "channel_gate": {"gate_epochs": 1, "densities": [0.5]},
 }
 
 

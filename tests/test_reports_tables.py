@@ -1,7 +1,9 @@
 """What the tables say, worked out a second time, and that equal records give equal bytes."""
 
+import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -80,6 +82,27 @@ def test_the_leaderboard_by_another_way(report: Path):
         assert row["madds_mean"] == pytest.approx(points_of(method, 0)[point]["madds"].mean())
         assert row["madds_relative"] == pytest.approx(row["madds_mean"] / 430_000, abs=1e-6)
         assert (row["seeds"], row["images"], row["params_stored"]) == (3, IMAGES, 7_676_204)
+
+
+def test_theoretical_costs_stand_beside_the_executed_ones(store, tmp_path, tables_only):
+    """Only where a point has them, and no other number is moved."""
+    told = tmp_path / "told"
+    shutil.copytree(store, told)
+    for file in sorted(told.glob("runs/us_net*/eval.json")):
+        body = json.loads(file.read_text())
+        body["results"]["points"]["uniform0"]["madds_theoretical_mean"] = 1234.0
+        file.write_text(json.dumps(body))
+    generate(store, tmp_path / "before", COMMAND)
+    generate(told, tmp_path / "after", COMMAND)
+    before, after = (csv(tmp_path / name, "leaderboard") for name in ("before", "after"))
+    assert before["madds_theoretical"].isna().all()
+    is_told = (after["method"] == "us_net") & (after["point"] == "uniform0")
+    assert after["madds_theoretical"].notna().tolist() == is_told.tolist()
+    assert set(after.loc[is_told, "madds_theoretical"]) == {1234.0}
+    pd.testing.assert_frame_equal(before.drop(columns="madds_theoretical"), after.drop(columns="madds_theoretical"))
+    texts = [(tmp_path / name / "tables" / "leaderboard.md").read_text() for name in ("before", "after")]
+    assert ["theoretical MAdds" in text for text in texts] == [False, True]
+    assert "|             1,234 |" in texts[1]
 
 
 def test_the_front_holds_what_nothing_beats(report: Path):
