@@ -34,6 +34,7 @@ class GatedConv(nn.Module):
             raise UserError(f"{groups} groups do not divide a convolution of {channels} channels and its norm")
         self.groups, self.kept, self.size = groups, kept, channels // groups
         self.layers = nn.Sequential(conv, norm)
+        self.centre = nn.BatchNorm1d(conv.in_channels, affine=False)  # over images: what they share ranks no group
         self.predictor = nn.Linear(conv.in_channels, groups)
         self.combinations = list(combinations(range(groups), kept))
         bits = torch.tensor([1 << group for group in range(groups)])
@@ -50,7 +51,7 @@ class GatedConv(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         """(B, I, H, W) to (B, groups): what groups are ranked by."""
-        return self.predictor(pooled(x))
+        return self.predictor(self.centre(pooled(x)))
 
     def chosen(self, scores: Tensor) -> Tensor:
         """(B, groups): one for the `kept` highest scores of each image, zero for the others."""
@@ -63,8 +64,7 @@ class GatedConv(nn.Module):
     def masked(self, x: Tensor) -> Tensor:
         """Training: all channels computed, those not chosen zeroed, the others scaled by their saliency."""
         scores = self.scores(x)
-        scale = (self.chosen(scores) * saliency(scores)).repeat_interleave(self.size, 1)
-        return self.layers(x) * scale[:, :, None, None]
+        return self.layers(x) * self._by_channel(self.chosen(scores) * saliency(scores))
 
     def selected(self, x: Tensor, scores: Tensor, selection: int) -> Tensor:
         """Only the filters of one selection, for all images; the other channels of the output are zero.
@@ -74,10 +74,13 @@ class GatedConv(nn.Module):
         groups = torch.tensor(self.combinations[selection], device=x.device)
         channels = (groups[:, None] * self.size + torch.arange(self.size, device=x.device)).flatten()
         y = self._filtered(x, channels)
-        y = y * saliency(scores)[:, groups].repeat_interleave(self.size, 1)[:, :, None, None]
-        shape = (len(x), self.groups * self.size, *y.shape[2:])
-        zeros = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last).zero_()
-        return zeros.index_copy(1, channels, y)
+        y = y * self._by_channel(saliency(scores)[:, groups])
+        whole = y[:, :1].expand(-1, self.groups * self.size, -1, -1)
+        return torch.zeros_like(whole, memory_format=torch.channels_last).index_copy(1, channels, y)
+
+    def _by_channel(self, factors: Tensor) -> Tensor:
+        """(B, groups) to (B, channels, 1, 1)."""
+        return factors[:, :, None].expand(-1, -1, self.size).flatten(1)[:, :, None, None]
 
     def _filtered(self, x: Tensor, channels: Tensor) -> Tensor:
         conv, norm = self.layers
@@ -91,16 +94,10 @@ class GatedConv(nn.Module):
 
     def grouped(self, x: Tensor, scores: Tensor, selection: Tensor) -> Tensor:
         """Each image with the filters of its own selection (B,); images of equal selection run together."""
-        output: Tensor | None = None
-        for number in selection.unique().tolist():
-            rows = (selection == number).nonzero().flatten()
-            part = self.selected(take(x, rows), take(scores, rows), number)
-            if len(rows) == len(x):
-                return part
-            output = torch.empty_like(part[:1].expand(len(x), -1, -1, -1)) if output is None else output
-            output[rows] = part
-        assert output is not None
-        return output
+        groups = [(number, (selection == number).nonzero().flatten()) for number in selection.unique().tolist()]
+        parts = [self.selected(take(x, rows), take(scores, rows), number) for number, rows in groups]
+        order = torch.cat([rows for _, rows in groups]).argsort()
+        return torch.cat(parts)[order] if len(parts) > 1 else parts[0]
 
 
 def saliency(scores: Tensor) -> Tensor:

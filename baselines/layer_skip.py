@@ -4,8 +4,8 @@ After SkipNet (Wang et al. 2018) and ConvNet-AIG (Veit & Belongie 2018): a small
 gives two logits, trained by straight-through Gumbel-softmax with the rest of the network; a target-rate loss
 holds the share of images that run each block. At evaluation the larger logit decides, without noise, and a block runs
 for the images that take it and for no others. Ours: a plain network is trained first, and each target starts from it;
-the gates (`bench.slicing.gate`, on the mean over positions normalised without parameters) have no batch norm; a block
-of a transformer is attention and MLP together. Blocks that change the shape have no identity to skip to and always run.
+the form of the gates (`skip_gate`); a block of a transformer is attention and MLP together. Blocks that change the
+shape have no identity to skip to and always run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.staged import Staged, channels_last, costs_of, one_image, pooled, staged
@@ -28,8 +27,8 @@ from bench.models.vit_plain import PlainBlock
 from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
-from bench.slicing.gate import Gate, decide, gumbel_straight_through
-from bench.slicing.supernet import Features, Supernet
+from bench.slicing.gate import decide, gumbel_straight_through
+from bench.slicing.supernet import Supernet
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, train_classifier
 from bench.training.tasks import task_of
@@ -74,6 +73,20 @@ def is_skippable(block: nn.Module) -> bool:
     return isinstance(block, PlainBlock) or (isinstance(block, PlainBottleneck) and len(block.shortcut) == 0)
 
 
+def skip_gate(width: int, hidden: int, target: float) -> nn.Sequential:
+    """Two logits from the pooled input (B, width) of a block.
+
+    Batch norm without parameters stands in front, so that a gate sees in what images differ; it starts by parting them
+    at random, about `target` of them to run. Gates that start undecided stay so for long: sampled rates then
+    meet the target, and without noise all images decide alike.
+    """
+    head = nn.Linear(hidden, 2)
+    nn.init.normal_(head.weight)
+    with torch.no_grad():
+        head.bias.copy_(torch.tensor([0.0, torch.logit(torch.tensor(target), eps=0.01)]))
+    return nn.Sequential(nn.BatchNorm1d(width, affine=False), nn.Linear(width, hidden), nn.ReLU(), head)
+
+
 def rate_loss(runs: Tensor, target: float) -> Tensor:
     """Mean over blocks of (share of the batch that runs the block - target)^2 (Veit & Belongie 2018, eq. 4).
 
@@ -86,7 +99,7 @@ def rate_loss(runs: Tensor, target: float) -> Tensor:
 class SkipNetwork(nn.Module):
     """A network with a gate in front of each block that can be skipped."""
 
-    def __init__(self, network: Staged, gates: Mapping[str, Gate]) -> None:
+    def __init__(self, network: Staged, gates: Mapping[str, nn.Module]) -> None:
         """`gates`: by the index of their block."""
         super().__init__()
         self.network, self.gates = network, nn.ModuleDict(dict(gates))
@@ -95,8 +108,7 @@ class SkipNetwork(nn.Module):
         """(B, 2) of the gate in front of block `index`; None where there is none."""
         if str(index) not in self.gates:
             return None
-        mean = pooled(x)
-        return self.gates[str(index)](Features(mean, F.layer_norm(mean, mean.shape[1:])))
+        return self.gates[str(index)](pooled(x))
 
     def sampled(self, x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Training: every block is computed and mixed in by a sampled decision. The output, and (B, G) who ran it."""
@@ -161,7 +173,8 @@ class SkipPoint(OperatingPoint):
         return self.runner.predict(x)
 
     def overhead(self) -> int:
-        return sum(gate.madds for gate in self.network.gates.values())  # type: ignore[misc]
+        layers = [layer for layer in self.network.gates.modules() if isinstance(layer, nn.Linear)]
+        return sum(layer.weight.numel() for layer in layers)
 
     def madds(self, route: Tensor) -> Tensor:
         return self._madds.of(route) + self.overhead()
@@ -219,7 +232,7 @@ class LayerSkip(Method):
         for target in options.targets:
             reseed(spec, "gates", target)
             arriving = {str(i): widths[i] for i, block in enumerate(base.blocks) if is_skippable(block)}
-            gates = {index: Gate(width, 2, options.gate_hidden) for index, width in arriving.items()}
+            gates = {index: skip_gate(width, options.gate_hidden, target) for index, width in arriving.items()}
             network = SkipNetwork(copy.deepcopy(base), gates).to(context.device)
             name = f"rate{target:g}"
             self._train(name, network, target, spec, data, context)

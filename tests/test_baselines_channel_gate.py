@@ -30,7 +30,13 @@ def images(count=24):
 
 def network_of(model, kept=2, groups=4):
     torch.manual_seed(0)
-    return GatedNetwork(staged(small_net(model).eval()), groups, kept).eval()
+    network = GatedNetwork(staged(small_net(model).eval()), groups, kept)
+    for module in network.modules():
+        module.train(isinstance(module, nn.BatchNorm1d))
+    with torch.no_grad():
+        for _ in range(50):  # the predictors' running statistics
+            network(images(), masked)
+    return network.eval()
 
 
 def conv_of(kept=2, norm=None):

@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 from small_runs import CPU, FirstImages, context_of, digits, small_net, small_spec
+from torch import nn
 
-from baselines.layer_skip import RUN, LayerSkip, SkipNetwork, SkipPoint, is_skippable, rate_loss, run_for
+from baselines.layer_skip import RUN, LayerSkip, SkipNetwork, SkipPoint, is_skippable, rate_loss, run_for, skip_gate
 from baselines.staged import one_image, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
@@ -14,7 +15,6 @@ from bench.evaluation.proof import Unproven, prove
 from bench.methods import completed
 from bench.profilers.madds import executed_by
 from bench.slicing.dynamic import Prediction
-from bench.slicing.gate import Gate
 
 IMAGE = one_image(1, 8)
 MODELS_ = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8"]
@@ -25,28 +25,28 @@ def images(count=24):
     return next(digits().validation.batches(count)).x
 
 
-def network_of(model="ds_resnet_micro8", spread=20.0):
-    """An untrained network whose gates part digits; with `spread` zero they are at their start."""
+def network_of(model="ds_resnet_micro8"):
+    """An untrained network whose gates part digits, about half and half."""
     torch.manual_seed(0)
     plain = staged(small_net(model).eval())
     places = [index for index, block in enumerate(plain.blocks) if is_skippable(block)]
     widths = WIDTHS.get(model, [64, 128, 128])
-    gates = {str(index): Gate(width, 2, 16) for index, width in zip(places, widths, strict=True)}
-    network = SkipNetwork(plain, gates).eval()
+    gates = {str(index): skip_gate(width, 16, 0.5) for index, width in zip(places, widths, strict=True)}
+    network = SkipNetwork(plain, gates)
+    for norm in network.modules():
+        norm.train(isinstance(norm, nn.BatchNorm1d))
     with torch.no_grad():
-        for gate in gates.values():
-            gate.head.weight.copy_(spread * torch.randn(2, 16))
-            gate.head.weight -= gate.head.weight.mean(1, keepdim=True)
-    return network
+        for _ in range(50):  # the gates' running statistics
+            network.predict(images())
+    return network.eval()
 
 
 def decided(network, runs):
     """The same network with every gate always of one mind."""
     with torch.no_grad():
         for gate, run in zip(network.gates.values(), runs, strict=True):
-            gate.hidden.weight.zero_()
-            gate.hidden.bias.fill_(1.0)
-            gate.head.weight.copy_(torch.tensor([[0.0], [10.0 if run else -10.0]]).expand(2, 16))
+            gate[-1].weight.zero_()
+            gate[-1].bias.copy_(torch.tensor([0.0, 1000.0 if run else -1000.0]))
     return network
 
 
@@ -101,7 +101,7 @@ def test_what_all_images_skip_is_not_executed(model):
 @torch.no_grad()
 def test_noise_is_for_training_alone():
     """TRAPS: noise at evaluation."""
-    network, outputs, samples = network_of(spread=1.0), [], []
+    network, outputs, samples = network_of(), [], []
     for seed in range(2):
         torch.manual_seed(seed)
         outputs.append(network.predict(images()))
@@ -122,11 +122,12 @@ def test_training_computes_what_evaluation_does_where_gates_are_sure(model):
 
 
 def test_the_loss_reaches_every_gate():
-    network = network_of(spread=1.0).train()
+    network = network_of().train()
     output, runs = network.sampled(images(), 1.0)
     (output.square().mean() + rate_loss(runs, 0.5)).backward()
-    assert all(gate.head.weight.grad.abs().sum() > 0 for gate in network.gates.values())
-    assert all(gate.hidden.weight.grad.abs().sum() > 0 for gate in network.gates.values())
+    linear = [layer for gate in network.gates.values() for layer in gate if isinstance(layer, nn.Linear)]
+    assert len(linear) == 6
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in linear)
 
 
 def test_the_rate_loss_by_hand():
