@@ -2,7 +2,7 @@
 
 After FBS (Gao et al. 2019): a linear layer on the pooled input of a convolution predicts a saliency, the k highest win,
 the others are suppressed to zero, and the winners are scaled by their saliency, by which the predictor learns. Ours:
-whole groups of channels instead of single ones; the saliency is twice a sigmoid, without a penalty, behind the norm
+whole groups of channels instead of single ones; the predictor reads its input centred over images; the saliency is twice a sigmoid, without a penalty, behind the norm
 instead of in place of its scale; a plain network is trained first, and each density starts from it. Gated are the first
 two convolutions of a bottleneck and the point-wise convolutions of MobileNets.
 

@@ -36,6 +36,7 @@ class GatedConv(nn.Module):
         self.layers = nn.Sequential(conv, norm)
         self.centre = nn.BatchNorm1d(conv.in_channels, affine=False)  # over images: what they share ranks no group
         self.predictor = nn.Linear(conv.in_channels, groups)
+        nn.init.zeros_(self.predictor.weight)  # one selection for all images, which the trained filters can adapt to
         self.combinations = list(combinations(range(groups), kept))
         bits = torch.tensor([1 << group for group in range(groups)])
         places = torch.zeros(1 << groups, dtype=torch.int64)

@@ -31,6 +31,8 @@ def images(count=24):
 def network_of(model, kept=2, groups=4):
     torch.manual_seed(0)
     network = GatedNetwork(staged(small_net(model).eval()), groups, kept)
+    for conv in network.gated:
+        nn.init.normal_(conv.predictor.weight)  # a new predictor parts no images
     for module in network.modules():
         module.train(isinstance(module, nn.BatchNorm1d))
     with torch.no_grad():
@@ -39,9 +41,11 @@ def network_of(model, kept=2, groups=4):
     return network.eval()
 
 
-def conv_of(kept=2, norm=None):
+def conv_of(kept=2):
     torch.manual_seed(0)
-    return GatedConv(nn.Conv2d(6, 8, 3, padding=1, bias=False), norm or nn.GroupNorm(4, 8), 4, kept).eval()
+    conv = GatedConv(nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.GroupNorm(4, 8), 4, kept).eval()
+    nn.init.normal_(conv.predictor.weight)
+    return conv
 
 
 # One convolution.

@@ -1,6 +1,5 @@
 """What the tables say, worked out a second time, and that equal records give equal bytes."""
 
-import json
 import math
 import os
 import shutil
@@ -86,14 +85,14 @@ def test_the_leaderboard_by_another_way(report: Path):
 
 def test_theoretical_costs_stand_beside_the_executed_ones(store, tmp_path, tables_only):
     """Only where a point has them, and no other number is moved."""
-    told = tmp_path / "told"
-    shutil.copytree(store, told)
-    for file in sorted(told.glob("runs/us_net*/eval.json")):
-        body = json.loads(file.read_text())
+    told = Store(shutil.copytree(store, tmp_path / "told"))
+    for seed in range(3):
+        run_id = spec_of("us_net", seed).run_id
+        body = told.read(run_id, "eval")
         body["results"]["points"]["uniform0"]["madds_theoretical_mean"] = 1234.0
-        file.write_text(json.dumps(body))
+        told.write(run_id, "eval", {key: body[key] for key in ("records", "results", "environment")})
     generate(store, tmp_path / "before", COMMAND)
-    generate(told, tmp_path / "after", COMMAND)
+    generate(told.root, tmp_path / "after", COMMAND)
     before, after = (csv(tmp_path / name, "leaderboard") for name in ("before", "after"))
     assert before["madds_theoretical"].isna().all()
     is_told = (after["method"] == "us_net") & (after["point"] == "uniform0")
@@ -102,7 +101,7 @@ def test_theoretical_costs_stand_beside_the_executed_ones(store, tmp_path, table
     pd.testing.assert_frame_equal(before.drop(columns="madds_theoretical"), after.drop(columns="madds_theoretical"))
     texts = [(tmp_path / name / "tables" / "leaderboard.md").read_text() for name in ("before", "after")]
     assert ["theoretical MAdds" in text for text in texts] == [False, True]
-    assert "|             1,234 |" in texts[1]
+    assert "| 1,234 |" in " ".join(texts[1].split())
 
 
 def test_the_front_holds_what_nothing_beats(report: Path):

@@ -25,8 +25,8 @@ from bench.slicing.dynamic import Prediction
 
 ALONE = 64
 REROUTED = 0.01  # share of images that another batch may route otherwise: a gate can be undecided to the last bit
-GROUPS = 64  # of a batch that are run by themselves
-GRAPHS = 64  # routes whose plain network is counted by fvcore
+GROUPS = 32  # of a batch that are run by themselves
+GRAPHS = 32  # routes whose plain network is counted by fvcore
 STATIC_IMAGES = 2  # a static network is counted on a batch of two: per-batch and per-image costs differ there
 
 
