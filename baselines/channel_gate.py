@@ -2,13 +2,14 @@
 
 After FBS (Gao et al. 2019): a linear layer on the pooled input of a convolution predicts a saliency, the k highest win,
 the others are suppressed to zero, and the winners are scaled by their saliency, by which the predictor learns. Ours:
-whole groups of channels instead of single ones; the predictor reads its input centred over images; the saliency is twice a sigmoid, without a penalty, behind the norm
-instead of in place of its scale; a plain network is trained first, and each density starts from it. Gated are the first
-two convolutions of a bottleneck and the point-wise convolutions of MobileNets.
+whole groups of channels instead of single ones; the predictor reads its input centred over images; the saliency is
+twice a sigmoid, without a penalty, behind the norm instead of in place of its scale; a plain network is trained first,
+and each density starts from it. Gated are the first two convolutions of a bottleneck and the point-wise convolutions of
+MobileNets.
 
 Executed: images that agree on the selection of a convolution run together with its filters alone. Its input stays
 dense, for images of such a group disagree on the channels in front of it. Theoretical (what papers report): products
-with suppressed input channels are left out as well. Both are equal for all images, since all keep k groups.
+with suppressed input channels are left out as well. Either count is the same for every image, since all keep k groups.
 """
 
 from __future__ import annotations
