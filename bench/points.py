@@ -48,6 +48,11 @@ class OperatingPoint:
         """Claimed multiply-adds (convolutions, matrix products, gates) of each image: (B, G) to int64 (B,)."""
         raise TypeError(f"{type(self).__name__} does not say what it costs")
 
+    def madds_theoretical(self, route: Tensor) -> Tensor | None:
+        """Multiply-adds of each image, int64 (B,), if products that the method makes zero but must execute did not
+        count. Shown beside the claim and never in its place; None where nothing executed is left out."""
+        return None
+
     def params_active(self, route: Tensor) -> Tensor:
         """Parameters used for each image: (B, G) to int64 (B,)."""
         raise TypeError(f"{type(self).__name__} does not say which parameters it uses")

@@ -145,7 +145,7 @@ def _evaluated(spec: RunSpec, data: Dataset, context: Context, points: list[Oper
 
 
 def _summary(point: OperatingPoint, scores: Evaluation, proof: dict[str, Any]) -> dict[str, Any]:
-    n = len(scores.score)
+    n, theoretical = len(scores.score), _theoretical_madds(point, scores)
     quantiles = {f"p{q}": int(sorted(scores.madds)[min(n - 1, n * q // 100)]) for q in (10, 50, 90)}
     return {
         "kind": point.kind,
@@ -158,7 +158,13 @@ def _summary(point: OperatingPoint, scores: Evaluation, proof: dict[str, Any]) -
         "params_active_mean": float(scores.params.mean()),
         "routing": scores.routing(),
         "executed_proof": proof,
-    }
+    } | ({} if theoretical is None else {"madds_theoretical_mean": theoretical})
+
+
+def _theoretical_madds(point: OperatingPoint, scores: Evaluation) -> float | None:
+    """Mean over the images of what a point would cost in theory, for points where that is another number."""
+    madds = point.madds_theoretical(torch.from_numpy(scores.route))
+    return None if madds is None else float(madds.double().mean())
 
 
 def _accuracy_records(
@@ -173,9 +179,12 @@ def _accuracy_records(
             details=details,
         )  # fmt: skip
 
+    theoretical = _theoretical_madds(point, scores)
+    shown = [] if theoretical is None else [record("madds_theoretical", theoretical, "MAdds/image", {})]
     return [
         record("top1", scores.solved / n, "fraction", {"correct": scores.solved}),
         record("madds", float(scores.madds.mean()), "MAdds/image", counters),
+        *shown,
         record("params_stored", point.params_stored, "parameters", {}),
         record("params_active", float(scores.params.mean()), "parameters", {}),
     ]

@@ -35,6 +35,8 @@ SHORT = {
     "pruning": {"finetune_epochs": 1, "budgets": [0.5]},
     "token_prune": {"budgets": [0.7]},
     "thinking_vit": {"budgets": [0.7], "thresholds": [2.0]},
+    "layer_skip": {"gate_epochs": 1, "targets": [0.5]},
+    "channel_gate": {"gate_epochs": 1, "densities": [0.5]},
 }
 
 

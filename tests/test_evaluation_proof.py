@@ -76,6 +76,41 @@ def test_an_honest_static_point_passes(split):
     assert point.madds(torch.empty(3, 0)).tolist() == [proven["networks"]["static"]] * 3
 
 
+def test_with_more_routes_than_are_counted_every_image_is_still_executed(split, monkeypatch):
+    monkeypatch.setattr(proof, "GROUPS", 2)
+    monkeypatch.setattr(proof, "GRAPHS", 3)
+    point = routed_point("ds_vit_micro8")
+    with torch.no_grad():
+        routes = {tuple(route) for route in point(split.batch.x).route.tolist()}
+    assert len(routes) > 3
+    proven = prove(point, split, CPU)
+    assert (proven["groups"], proven["images"], proven["alone"]) == (3, IMAGES, IMAGES)
+    assert len(proven["networks"]) == 3
+    assert proven["uncounted_routes"] == len(routes) - 3
+
+
+class CheatsOnTheLast(RoutedPoint):
+    """Claims one multiply-add less, for one route that is neither run by itself nor counted."""
+
+    def madds(self, route):
+        last = max(map(tuple, self.told))
+        return super().madds(route) - torch.tensor([int(tuple(row) == last) for row in route.tolist()])
+
+
+def test_a_claim_among_all_other_routes_is_checked_too(split, monkeypatch):
+    monkeypatch.setattr(proof, "ALONE", 0)
+    monkeypatch.setattr(proof, "GROUPS", 2)
+    monkeypatch.setattr(proof, "_prove_graphs", lambda *_: {})
+    monkeypatch.setattr(RoutedPoint, "executables", lambda self: {})
+    honest = routed_point("ds_vit_micro8")
+    point = as_is(honest, CheatsOnTheLast)
+    with torch.no_grad():
+        point.told = honest(split.batch.x).route.tolist()
+    prove(as_is(honest), split, CPU)
+    with pytest.raises(Unproven, match="all other routes"):
+        prove(point, split, CPU)
+
+
 def test_the_proof_leaves_the_point_as_it_was(honest, split):
     before, x = state_of(honest.supernet), split.batch.x
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -80,6 +81,27 @@ def test_the_leaderboard_by_another_way(report: Path):
         assert row["madds_mean"] == pytest.approx(points_of(method, 0)[point]["madds"].mean())
         assert row["madds_relative"] == pytest.approx(row["madds_mean"] / 430_000, abs=1e-6)
         assert (row["seeds"], row["images"], row["params_stored"]) == (3, IMAGES, 7_676_204)
+
+
+def test_theoretical_costs_stand_beside_the_executed_ones(store, tmp_path, tables_only):
+    """Only where a point has them, and no other number is moved."""
+    told = Store(shutil.copytree(store, tmp_path / "told"))
+    for seed in range(3):
+        run_id = spec_of("us_net", seed).run_id
+        body = told.read(run_id, "eval")
+        body["results"]["points"]["uniform0"]["madds_theoretical_mean"] = 1234.0
+        told.write(run_id, "eval", {key: body[key] for key in ("records", "results", "environment")})
+    generate(store, tmp_path / "before", COMMAND)
+    generate(told.root, tmp_path / "after", COMMAND)
+    before, after = (csv(tmp_path / name, "leaderboard") for name in ("before", "after"))
+    assert before["madds_theoretical"].isna().all()
+    is_told = (after["method"] == "us_net") & (after["point"] == "uniform0")
+    assert after["madds_theoretical"].notna().tolist() == is_told.tolist()
+    assert set(after.loc[is_told, "madds_theoretical"]) == {1234.0}
+    pd.testing.assert_frame_equal(before.drop(columns="madds_theoretical"), after.drop(columns="madds_theoretical"))
+    texts = [(tmp_path / name / "tables" / "leaderboard.md").read_text() for name in ("before", "after")]
+    assert ["theoretical MAdds" in text for text in texts] == [False, True]
+    assert "| 1,234 |" in " ".join(texts[1].split())
 
 
 def test_the_front_holds_what_nothing_beats(report: Path):

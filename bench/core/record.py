@@ -15,6 +15,10 @@ METRICS: dict[str, tuple[str, str]] = {
         "MAdds/image",
         "multiply-adds of convolutions and matrix products, mean over the images, gates included",
     ),
+    "madds_theoretical": (
+        "MAdds/image",
+        "madds without products that a method makes zero but executes all the same, mean over the images",
+    ),
     "madds_pool": (
         "MAdds/image",
         "madds plus one for each input element of every average pool (DS-Net README)",

@@ -8,7 +8,7 @@ bernoulli_ bitwise_and bitwise_or bucketize cat ceil clamp clamp_min clone const
 cudnn_batch_norm cumsum detach detach_ div div_ dropout embedding empty empty_like empty_strided eq equal exp
 expand fill_ flatten floor full full_like gather ge gelu gt hardsigmoid hardsigmoid_ hardswish hardswish_
 hardtanh hardtanh_ index index_copy index_copy_ index_put index_put_ index_select is_same_size item le
-leaky_relu lift_fresh log logical_and logical_not logical_or lt masked_fill max max_pool2d
+leaky_relu lift_fresh log logical_and logical_not logical_or logsumexp lt masked_fill max max_pool2d
 max_pool2d_with_indices maximum mean min minimum miopen_batch_norm mul mul_ native_batch_norm native_dropout
 native_group_norm native_layer_norm ne neg new_empty new_empty_strided new_full new_ones new_zeros nonzero
 normal_ one_hot ones ones_like permute pow rand rand_like randn reciprocal relu relu_ repeat reshape rms_norm

@@ -43,7 +43,8 @@ def observations(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each evaluated run, so one for each seed.
 
     Beside ROW: kind, control, seed, images, top1 (fraction), madds_mean, madds_min, madds_max, params_stored,
-    params_active, routing (route -> images). Raises UserError when an evaluation lacks one of them.
+    params_active, routing (route -> images), madds_theoretical (None where it is not another number). Raises UserError
+    when an evaluation lacks one of the others.
     """
     label = variants(runs)
     rows = []
@@ -78,6 +79,7 @@ def _observed(run: Run, label: str) -> Iterable[dict[str, Any]]:
             "madds_mean": point["madds_mean"],
             "madds_min": point["madds_min"],
             "madds_max": point["madds_max"],
+            "madds_theoretical": point.get("madds_theoretical_mean"),
             "params_stored": point["params_stored"],
             "params_active": point["params_active_mean"],
             "routing": point.get("routing") or {},
@@ -89,8 +91,8 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
 
     Beside ROW: kind, control, seeds (their number), images, top1_mean, top1_std, top1_low, top1_high (fractions; std
     with n - 1, t interval), madds_mean, madds_std, madds_min, madds_max, madds_relative (to the costliest row of the
-    same split), params_stored, params_active, routing (route -> mean share of the images), on_front (of all rows of the
-    split). Sorted by split, then best first.
+    same split), madds_theoretical (NaN where it is not another number), params_stored, params_active, routing (route ->
+    mean share of the images), on_front (of all rows of the split). Sorted by split, then best first.
     """
     observed = observations(runs)
     if observed.empty:
@@ -105,6 +107,7 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
             | {"top1_mean": top1.mean, "top1_std": top1.std, "top1_low": top1.low, "top1_high": top1.high}
             | {"madds_mean": madds.mean, "madds_std": madds.std}
             | {"madds_min": group["madds_min"].min(), "madds_max": group["madds_max"].max()}
+            | {"madds_theoretical": group["madds_theoretical"].astype(float).mean()}
             | {"params_stored": group["params_stored"].mean(), "params_active": group["params_active"].mean()}
             | {"routing": _mean_shares(group)}
         )

@@ -12,6 +12,11 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
 
 
+def known(value: Any) -> Any:
+    """A value of a frame, None where it has none: among numbers pandas turns None into NaN."""
+    return None if pd.isna(value) else value
+
+
 def groups_of(frame: pd.DataFrame, *names: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
     """The groups of rows that are equal in the named columns, with those values, sorted by them."""
     for key, group in frame.groupby(list(names), sort=True):

@@ -24,7 +24,7 @@ from bench.reports.layout import (
     write_markdown,
     yes,
 )
-from bench.reports.rows import groups_of, rows_of
+from bench.reports.rows import groups_of, known, rows_of
 
 PERCENT, PERCENT_CSV = fixed(2, 100), fixed(4, 100)
 
@@ -49,6 +49,7 @@ LEADERBOARD = [
     Column("madds_min", None, plain=integer),
     Column("madds_max", None, plain=integer),
     Column("madds_relative", "relative", fixed(3), fixed(6)),
+    Column("madds_theoretical", "theoretical MAdds", count, number),
     Column("params_stored", "params stored", count, number),
     Column("params_active", "params active", count, number),
     Column("on_front", "on front", yes, yes, right=False),
@@ -61,6 +62,10 @@ rows that cannot be told apart share it, and fewer than three seeds get none. MA
 and matrix products, mean over the images, gates included; relative is to the costliest row of the table. On front: no
 other row is cheaper and as good, or as cheap and better.
 """
+THEORETICAL_NOTE = """
+Theoretical MAdds: without products that the method makes zero but executes all the same. Never a saving, and not what
+rows are compared by.
+"""
 
 
 def write_leaderboard(
@@ -72,8 +77,10 @@ def write_leaderboard(
         rank=pd.Series([ranks[row["config_id"], row["point"]] for row in rows], dtype=object),
         kind=[f"{row['kind']} (control)" if row["control"] else row["kind"] for row in rows],
         interval=[interval(row["top1_low"], row["top1_high"]) for row in rows],
+        madds_theoretical=pd.Series([known(row["madds_theoretical"]) for row in rows], dtype=object),
     )
-    parts = ["# Leaderboard", LEADERBOARD_NOTE]
+    has_theory = any(value is not None for value in shown["madds_theoretical"])
+    parts = ["# Leaderboard", LEADERBOARD_NOTE, *([THEORETICAL_NOTE] if has_theory else [])]
     for (split,), group in groups_of(shown, "split"):
         images = f"{rows_of(group)[0]['images']:,} images"
         parts += [f"## {', '.join([split, images, *_only_model(group)])}", section(group, LEADERBOARD)]

@@ -1,0 +1,262 @@
+"""`early_exit`: a network with classifiers behind some of its blocks; an image leaves at the first that is confident.
+
+After BranchyNet (Teerapittayanon et al. 2016: joint training, thresholds on confidence) and MSDNet (Huang et al. 2018:
+confidence is the largest softmax probability, thresholds from a geometric distribution over the exits, chosen on
+validation images for a budget). Their architectures are replaced by the suite's presets, so that all methods start from
+the same network. Ours: where the exits stand, and their form (`exit_head`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from baselines.exit_thresholds import confidence, thresholds_for
+from baselines.staged import Staged, channels_last, costs_of, one_image, require_classes, staged
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.data.dataset import Batch, Dataset, Split
+from bench.evaluation.accuracy import BATCH
+from bench.methods import Method, build_model, reseed
+from bench.points import OperatingPoint
+from bench.slicing.dynamic import Prediction, take
+from bench.slicing.extract import folded, parameters_of
+from bench.slicing.supernet import Supernet
+from bench.training import checkpoint
+from bench.training.context import Context
+from bench.training.loop import Plan, fit
+from bench.training.tasks import task_of
+
+
+@dataclass(frozen=True)
+class EarlyExitOptions:
+    """
+    Attributes:
+        exits: fractions of the network's multiply-adds at which a classifier stands, each behind the block that ends
+            nearest; fractions that come to one block share it.
+        exit_weight: weight of each exit's loss, that of the last classifier being 1.
+        budgets: fractions of the full network's multiply-adds (without exits) that the mean over the validation images
+            must not exceed, one operating point each.
+        maximum: fraction that no image may exceed; null for none. Everything leaves at the last exit within it.
+    """
+
+    exits: tuple[float, ...] = (0.25, 0.5, 0.75)
+    exit_weight: float = 1.0
+    budgets: tuple[float, ...] = (0.75, 0.5)
+    maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("exits", "budgets"):
+            fractions = getattr(self, key)
+            if not fractions or len({f"{f:g}" for f in fractions}) < len(fractions) or min(fractions) <= 0:
+                raise UserError(f"{key} must be at least one fraction above 0, each named once, not {fractions}")
+        if max(self.exits) >= 1:
+            raise UserError(f"exits stand at fractions below 1, not at {max(self.exits)}: the classifier is there")
+        if self.exit_weight <= 0:
+            raise UserError(f"exit_weight must be above 0, not {self.exit_weight}")
+
+
+def exit_head(arriving: Tensor, classes: int) -> nn.Module:
+    """A classifier of an activation: (B, C, H, W) by quarters of the image, tokens (B, N, C) by their mean.
+
+    It is cheap, for every image pays for all exits that it passes.
+    """
+    if arriving.dim() == 4:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * arriving.shape[1], classes))
+    return nn.Sequential(nn.LayerNorm(arriving.shape[-1]), MeanToken(), nn.Linear(arriving.shape[-1], classes))
+
+
+class MeanToken(nn.Module):
+    """Mean of the tokens: (B, N, C) to (B, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+class ExitNetwork(nn.Module):
+    """Parts of a network with a classifier behind each; the last classifier is the network's own."""
+
+    def __init__(self, parts: Iterable[nn.Module], heads: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.parts, self.heads = nn.ModuleList(parts), nn.ModuleList(heads)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The logits (B, classes) of every classifier."""
+        outputs = []
+        for part, head in zip(self.parts, self.heads, strict=True):
+            x = part(x)
+            outputs.append(head(x))
+        return outputs
+
+    def until(self, exit: int) -> ExitNetwork:
+        """The network that an image runs which leaves at `exit`, the classifiers on its way included."""
+        return ExitNetwork(list(self.parts)[: exit + 1], list(self.heads)[: exit + 1])
+
+
+def places(costs: Sequence[int], fractions: Sequence[float]) -> list[int]:
+    """Numbers of blocks in front of each exit, ascending.
+
+    Args:
+        costs: multiply-adds of stem, blocks and head. No exit stands behind the last block, where the head does.
+    """
+    ends = [sum(costs[: 2 + block]) / sum(costs) for block in range(len(costs) - 3)]  # behind block 0, 1, ...
+    if not ends:
+        raise UserError("this network has a single block, so there is no place for an exit")
+    nearest = [min(range(len(ends)), key=lambda block: abs(ends[block] - fraction)) for fraction in fractions]
+    return sorted({block + 1 for block in nearest})
+
+
+def with_exits(network: Staged, fractions: Sequence[float], x: Tensor) -> ExitNetwork:
+    """The network cut at its exits, whose classifiers start at random. `x`: one image."""
+    pieces = [network.stem, *network.blocks, network.head]
+    costs, outputs = costs_of(pieces, x)
+    classes = outputs[-1].shape[-1]
+    cuts = places(costs, fractions)
+    bounds = [-1, *cuts, len(network.blocks)]
+    parts = [nn.Sequential(*pieces[start + 1 : end + 1]) for start, end in pairwise(bounds)]
+    return ExitNetwork(parts, [*(exit_head(outputs[cut], classes) for cut in cuts), network.head])
+
+
+def exit_costs(network: ExitNetwork, x: Tensor) -> tuple[list[int], int]:
+    """Multiply-adds of an image that leaves at each exit, classifiers on its way included, and of the network without
+    exits. `x`: one image."""
+    parts, outputs = costs_of(network.parts, x)
+    heads = [costs_of([head], output)[0][0] for head, output in zip(network.heads, outputs, strict=True)]
+    return [sum(parts[:n]) + sum(heads[:n]) for n in range(1, len(parts) + 1)], sum(parts) + heads[-1]
+
+
+class Exits(nn.Module):
+    """Runs a batch, grouped: behind each part only the images that are not yet confident go on.
+
+    Args:
+        thresholds: confidence from which on an image leaves at each exit but the last.
+    """
+
+    def __init__(self, network: ExitNetwork, thresholds: Sequence[float]) -> None:
+        super().__init__()
+        self.network, self.thresholds = network, (*thresholds, -math.inf)
+
+    def predict(self, x: Tensor) -> Prediction:
+        rows = torch.arange(len(x), device=x.device)
+        route = torch.empty(len(x), 1, dtype=torch.int64, device=x.device)
+        outputs, left = [], []
+        for index, (part, head) in enumerate(zip(self.network.parts, self.network.heads, strict=True)):
+            x = part(x)
+            logits = head(x)
+            leaves = confidence(logits) >= self.thresholds[index]
+            outputs.append(logits[leaves])
+            left.append(rows[leaves])
+            route[left[-1]] = index
+            staying = leaves.logical_not().nonzero().flatten()
+            if not len(staying):
+                break
+            rows, x = take(rows, staying), take(x, staying)
+        return Prediction(torch.cat(outputs)[torch.cat(left).argsort()], route)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.predict(x).output
+
+
+class ExitPoint(OperatingPoint):
+    """A network with exits at given thresholds. The decision of an image is the number of its exit.
+
+    Args:
+        costs: claimed multiply-adds of an image that leaves at each exit.
+    """
+
+    kind = "dynamic"
+
+    def __init__(self, name: str, network: ExitNetwork, thresholds: Sequence[float], costs: Sequence[int]) -> None:
+        self.name = name
+        self.network, self.costs = network.eval(), torch.tensor(costs)
+        self.runner = Exits(served(network), thresholds)
+        self.params = torch.tensor([parameters_of(network.until(exit)) for exit in range(len(costs))])
+
+    def __call__(self, x: Tensor) -> Prediction:
+        return self.runner.predict(x)
+
+    def madds(self, route: Tensor) -> Tensor:
+        return self.costs[route[:, 0].cpu()]
+
+    def params_active(self, route: Tensor) -> Tensor:
+        return self.params[route[:, 0].cpu()]
+
+    @property
+    def params_stored(self) -> int:
+        return parameters_of(self.network)
+
+    def executables(self) -> dict[str, nn.Module]:
+        return {"extracted": self.runner}
+
+    def subnetworks(self, routes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], nn.Module]:
+        return {route: self.network.until(route[0]) for route in routes}
+
+
+def served(network: ExitNetwork) -> ExitNetwork:
+    """A copy as it is run: batch norm folded, channels last."""
+    return channels_last(folded(network))  # type: ignore[return-value]
+
+
+class EarlyExit(Method):
+    """All classifiers are trained at once; thresholds are chosen on the validation split, for each budget."""
+
+    name = "early_exit"
+    kind = "dynamic"
+    paper = "Teerapittayanon et al. 2016, arXiv 1709.01686; Huang et al. 2018, arXiv 1703.09844"
+    Options = EarlyExitOptions
+
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        options: EarlyExitOptions = self.options(spec)
+        image = one_image(net.input_channels, image_size)
+        costs, full = exit_costs(with_exits(staged(net), options.exits, image), image)
+        limits = options.budgets if options.maximum is None else (*options.budgets, options.maximum)
+        least = min(limits)
+        if costs[0] > least * full:
+            raise UserError(
+                f"no image can leave within {least:g} of the full multiply-adds: the first exit costs "
+                f"{costs[0] / full:.3f}; raise the budget or move the first of the exits to the front"
+            )
+
+    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
+        require_classes(self.name, data)
+        options: EarlyExitOptions = self.options(spec)
+        network = self._trained(spec, options, data, context)
+        costs, full = exit_costs(network, one_image(data.channels, data.image_size, context.device))
+        file = context.checkpoint("thresholds")
+        if not file.exists():
+            seen = confidences(served(network), data.validation, context.device)
+            limit = math.inf if options.maximum is None else options.maximum * full
+            rows = [thresholds_for(seen, costs, budget * full, limit) for budget in options.budgets]
+            checkpoint.save(file, {"thresholds": torch.tensor(rows, dtype=torch.float64)}, context.run_id, {})
+        rows = checkpoint.load(file, context.run_id)[0]["thresholds"].tolist()
+        named = zip(options.budgets, rows, strict=True)
+        return [ExitPoint(f"budget{budget:g}", network, thresholds, costs) for budget, thresholds in named]
+
+    def _trained(self, spec: RunSpec, options: EarlyExitOptions, data: Dataset, context: Context) -> ExitNetwork:
+        plain = staged(build_model(spec, data, context))
+        reseed(spec, "exits")
+        image = one_image(data.channels, data.image_size, context.device)
+        network = with_exits(plain, options.exits, image).to(context.device)
+        task, weights = task_of(data), [options.exit_weight] * (len(network.heads) - 1) + [1.0]
+
+        def step(batch: Batch, index: int) -> dict[str, float]:
+            losses = [task.loss(out, batch.targets, spec.train.label_smoothing) for out in network(batch.x)]
+            mean = sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
+            mean.backward()  # type: ignore[union-attr]
+            return {f"exit{number}": loss.item() for number, loss in enumerate(losses)}
+
+        network.train()
+        fit(Plan("network", {"network": network}, {}, step, spec.train, spec.seed), data.train, context)
+        return network.eval()  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def confidences(network: ExitNetwork, split: Split, device: torch.device) -> Tensor:
+    """(n, exits): how confident every exit but the last is of each image of a split."""
+    batches = (network(batch.x)[:-1] for batch in split.batches(BATCH, device=device))
+    return torch.cat([torch.stack([confidence(logits) for logits in outputs], 1) for outputs in batches]).cpu()
