@@ -57,7 +57,7 @@ def run(
     executor: Executor = Executor.ray,
     address: Annotated[str | None, typer.Option(help="an existing Ray cluster to join")] = None,
     plugin: Plugins = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs and stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs, time a few steps, stop")] = False,
 ) -> None:
     """Train, evaluate and profile a recipe's runs, then write and print the leaderboard. Complete work is kept."""
     from bench import recipes
@@ -71,7 +71,9 @@ def run(
         specs, groups = _specs(recipe, set_ or [], seeds, device, address)
         recipes.check(specs, data)
     if dry_run:
-        typer.echo(runs_table(specs, results))
+        with _working("timing a few steps of each run"):
+            table = runs_table(specs, results, data)
+        typer.echo(table)
         return
     Store(results)  # that it can be written is known before anything runs
     write_ablation(results, recipe, groups)

@@ -23,7 +23,8 @@ ROWS = (
     {"training", "evaluation", "profilers"},
     {"methods"},
     {"dynamic_slimmable", "baselines"},
-    {"run", "recipes", "recipes_families", "recipes_ablations", "export"},
+    {"run", "recipes", "recipes_families", "recipes_ablations", "recipes_images", "export"},
+    {"estimate"},  # `--dry-run`
     {"listing"},  # `slicebench list`
     {"cli"},
     {"__main__", "benchmarks"},

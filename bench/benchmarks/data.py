@@ -28,7 +28,7 @@ from bench.benchmarks.script import Options, script
 from bench.core.spec import DataSpec
 from bench.data import load
 from bench.data.cifar import CARD
-from bench.data.cifar_files import RECORD_BYTES, nhwc, read_binary
+from bench.data.cifar_files import CIFAR10, nhwc, read_binary
 from bench.data.memory import InMemorySplit
 
 BATCH = 128
@@ -103,12 +103,12 @@ def _split(data: Path | None) -> tuple[InMemorySplit, str]:
         train = load(DataSpec("cifar10", "holdout", IMAGES), data).train
         assert isinstance(train, InMemorySplit)
         return train, "real"
-    records = np.random.default_rng(0).integers(0, 256, (IMAGES, RECORD_BYTES), np.uint8)
+    records = np.random.default_rng(0).integers(0, 256, (IMAGES, CIFAR10.record_bytes), np.uint8)
     records[:, 0] %= 10
     with TemporaryDirectory() as folder:
         path = Path(folder) / "data_batch_1.bin"
         path.write_bytes(records.tobytes())
-        planes, labels = read_binary(path)
+        planes, labels = read_binary(path, CIFAR10)
     return CARD.split("train", "generated:train", nhwc(planes), labels), "generated (no --data)"
 
 
