@@ -71,9 +71,7 @@ def run(
         specs, groups = _specs(recipe, set_ or [], seeds, device, address)
         recipes.check(specs, data)
     if dry_run:
-        with _working("timing a few steps of each run"):
-            table = runs_table(specs, results, data)
-        typer.echo(table)
+        typer.echo(runs_table(specs, results, data))
         return
     Store(results)  # that it can be written is known before anything runs
     write_ablation(results, recipe, groups)

@@ -8,6 +8,7 @@ ended; time is taken to grow in proportion to images. Evaluation, calibration an
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,8 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data import load
 from bench.data.dataset import Batch, Dataset, Split
-from bench.methods import build_model, method_of
+from bench.methods import method_of
+from bench.models import MODELS
 from bench.training.context import Context
 
 IMAGES = 8  # of a timed step; on a GPU, which so few leave idle, those of the run
@@ -59,24 +61,26 @@ def estimates(specs: Sequence[RunSpec], data_root: Path | None) -> dict[str, Est
 
 def estimate(spec: RunSpec, data: Dataset) -> Estimate:
     """One run, timed by its own steps on this machine; a run that starts from another is timed as if it did not."""
-    with tempfile.TemporaryDirectory() as folder:
-        watch = _Watch()
-        context = Context(Path(folder), spec.run_id, torch.device(spec.device), watch, checkpoint_s=float("inf"))
-        net = build_model(spec, data, context)
-        madds = net.cost(net.space.largest, data.image_size).madds
-        epoch = data.train.steps(spec.train.batch_size) * spec.train.batch_size
-        if method_of(spec.method).needs_parent:
-            return Estimate(madds, epoch, None)
-        size = spec.train.batch_size if spec.device == "cuda" else min(IMAGES, spec.train.batch_size)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(spec.threads)
-        try:
+    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
+    madds = net.cost(net.space.largest, data.image_size).madds
+    epoch = data.train.steps(spec.train.batch_size) * spec.train.batch_size
+    hours = None if method_of(spec.method).needs_parent else _hours(spec, data)
+    return Estimate(madds, epoch, hours)
+
+
+def _hours(spec: RunSpec, data: Dataset) -> float | None:
+    size = spec.train.batch_size if spec.device == "cuda" else min(IMAGES, spec.train.batch_size)
+    threads, watch = torch.get_num_threads(), _Watch()
+    torch.set_num_threads(spec.threads)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            context = Context(Path(folder), spec.run_id, torch.device(spec.device), watch, checkpoint_s=math.inf)
             method_of(spec.method).operating_points(spec, _excerpt(data, size), context)
-        except UserError:  # what so few images do to the weights is not the run's fault
-            return Estimate(madds, epoch, None)
-        finally:
-            torch.set_num_threads(threads)
-    return Estimate(madds, epoch, watch.seconds() * spec.train.batch_size / size / 3600)
+    except (UserError, RuntimeError, AssertionError):  # few images may diverge; a cluster's GPU need not be here
+        return None
+    finally:
+        torch.set_num_threads(threads)
+    return watch.seconds() * spec.train.batch_size / size / 3600
 
 
 class _Watch:
@@ -92,11 +96,12 @@ class _Watch:
 
     def seconds(self) -> float:
         """Of all trainings, if every step took what the timed ones took."""
-        return sum(self._steps[label] * median(_differences(ends)) for label, ends in self._ends.items())
+        return sum(steps * _usual(self._ends[label]) for label, steps in self._steps.items())
 
 
-def _differences(ends: Sequence[float]) -> list[float]:
-    return [later - earlier for earlier, later in itertools.pairwise(ends)] or [0.0]
+def _usual(ends: Sequence[float]) -> float:
+    """The median time between the ends of steps."""
+    return median([later - earlier for earlier, later in itertools.pairwise(ends)] or [0.0])
 
 
 def _excerpt(data: Dataset, images: int) -> Dataset:

@@ -94,7 +94,7 @@ def read_binary(path: Path, files: Files) -> Planes:
     if rest:
         raise files.damaged(path, f"is truncated after {whole:,} records of {size:,} bytes and {rest:,} bytes")
     records = content.reshape(whole, size)
-    return records[:, count:], _learnt(records[:, :count].T, path, files)
+    return records[:, count:], _learnt(list(records[:, :count].T), path, files)
 
 
 def read_python(path: Path, files: Files) -> Planes:

@@ -199,7 +199,7 @@ def _made(work: _Work, numbers: range, pin: bool) -> Iterator[Batch | UserError]
             batch_size=None,
             sampler=numbers,
             num_workers=processes,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
             pin_memory=pin,
             generator=torch.Generator(),
         )

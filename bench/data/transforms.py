@@ -62,8 +62,8 @@ def pipeline(size: int, augmentation: str, crop: float) -> Pipeline:
 
     Raises UserError for an augmentation that has no such name.
     """
-    from timm.data import create_transform  # takes seconds to import
-    from timm.data.random_erasing import RandomErasing
+    from timm.data.random_erasing import RandomErasing  # takes seconds to import
+    from timm.data.transforms_factory import create_transform
 
     if augmentation not in AUGMENTATIONS:
         raise unknown("data.augmentation", augmentation, AUGMENTATIONS)
@@ -73,7 +73,7 @@ def pipeline(size: int, augmentation: str, crop: float) -> Pipeline:
     augmented = create_transform(
         is_training=True,
         scale=recipe.scale,
-        color_jitter=None,
+        color_jitter=None,  # type: ignore[arg-type]
         auto_augment=recipe.policy,
         interpolation="random",
         **common,
