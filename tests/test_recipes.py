@@ -65,7 +65,7 @@ def test_a_transfer_starts_from_the_run_on_imagenet(name):
     assert all(spec.model == known[spec.init_from].model for spec in transferred)
     assert {spec.data.image_size for spec in transferred} == {224}
     assert [spec.run_id for spec in transferred] == [spec.init_from for spec in specs if spec.method == "random_gate"]
-    assert set(spec.run_id for spec in resolve("imagenet_ds_resnet", range(2))) >= {s.init_from for s in transferred}
+    assert {spec.run_id for spec in resolve("imagenet_ds_resnet", range(2))} >= {s.init_from for s in transferred}
 
 
 def test_every_full_recipe_says_what_to_expect():
