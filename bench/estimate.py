@@ -26,7 +26,8 @@ from bench.methods import method_of
 from bench.models import MODELS
 from bench.training.context import Context
 
-IMAGES = 8  # of a timed step; on a GPU, which so few leave idle, those of the run
+FIRST_IMAGES = 4  # of a step of the first try
+BUDGET_S = 2.0  # about what a second try may take, with as many images as promise that
 TIMED = 3  # steps; the first warms up
 
 
@@ -69,18 +70,29 @@ def estimate(spec: RunSpec, data: Dataset) -> Estimate:
 
 
 def _hours(spec: RunSpec, data: Dataset) -> float | None:
-    size = spec.train.batch_size if spec.device == "cuda" else min(IMAGES, spec.train.batch_size)
-    threads, watch = torch.get_num_threads(), _Watch()
+    """Small batches make poor use of a machine, so a quick run is timed again with larger ones."""
+    batch, started = spec.train.batch_size, time.perf_counter()
+    threads, few = torch.get_num_threads(), min(FIRST_IMAGES, batch)
     torch.set_num_threads(spec.threads)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            context = Context(Path(folder), spec.run_id, torch.device(spec.device), watch, checkpoint_s=math.inf)
-            method_of(spec.method).operating_points(spec, _excerpt(data, size), context)
+        seconds = _seconds_an_image(spec, data, few)
+        more = min(batch, int(few * BUDGET_S / (time.perf_counter() - started)))
+        if more > few:
+            seconds = _seconds_an_image(spec, data, more)
     except (UserError, RuntimeError, AssertionError):  # few images may diverge; a cluster's GPU need not be here
         return None
     finally:
         torch.set_num_threads(threads)
-    return watch.seconds() * spec.train.batch_size / size / 3600
+    return seconds * batch / 3600
+
+
+def _seconds_an_image(spec: RunSpec, data: Dataset, images: int) -> float:
+    """Seconds of all trainings of a run for each image of a batch, timed with batches of `images`."""
+    watch = _Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(Path(folder), spec.run_id, torch.device(spec.device), watch, checkpoint_s=math.inf)
+        method_of(spec.method).operating_points(spec, _excerpt(data, images), context)
+    return watch.seconds() / images
 
 
 class _Watch:

@@ -72,7 +72,7 @@ def why_corrupt(path: str) -> str | None:
 
 
 def read_index(folder: Path, decode_all: bool = False) -> Index:
-    """The index of a folder, from the cache where it still holds.
+    """The index of a folder, from the cache where it still holds. decode_all: find every corrupt image, once.
 
     Raises:
         UserError: a class folder without images, or no class folder at all.
@@ -83,13 +83,10 @@ def read_index(folder: Path, decode_all: bool = False) -> Index:
     stamps = np.array([os.stat(folder / name).st_mtime_ns for name in classes], np.int64)
     started, cache = time.time_ns(), _cache_file(folder)
     index = _cached(cache, folder, classes, stamps) or _listed(folder, classes)
-    fresh = index.corrupt
     if decode_all and not index.decoded:
-        fresh = _rows_that_fail(index, range(len(index)))
-        index = replace(index, decoded=True)
+        index = replace(index, corrupt=_rows_that_fail(index, range(len(index))), decoded=True)
     elif len(index.corrupt):  # they may have been put right in place, which no time stamp of a folder tells
-        fresh = _rows_that_fail(index, index.corrupt.tolist())
-    index = replace(index, corrupt=fresh)
+        index = replace(index, corrupt=_rows_that_fail(index, index.corrupt.tolist()))
     if started - stamps.max() > FRESH_S * 1e9:
         _store(cache, index, stamps)
     return index
@@ -155,7 +152,7 @@ def _cache_file(folder: Path) -> Path:
 def _cached(file: Path, folder: Path, classes: Sequence[str], stamps: np.ndarray) -> Index | None:
     """The index in the cache, where there is one for the folder as it is now."""
     try:
-        with np.load(file, allow_pickle=False) as kept:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as kept:
             if kept["classes"].tolist() != list(classes) or not np.array_equal(kept["stamps"], stamps):
                 return None
             arrays = (kept["names"], kept["labels"], kept["corrupt"])
