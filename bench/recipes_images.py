@@ -31,7 +31,7 @@ def tiny_imagenet_smoke(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
     for seed in seeds:
         common: dict[str, Any] = {
             "data": DataSpec("tiny_imagenet", "subset"),
-            "train": TrainSpec(epochs=6, batch_size=64, lr=0.1, warmup_epochs=0.5, label_smoothing=0.0),
+            "train": TrainSpec(epochs=5, batch_size=64, lr=0.1, warmup_epochs=0.5, label_smoothing=0.0),
             "profile": ProfileSpec(batch_sizes=(1,), rounds=7, warmup=2),
             "seed": seed,
         }

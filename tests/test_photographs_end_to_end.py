@@ -11,6 +11,7 @@ from bench import recipes
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Store
 from bench.data.cifar import Sizes, load_cifar100
+from bench.estimate import estimates
 from bench.executors.serial import run_all
 from bench.models import MODELS
 from bench.reports import generate
@@ -52,10 +53,15 @@ def test_imagenet_with_ds_mobilenet_at_224_for_two_steps(tmp_path):
     recipes.check(specs, tmp_path)
     assert [spec.method for spec in specs] == ["ds_net", "random_gate", "fixed_choice"]
     assert all((spec.model, spec.data.name) == ("ds_mobilenet_v1", "imagenet") for spec in specs)
+    net = MODELS.get("ds_mobilenet_v1")()
+    found = [estimates(specs, tmp_path)[spec.run_id] for spec in specs]  # what --dry-run shows
+    assert {(each.madds, each.images) for each in found} == {(net.cost(net.space.largest, 224).madds, 8)}
+    assert found[0].hours is not None
+    assert found[0].hours > 0
+    assert [each.hours for each in found[1:]] == [None, None]
     tables = ran(specs, tmp_path / "results", tmp_path)
     assert_marked(tables, {"ds_net", "random_gate", "fixed_choice"})
     assert "imagenet/subset4@1:test, 4 images" in tables["leaderboard.md"]
-    net = MODELS.get("ds_mobilenet_v1")()
     assert f"{net.cost(net.space.uniform(3), 224).madds:,}" in tables["leaderboard.md"]  # at full image size
 
 
