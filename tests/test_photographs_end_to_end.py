@@ -53,7 +53,7 @@ def test_imagenet_with_ds_mobilenet_at_224_for_two_steps(tmp_path):
     recipes.check(specs, tmp_path)
     assert [spec.method for spec in specs] == ["ds_net", "random_gate", "fixed_choice"]
     assert all((spec.model, spec.data.name) == ("ds_mobilenet_v1", "imagenet") for spec in specs)
-    net = MODELS.get("ds_mobilenet_v1")()
+    net = MODELS.get("ds_mobilenet_v1")(classes=len(CLASSES))
     found = [estimates(specs, tmp_path)[spec.run_id] for spec in specs]  # what --dry-run shows
     assert {(each.madds, each.images) for each in found} == {(net.cost(net.space.largest, 224).madds, 8)}
     assert found[0].hours is not None
