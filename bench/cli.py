@@ -56,7 +56,7 @@ def run(
     weights: Annotated[str | None, typer.Option(help="start from pretrained weights: a file or timm:NAME")] = None,
     address: Annotated[str | None, typer.Option(help="an existing Ray cluster to join")] = None,
     plugin: Plugins = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs and stop")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs, time a few steps, stop")] = False,
 ) -> None:
     """Train, evaluate and profile a recipe's runs, then write and print the leaderboard. Complete work is kept."""
     from bench import recipes, recipes_start
@@ -72,7 +72,7 @@ def run(
         specs, groups = _specs(recipe, settings, seeds, device, address)
         recipes.check(specs, data, results, given)
     if dry_run:
-        typer.echo(runs_table(specs, results))
+        typer.echo(runs_table(specs, results, data))
         return
     recipes_start.keep_weights(given, Store(results))  # that it can be written is known before anything runs
     write_ablation(results, recipe, groups)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -16,6 +15,9 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.executors.plan import Plan
+
+if TYPE_CHECKING:  # it imports torch
+    from bench.estimate import Estimate
 
 REPORTED = Path(__file__).resolve().parent.parent / "results" / "reported"
 
@@ -66,10 +68,7 @@ def _datasets() -> Iterable[dict[str, object]]:
     from bench.data import DATASETS
 
     for name in DATASETS.names():
-        loader = DATASETS.get(name)
-        module = sys.modules[loader.__module__].__doc__  # a file is a dataset, and its loader's docstring an interface
-        what = _first_sentence(module or loader.__doc__).removeprefix(f"`{name}`: ")
-        yield {"dataset": name, "what": what}
+        yield {"dataset": name, "what": _first_sentence(DATASETS.get(name).__doc__)}
 
 
 def _recipes() -> Iterable[dict[str, object]]:
@@ -123,18 +122,32 @@ def _profile_row(subnet: dict[str, Any]) -> dict[str, str]:
     return row | {f"ms {timed['form']} b{timed['batch']}": f"{timed['median_ms']:.2f}" for timed in subnet["latency"]}
 
 
-def runs_table(specs: Sequence[RunSpec], results: Path) -> str:
-    """The runs of a recipe and what is left to do of each. Nothing is created.
+def runs_table(specs: Sequence[RunSpec], results: Path, data: Path | None = None) -> str:
+    """The runs of a recipe, what each costs, and what is left to do of it. Nothing is created.
+
+    A few training steps of each distinct run are timed for the hours.
 
     Raises:
-        UserError: the results directory could not be written, or a run starts from one that is not there.
+        UserError: the results directory could not be written, a run starts from one that is not there, or no data.
     """
+    from bench.estimate import estimates
+
     store = Store(results, writable=False) if results.is_dir() else _NoStore(results)
     Plan(specs, store)
-    return tabulate([_run_row(spec, store) for spec in specs], headers="keys", disable_numparse=True)
+    found = estimates(specs, data)
+    hours = sum(found[spec.run_id].hours or 0 for spec in specs)
+    rows = [_run_row(spec, store, found[spec.run_id]) for spec in specs]
+    devices = " and ".join(sorted({spec.device for spec in specs}))
+    return "\n".join(
+        [
+            tabulate(rows, headers="keys", disable_numparse=True),
+            f"{hours:.2f} hours of training in all, one run after the other: estimated here on {devices} from a few "
+            "steps of each; MAdds are those of the largest network for one image",
+        ]
+    )
 
 
-def _run_row(spec: RunSpec, store: Store) -> dict[str, object]:
+def _run_row(spec: RunSpec, store: Store, found: Estimate) -> dict[str, object]:
     left = [phase for phase in PHASES if not store.has(spec.run_id, phase)]
     return {
         "run": spec.run_id,
@@ -142,6 +155,9 @@ def _run_row(spec: RunSpec, store: Store) -> dict[str, object]:
         "data": f"{spec.data.name}/{spec.data.protocol}",
         "seed": spec.seed,
         "epochs": spec.train.epochs,
+        "MAdds": f"{found.madds:,}",
+        "images/epoch": f"{found.images:,}",
+        "hours": "-" if found.hours is None else f"{found.hours:.2f}",
         "device": spec.device,
         "to do": ", ".join(left) or "nothing: complete",
     }

@@ -31,6 +31,12 @@ RECIPES = Registry(
         "ablation_routing": "bench.recipes_ablations:ablation_routing",
         "ablation_mvco": "bench.recipes_ablations:ablation_mvco",
         "ablation_order": "bench.recipes_order:ablation_order",
+        "tiny_imagenet_smoke": "bench.recipes_images:tiny_imagenet_smoke",
+        "imagenet_ds_mbnet": "bench.recipes_images:imagenet_ds_mbnet",
+        "imagenet_ds_resnet": "bench.recipes_images:imagenet_ds_resnet",
+        "imagenet_ds_vit": "bench.recipes_images:imagenet_ds_vit",
+        "cifar10_transfer": "bench.recipes_images:cifar10_transfer",
+        "cifar100_transfer": "bench.recipes_images:cifar100_transfer",
     },
     group="slicebench.recipes",
 )

@@ -93,12 +93,22 @@ def _perform(
     if phase == "train":
         body = _trained(context, points, start_of(spec, data, context))
     else:
-        images = [batch.x for batch in data.open_test().batches(BATCH, device=device)]
+        images = _Images(data.open_test(), device)
         points = [point.on(images) for point in points]
         work = _evaluated if phase == "eval" else _profiled
         body = work(spec, data, context, points)
     timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb()}
     return body | {"environment": environment(spec.threads), "timing": timing}
+
+
+class _Images:
+    """The images of a split in batches, made anew for whoever iterates over them: they may be too many for memory."""
+
+    def __init__(self, split: Split, device: torch.device):
+        self._split, self._device = split, device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (batch.x for batch in self._split.batches(BATCH, device=self._device))
 
 
 def _context(spec: RunSpec, store: Store, device: torch.device, progress: Progress) -> Context:

@@ -48,3 +48,11 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def index_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indices of image folders are not kept in the user's cache directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLICEBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -1,4 +1,4 @@
-"""Small CIFAR-10 archives in the authors' two exact layouts, for the tests of the data room."""
+"""Small CIFAR archives in the authors' two exact layouts, for the tests of the data room."""
 
 import struct
 from pathlib import Path
@@ -33,13 +33,52 @@ def write_python(folder: Path, batches: dict[str, tuple[np.ndarray, np.ndarray]]
     return folder
 
 
+Images100 = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Planes (n, 3072), coarse labels (n,) and fine labels (n,) of CIFAR-100."""
+
+
+def made_up_cifar100(images: int, seed: int = 0) -> dict[str, Images100]:
+    """`train` with five times `images`, and `test`: every image different, every fine label there."""
+    random = np.random.default_rng(seed)
+
+    def images_of(n: int) -> Images100:
+        fine = random.permutation(np.arange(n) % 100).astype(np.uint8)
+        return random.integers(0, 256, (n, 3072), np.uint8), (fine // 5).astype(np.uint8), fine
+
+    return {"train": images_of(5 * images), "test": images_of(images)}
+
+
+def write_binary100(folder: Path, files: dict[str, Images100]) -> Path:
+    """The binary version of CIFAR-100: a coarse and a fine label byte, then 3,072 planar pixel bytes a record."""
+    folder.mkdir(parents=True)
+    for name, (planes, coarse, fine) in files.items():
+        (folder / f"{name}.bin").write_bytes(np.column_stack([coarse, fine, planes]).tobytes())
+    return folder
+
+
+def write_python100(folder: Path, files: dict[str, Images100]) -> Path:
+    """The python version of CIFAR-100."""
+    folder.mkdir(parents=True)
+    for name, (planes, coarse, fine) in files.items():
+        labels = {b"fine_labels": fine.tolist(), b"coarse_labels": coarse.tolist()}
+        (folder / name).write_bytes(pickle_of(planes, labels, b"training batch 1 of 1"))
+    return folder
+
+
 def python2_pickle(planes: np.ndarray, labels: list[int], dtype: bytes = b"u1") -> bytes:
-    """The dict of one batch, opcode by opcode as Python 2's cPickle writes it with protocol 2."""
+    """The dict of one batch of CIFAR-10."""
+    return pickle_of(planes, {b"labels": labels}, b"training batch 1 of 5", dtype)
+
+
+def pickle_of(planes: np.ndarray, labels: dict[bytes, list[int]], batch: bytes, dtype: bytes = b"u1") -> bytes:
+    """The dict of one file, opcode by opcode as Python 2's cPickle writes it with protocol 2."""
+    count = len(next(iter(labels.values())))
+    lists = {key: b"](" + b"".join(_integer(label) for label in values) + b"e" for key, values in labels.items()}
     items = {
-        b"batch_label": _string(b"training batch 1 of 5"),
-        b"labels": b"](" + b"".join(_integer(label) for label in labels) + b"e",
+        b"batch_label": _string(batch),
+        **lists,
         b"data": _array(planes, dtype),
-        b"filenames": b"](" + b"".join(_string(b"image_%d.png" % i) for i in range(len(labels))) + b"e",
+        b"filenames": b"](" + b"".join(_string(b"image_%d.png" % i) for i in range(count)) + b"e",
     }
     return b"\x80\x02}(" + b"".join(_string(key) + value for key, value in items.items()) + b"u."
 

@@ -24,7 +24,8 @@ ROWS = (
     {"methods"},
     {"dynamic_slimmable", "baselines"},
     {"recipes_start"},
-    {"run", "recipes", "recipes_families", "recipes_ablations", "recipes_order", "export"},
+    {"run", "recipes", "recipes_families", "recipes_ablations", "recipes_order", "recipes_images", "export"},
+    {"estimate"},  # `--dry-run`
     {"listing"},  # `slicebench list`
     {"cli"},
     {"__main__", "benchmarks"},

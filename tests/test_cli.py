@@ -41,7 +41,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def slicebench(capsys: pytest.CaptureFixture[str]):
+def slicebench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bench.estimate.BUDGET_S", 0.0)  # dry runs are timed once, roughly
+
     def run(*arguments: object) -> Said:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -268,7 +270,7 @@ def test_cuda_without_a_device(refused, monkeypatch):
 )
 def test_a_gpu_is_used_where_there_is_one(slicebench, monkeypatch, words, device):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    lines = slicebench("run", "quickstart", "--dry-run", "--seeds", 1, *words).out.splitlines()[2:]
+    lines = slicebench("run", "quickstart", "--dry-run", "--seeds", 1, *words).out.splitlines()[2:-1]
     assert {line.split()[-4] for line in lines} == {device}
 
 
@@ -284,7 +286,8 @@ def test_a_cluster_that_does_not_answer(refused):
 
 def test_a_dry_run_lists_the_runs_and_creates_nothing(slicebench, tmp_path):
     said = slicebench("run", "quickstart", "--dry-run")
-    runs = said.out.splitlines()[2:]
+    *runs, total = said.out.splitlines()[2:]
+    assert "hours of training in all, one run after the other: estimated here on cpu" in total
     assert (said.code, said.err, len(runs)) == (0, "", 18)
     assert all(line.endswith("train, eval, profile") for line in runs)
     assert list(tmp_path.iterdir()) == []
@@ -299,7 +302,7 @@ def test_a_dry_run_says_what_is_left(slicebench, tmp_path):
             store.write(spec.run_id, phase, {})
     before = everything_below(tmp_path / "results")
     said = slicebench("run", spec_file(whole.to_json(), half.to_json()), "--dry-run")
-    assert [line.split("  ")[-1].strip() for line in said.out.splitlines()[2:]] == [
+    assert [line.split("  ")[-1].strip() for line in said.out.splitlines()[2:-1]] == [
         "nothing: complete",
         "eval, profile",
     ]
@@ -307,9 +310,9 @@ def test_a_dry_run_says_what_is_left(slicebench, tmp_path):
 
 
 def test_settings_reach_the_runs_that_have_them(slicebench):
-    plain = slicebench("run", "quickstart", "--dry-run", "--seeds", 1).out.splitlines()[2:]
+    plain = slicebench("run", "quickstart", "--dry-run", "--seeds", 1).out.splitlines()[2:-1]
     words = ["--set", "epochs=1", "--set", "random_widths=1"]
-    changed = slicebench("run", "quickstart", "--dry-run", "--seeds", 1, *words).out.splitlines()[2:]
+    changed = slicebench("run", "quickstart", "--dry-run", "--seeds", 1, *words).out.splitlines()[2:-1]
     assert len(plain) == len(changed) == 6
     assert all(line.split()[4] == "1" for line in changed)
     assert not {line.split()[0] for line in plain} & {line.split()[0] for line in changed}
@@ -549,7 +552,7 @@ def test_a_profile_that_cannot_be_made(refused, tmp_path, words, sentence):
     [
         ("methods", ["ds_net", "us_net", "uniform", "pruning", "random_gate", "fixed_choice"]),
         ("models", ["ds_mobilenet_v1", DS, US]),
-        ("datasets", ["digits", "cifar10"]),
+        ("datasets", ["digits", "cifar10", "cifar100", "imagenet", "tiny_imagenet"]),
         ("recipes", ["quickstart", "cifar10_smoke", "cifar10"]),
         ("metrics", ["top1", "madds", "madds_pool", "latency_ms"]),
         ("reported", ["ds_net", "us_net"]),

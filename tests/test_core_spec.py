@@ -46,10 +46,14 @@ FROZEN = {
 DEFAULTS = {
     "method": "m",
     "model": "x",
-    "data": {"name": "digits", "protocol": "official", "train_images": None},
+    "data": {
+        "name": "digits", "protocol": "official", "train_images": None,
+        "image_size": None, "augmentation": None, "skip_corrupt": False,
+    },
     "train": {
         "epochs": 10, "batch_size": 64, "lr": 0.1, "weight_decay": 1e-4, "momentum": 0.9,
         "warmup_epochs": 0.0, "label_smoothing": 0.1, "min_lr": 1e-5,
+        "max_steps": None,
     },
     "profile": {"batch_sizes": [1, 64], "rounds": 15, "warmup": 3},
     "options": {},

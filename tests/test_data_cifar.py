@@ -10,7 +10,7 @@ from data_archives import made_up_batches, python2_pickle, write_binary, write_p
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec
 from bench.data.cifar import CARD, Sizes, load_cifar10
-from bench.data.cifar_files import read_python
+from bench.data.cifar_files import CIFAR10, read_python
 
 SMALL = Sizes(batch=100, calibration=50, validation=100)
 BATCHES = made_up_batches(SMALL.batch)
@@ -225,7 +225,7 @@ def test_every_cut_of_a_pickle_is_one_sentence(tmp_path):
     for length in [*range(400), len(whole) // 2, len(whole) - 1]:
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match="is not a whole pickled batch") as error:
-            read_python(path)
+            read_python(path, CIFAR10)
         assert "\n" not in str(error.value)
 
 
@@ -251,7 +251,7 @@ def test_other_damage_to_a_pickle_is_one_sentence(tmp_path, content, what):
     path = tmp_path / "data_batch_1"
     path.write_bytes(content)
     with pytest.raises(UserError, match=what):
-        read_python(path)
+        read_python(path, CIFAR10)
 
 
 def test_too_few_images_in_a_pickle(python):

@@ -113,7 +113,15 @@ def test_train_images_takes_a_fixed_balanced_subset(digits):
             DataSpec(protocol="oficial"),
             "unknown protocol of digits 'oficial'; did you mean 'official'? known: official",
         ),
-        (DataSpec(name="digit"), "unknown dataset 'digit'; did you mean 'digits'? known: cifar10, digits"),
+        (
+            DataSpec(name="digit"),
+            f"unknown dataset 'digit'; did you mean 'digits'? known: {', '.join(DATASETS.names())}",
+        ),
+        (
+            DataSpec(augmentation="full"),
+            "data.augmentation is for images in files; digits has one augmentation of its own",
+        ),
+        (DataSpec(skip_corrupt=True), "data.skip_corrupt is for images in files; digits is read whole, and checked"),
     ],
 )
 def test_errors_are_one_sentence(spec, sentence):

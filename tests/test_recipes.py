@@ -56,6 +56,26 @@ def test_the_first_table_compares_all_first_methods(name):
     assert {spec.seed for spec in resolve(name, None)} == seeds
 
 
+@pytest.mark.parametrize("name", ["cifar10_transfer", "cifar100_transfer"])
+def test_a_transfer_starts_from_the_run_on_imagenet(name):
+    specs = resolve(name, range(2))
+    known = {spec.run_id: spec for spec in specs}
+    transferred = [spec for spec in specs if spec.method == "ds_net" and spec.init_from]
+    assert {known[spec.init_from].data.name for spec in transferred} == {"imagenet"}
+    assert all(spec.model == known[spec.init_from].model for spec in transferred)
+    assert {spec.data.image_size for spec in transferred} == {224}
+    assert [spec.run_id for spec in transferred] == [spec.init_from for spec in specs if spec.method == "random_gate"]
+    assert {spec.run_id for spec in resolve("imagenet_ds_resnet", range(2))} >= {s.init_from for s in transferred}
+
+
+def test_every_full_recipe_says_what_to_expect():
+    for name in ("imagenet_ds_mbnet", "imagenet_ds_resnet", "imagenet_ds_vit", "cifar10_transfer", "cifar100_transfer"):
+        text = " ".join(RECIPES.get(name).__doc__.split())
+        assert "Not run here." in text
+        assert "Expected" in text
+        assert "hours" in text
+
+
 def test_all_methods_of_a_comparison_train_alike():
     specs = resolve("quickstart", range(1))
     assert len({(spec.data, spec.train, spec.profile, spec.threads) for spec in specs}) == 1

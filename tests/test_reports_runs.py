@@ -50,6 +50,19 @@ def test_a_control_goes_by_its_parents_config():
     assert config(spec_of("random_gate", 0, parents[0])) != same[0]
 
 
+def test_a_run_that_was_cut_short_and_its_controls_say_so_first(tmp_path: Path):
+    store = Store(tmp_path)
+    cut = with_settings(spec_of("ds_net", 0), {"train.max_steps": "2"})
+    alone = with_settings(spec_of("uniform", 0), {"train.max_steps": "2"})
+    specs = (spec_of("ds_net", 0), cut, spec_of("fixed_choice", 0, cut), alone)
+    for spec in specs:
+        store.open_run(spec)
+    runs = {run.run_id: run for run in read_runs(tmp_path)}
+    label = variants(list(runs.values()))
+    labels = [label[runs[spec.run_id].config_id] for spec in specs]
+    assert labels == ["", "not trained here, max_steps=2", "not trained here", "not trained here"]
+
+
 def test_variants_name_what_differs_and_only_that(tmp_path: Path):
     store = Store(tmp_path)
     plain, wide = spec_of("ds_net", 0), spec_of("ds_net", 0, random_widths=1)

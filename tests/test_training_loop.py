@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -205,6 +206,21 @@ def test_no_epochs_keep_the_network_as_it_is(tmp_path):
     _, history = train(tmp_path, TrainSpec(epochs=0), net=net)
     assert history == {"steps": 0, "images": 0, "losses": {}}
     assert not changed(before, net)
+
+
+def test_a_training_may_be_stopped_after_a_few_steps_and_still_resumes(tmp_path, whole):
+    """With its schedule drawn together; a limit beyond the end changes nothing."""
+    short = replace(SPEC, max_steps=3)
+    net, history = train(tmp_path / "one", short)
+    assert (history["steps"], history["images"]) == (3, 96)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "two", short, progress=interrupt_after(2), checkpoint_s=0.0)
+    said = []
+    again, _ = train(tmp_path / "two", short, network(7), progress=lambda *what: said.append(what))
+    assert said == [("net", 2, 3), ("net", 3, 3)]
+    assert not changed(state_of(net), again)
+    train(tmp_path / "three", replace(SPEC, max_steps=1000))
+    assert checkpoint_bytes(tmp_path / "three") == whole[2]
 
 
 def test_the_schedule_by_hand():

@@ -33,22 +33,35 @@ def _number(key: str, value: Any, low: float, below: float | None = None, *, int
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which data: a dataset's key, its protocol, and the size of a fixed subset of its train images."""
+    """Which data: a dataset's key, its protocol, and the size of a fixed subset of its train images.
+
+    image_size: height and width in pixels that the networks get; None: the dataset's own. augmentation: one by name,
+    where the dataset has several; None: its usual one. skip_corrupt: leave out images that cannot be decoded, which
+    are an error otherwise.
+    """
 
     __pydantic_config__ = _STRICT
 
     name: str = "digits"
     protocol: str = "official"
     train_images: int | None = None
+    image_size: int | None = None
+    augmentation: str | None = None
+    skip_corrupt: bool = False
 
     def __post_init__(self) -> None:
-        if self.train_images is not None:
-            _number("data.train_images", self.train_images, 1, integer=True)
+        for name in ("train_images", "image_size"):
+            if getattr(self, name) is not None:
+                _number(f"data.{name}", getattr(self, name), 1, integer=True)
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """How one network is trained: the learning rate falls from `lr` to `min_lr` after a linear warm-up."""
+    """How one network is trained: the learning rate falls from `lr` to `min_lr` after a linear warm-up.
+
+    max_steps: stop every training of the run after so many steps, to see that all works; what comes out of it is marked
+    "not trained here" everywhere.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -60,8 +73,11 @@ class TrainSpec:
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.1
     min_lr: float = 1e-5
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_steps is not None:
+            _number("train.max_steps", self.max_steps, 1, integer=True)
         _number("train.epochs", self.epochs, 0, integer=True)
         _number("train.batch_size", self.batch_size, 1, integer=True)
         for name in ("lr", "weight_decay", "warmup_epochs", "min_lr"):

@@ -11,7 +11,13 @@ if TYPE_CHECKING:  # listing the datasets needs no torch
 
 DATASETS = Registry(
     "dataset",
-    {"digits": "bench.data.digits:load", "cifar10": "bench.data.cifar:load_cifar10"},
+    {
+        "digits": "bench.data.digits:load",
+        "cifar10": "bench.data.cifar:load_cifar10",
+        "cifar100": "bench.data.cifar:load_cifar100",
+        "imagenet": "bench.data.imagenet:load_imagenet",
+        "tiny_imagenet": "bench.data.imagenet:load_tiny_imagenet",
+    },
     group="slicebench.datasets",
 )
 

@@ -1,15 +1,16 @@
-"""The two layouts in which CIFAR-10's authors publish it, read into the same arrays.
+"""The two layouts in which the authors of CIFAR-10 and CIFAR-100 publish them, read into the same arrays.
 
-Binary (`cifar-10-batches-bin`): records of one label byte and 3,072 pixel bytes, the red plane first, then
-green and blue, each row by row. Python (`cifar-10-batches-py`): one pickle a batch, a dict with `data`, a
-(10000, 3072) uint8 array of the same planes, and `labels`, a list. A pickle runs code when it is loaded, and
+Binary (`cifar-10-batches-bin`, `cifar-100-binary`): records of label bytes and 3,072 pixel bytes, the red plane
+first, then green and blue, each row by row. CIFAR-10 has one label byte; CIFAR-100 has two, the coarse label (one of
+20 superclasses) and the fine one. Python (`cifar-10-batches-py`, `cifar-100-python`): one pickle a file, a dict with
+`data`, an (n, 3072) uint8 array of the same planes, and lists of labels. A pickle runs code when it is loaded, and
 this one is foreign: it is read by an unpickler that can build nothing but an array of bytes.
 
 Source: https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky 2009).
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,13 +19,41 @@ import numpy as np
 
 from bench.core.errors import UserError
 
-CLASSES = 10
 PIXEL_BYTES = 3 * 32 * 32
-RECORD_BYTES = 1 + PIXEL_BYTES
 SOURCE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 Planes = tuple[np.ndarray, np.ndarray]
-"""Images as planar bytes, (n, 3072) uint8, and their labels, (n,) uint8."""
+"""Images as planar bytes, (n, 3072) uint8, and the labels to learn, (n,) uint8."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What the files of one of the authors' data sets hold.
+
+    name: the dataset's key. title: how it is written. folders: of the binary and of the python version. names: of the
+    files, with how many batches of 10,000 images each holds. labels: the labels of an image in their order, each with
+    its key in the pickle and its number of classes; all are read and checked, and the last is the one to learn.
+    """
+
+    name: str
+    title: str
+    folders: tuple[str, str]
+    names: Mapping[str, int]
+    labels: tuple[tuple[str, int], ...]
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of an image in the binary version."""
+        return len(self.labels) + PIXEL_BYTES
+
+    @property
+    def layouts(self) -> tuple["Layout", "Layout"]:
+        """The binary version first."""
+        return Layout(self.folders[0], ".bin", read_binary), Layout(self.folders[1], "", read_python)
+
+    def damaged(self, path: Path, what: str) -> UserError:
+        """The error for a file that cannot be used; `what` says why."""
+        return UserError(f"{self.name}: {path} {what}; download {self.title} from {SOURCE}")
 
 
 @dataclass(frozen=True)
@@ -33,7 +62,23 @@ class Layout:
 
     folder: str
     suffix: str
-    read: Callable[[Path], Planes]
+    read: Callable[[Path, Files], Planes]
+
+
+CIFAR10 = Files(
+    name="cifar10",
+    title="CIFAR-10",
+    folders=("cifar-10-batches-bin", "cifar-10-batches-py"),
+    names={**{f"data_batch_{i}": 1 for i in range(1, 6)}, "test_batch": 1},
+    labels=(("labels", 10),),
+)
+CIFAR100 = Files(
+    name="cifar100",
+    title="CIFAR-100",
+    folders=("cifar-100-binary", "cifar-100-python"),
+    names={"train": 5, "test": 1},
+    labels=(("coarse_labels", 20), ("fine_labels", 100)),
+)
 
 
 def nhwc(planes: np.ndarray) -> np.ndarray:
@@ -41,46 +86,43 @@ def nhwc(planes: np.ndarray) -> np.ndarray:
     return planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
-def damaged(path: Path, what: str) -> UserError:
-    """The error for a file that cannot be used; `what` says why."""
-    return UserError(f"cifar10: {path} {what}; download CIFAR-10 from {SOURCE}")
-
-
-def read_binary(path: Path) -> Planes:
-    """A file of the binary version. Raises UserError when it is truncated or has a label above 9."""
+def read_binary(path: Path, files: Files) -> Planes:
+    """A file of the binary version. Raises UserError when it is truncated or has a label out of range."""
     content = np.fromfile(path, np.uint8)
-    whole, rest = divmod(len(content), RECORD_BYTES)
+    size, count = files.record_bytes, len(files.labels)
+    whole, rest = divmod(len(content), size)
     if rest:
-        raise damaged(path, f"is truncated after {whole:,} records of {RECORD_BYTES:,} bytes and {rest:,} bytes")
-    records = content.reshape(whole, RECORD_BYTES)
-    return records[:, 1:], _checked_labels(records[:, 0], path)
+        raise files.damaged(path, f"is truncated after {whole:,} records of {size:,} bytes and {rest:,} bytes")
+    records = content.reshape(whole, size)
+    return records[:, count:], _learnt(list(records[:, :count].T), path, files)
 
 
-def read_python(path: Path) -> Planes:
-    """A file of the python version. Raises UserError when it is damaged, or has a label beyond 0..9."""
+def read_python(path: Path, files: Files) -> Planes:
+    """A file of the python version. Raises UserError when it is damaged, or has a label out of range."""
     try:
         with path.open("rb") as file:
-            batch = _BatchUnpickler(file, path).load()
-        planes, labels = batch[b"data"].array(), np.array(batch[b"labels"])
+            batch = _BatchUnpickler(file, path, files).load()
+        planes = batch[b"data"].array()
+        labels = [np.array(batch[key.encode()]) for key, _ in files.labels]
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
-        raise damaged(path, f"is not a whole pickled batch ({type(error).__name__}: {error})") from error
-    if planes.shape[1:] != (PIXEL_BYTES,) or labels.shape != planes.shape[:1] or labels.dtype.kind != "i":
-        raise damaged(path, f"has data of shape {planes.shape} with labels of shape {labels.shape}")
-    return planes, _checked_labels(labels, path).astype(np.uint8)
+        raise files.damaged(path, f"is not a whole pickled batch ({type(error).__name__}: {error})") from error
+    for each in labels:
+        if planes.shape[1:] != (PIXEL_BYTES,) or each.shape != planes.shape[:1] or each.dtype.kind != "i":
+            raise files.damaged(path, f"has data of shape {planes.shape} with labels of shape {each.shape}")
+    return planes, _learnt(labels, path, files).astype(np.uint8)
 
 
-BINARY = Layout("cifar-10-batches-bin", ".bin", read_binary)
-PYTHON = Layout("cifar-10-batches-py", "", read_python)
-LAYOUTS = (BINARY, PYTHON)
-
-
-def _checked_labels(labels: np.ndarray, path: Path) -> np.ndarray:
-    wrong = np.flatnonzero((labels < 0) | (labels >= CLASSES))
-    if len(wrong):
-        raise damaged(path, f"has label {labels[wrong[0]]} at image {wrong[0]:,} instead of one from 0 to 9")
-    return labels
+def _learnt(labels: Sequence[np.ndarray], path: Path, files: Files) -> np.ndarray:
+    """The last of the labels of each image, all of them being checked."""
+    for (key, classes), each in zip(files.labels, labels, strict=True):
+        wrong = np.flatnonzero((each < 0) | (each >= classes))
+        if len(wrong):
+            kind = key.removesuffix("labels").replace("_", " ") + "label"
+            what = f"has {kind} {each[wrong[0]]} at image {wrong[0]:,} instead of one from 0 to {classes - 1}"
+            raise files.damaged(path, what)
+    return labels[-1]
 
 
 class _Inert:
@@ -105,11 +147,12 @@ class _BatchUnpickler(pickle.Unpickler):
 
     NAMES = frozenset({("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")})
 
-    def __init__(self, file: BinaryIO, path: Path):
+    def __init__(self, file: BinaryIO, path: Path, files: Files):
         super().__init__(file, encoding="bytes")  # the files were written by Python 2
-        self._path = path
+        self._path, self._files = path, files
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.NAMES:
-            raise damaged(self._path, f"asks to run {module}.{name}, as no CIFAR-10 file does, and was not loaded")
+            what = f"asks to run {module}.{name}, as no {self._files.title} file does, and was not loaded"
+            raise self._files.damaged(self._path, what)
         return _Inert

@@ -7,8 +7,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from bench.core.errors import UserError
 from bench.core.spec import DataSpec
 from bench.data.augment import Augmentation, Canvas, Draws, Normalisation
 from bench.data.dataset import Batch, Dataset, Split, dataset_id
@@ -18,7 +20,8 @@ from bench.data.splits import keyed_order, train_subset
 class InMemorySplit(Split):
     """Classified images as arrays. They are moved to a device once, at the first batch asked for there.
 
-    images: (N, H, W, C) uint8; targets: (N,) class indices; both are copied.
+    images: (N, H, W, C) uint8; targets: (N,) class indices; both are copied. size: height and width of what the
+    batches hold, where the images are to be resized: bilinear, after augmentation and normalisation.
     """
 
     def __init__(
@@ -29,12 +32,14 @@ class InMemorySplit(Split):
         targets: np.ndarray,
         normalisation: Normalisation,
         augmentation: Augmentation,
+        size: int | None = None,
     ):
         super().__init__(name, id)
         self.images = np.array(images, dtype=np.uint8, order="C")
         self.targets = np.array(targets, dtype=np.int64, order="C")
         self.normalisation = normalisation
         self.augmentation = augmentation
+        self.size = size
         self._residents: dict[torch.device, _Resident] = {}
 
     def __len__(self) -> int:
@@ -89,7 +94,7 @@ class InMemorySplit(Split):
     def _in_order(self, batch_size: int, here: "_Resident") -> Iterator[Batch]:
         for first in range(0, len(self), batch_size):
             rows = slice(first, first + batch_size)
-            yield Batch((self.normalisation(here.images[rows]),), here.targets[rows])
+            yield Batch((self._ready(here.images[rows]),), here.targets[rows])
 
     def _shuffled(
         self, steps: list[slice], order: Tensor, corners: list[Tensor] | None, views: int, here: "_Resident"
@@ -101,7 +106,12 @@ class InMemorySplit(Split):
                 pixels = [here.images.index_select(0, members)] * views
             else:
                 pixels = [here.canvas.windows(view[rows]) for view in corners]
-            yield Batch(tuple(map(self.normalisation, pixels)), here.targets.index_select(0, members))
+            yield Batch(tuple(map(self._ready, pixels)), here.targets.index_select(0, members))
+
+    def _ready(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, C) uint8 as the network gets it: (B, C, size, size) float32."""
+        x = self.normalisation(pixels)
+        return x if self.size in (None, x.shape[-1]) else F.interpolate(x, self.size, mode="bilinear")
 
     def _resident(self, device: torch.device | str) -> "_Resident":
         device = torch.device(device)
@@ -139,9 +149,11 @@ class Card:
     normalisation: Normalisation
     augmentation: Augmentation
 
-    def split(self, name: str, id: str, images: np.ndarray, targets: np.ndarray) -> InMemorySplit:
+    def split(
+        self, name: str, id: str, images: np.ndarray, targets: np.ndarray, size: int | None = None
+    ) -> InMemorySplit:
         """A split with this dataset's normalisation and augmentation; arguments as for InMemorySplit."""
-        return InMemorySplit(name, id, images, targets, self.normalisation, self.augmentation)
+        return InMemorySplit(name, id, images, targets, self.normalisation, self.augmentation, size)
 
 
 def assemble(
@@ -150,29 +162,39 @@ def assemble(
     images: np.ndarray,
     targets: np.ndarray,
     members: Mapping[str, np.ndarray],
-    open_test: Callable[[str], Split],
+    read_test: Callable[[], tuple[np.ndarray, np.ndarray]],
 ) -> Dataset:
     """The dataset whose train, calibration and validation splits are the `members` (indices) of `images`.
 
-    images: (N, H, W, C) uint8; targets: (N,). `open_test` makes the test split under the id that it is given.
-    Raises UserError when `spec` asks for more training images than there are.
+    images: (N, H, W, C) uint8; targets: (N,). `read_test` gives those of the test split when it is opened. With
+    data.image_size the batches of all splits are resized. Raises UserError when `spec` asks for more training images
+    than there are, or for what only images in files have.
     """
+    refuse_file_options(spec)
     whole = dataset_id(card.name, spec.protocol, card.version)
     train = train_subset(members["train"], spec.train_images, whole)
     subset = "" if spec.train_images is None else f"[{spec.train_images}]"
 
     def split(name: str, rows: np.ndarray, suffix: str = "") -> Split:
-        return card.split(name, f"{whole}:{name}{suffix}", images[rows], targets[rows])
+        return card.split(name, f"{whole}:{name}{suffix}", images[rows], targets[rows], spec.image_size)
 
     return Dataset(
         name=card.name,
         version=card.version,
         protocol=spec.protocol,
         classes=card.classes,
-        image_size=images.shape[1],
+        image_size=spec.image_size or images.shape[1],
         channels=images.shape[3],
         train=split("train", train, subset),
         calibration=split("calibration", members["calibration"]),
         validation=split("validation", members["validation"]),
-        test_opener=lambda: open_test(f"{whole}:test"),
+        test_opener=lambda: card.split("test", f"{whole}:test", *read_test(), spec.image_size),
     )
+
+
+def refuse_file_options(spec: DataSpec) -> None:
+    """Raises UserError for settings that a dataset in memory does not have."""
+    if spec.augmentation is not None:
+        raise UserError(f"data.augmentation is for images in files; {spec.name} has one augmentation of its own")
+    if spec.skip_corrupt:
+        raise UserError(f"data.skip_corrupt is for images in files; {spec.name} is read whole, and checked")

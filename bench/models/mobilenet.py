@@ -103,6 +103,17 @@ def ds_mobilenet_plain_micro32(classes: int = 10, input_channels: int = 3) -> Su
     return ds_mobilenet_micro32(classes, input_channels, attention=False)
 
 
+def ds_mobilenet_micro64(classes: int = 100, input_channels: int = 3, kernels: Kernels = (3,)) -> Supernet:
+    """DS-MBNet's plan for 64x64 images: four routable sub-networks."""
+    stages = (
+        BlockStage((24, 32), 1, 2),
+        BlockStage((48, 64), 1, 2),
+        BlockStage((64, 112, 160, 208), 3, 1),
+        BlockStage((128, 224, 320, 416), 2, 2),
+    )
+    return build(MobileNetConfig((16, 24), 2, stages, 2, kernels=kernels), classes, input_channels)
+
+
 def ds_mobilenet_pp_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:
     """DS-MobileNet++: DS-MBNet's lists, depth-wise kernels of 3x3 or 5x5 behind the gate; 28 routable sub-networks."""
     return ds_mobilenet_v1(classes, input_channels, (3, 5))
@@ -153,5 +164,14 @@ def us_mobilenet_micro32(classes: int = 10, input_channels: int = 3) -> Supernet
     stages = tuple(
         BlockStage(width_ladder(c, WIDTH_MULTIPLIERS, 8), n, s)
         for c, n, s in ((32, 1, 1), (56, 1, 2), (144, 3, 1), (288, 2, 2))
+    )
+    return build(MobileNetConfig(width_ladder(24, WIDTH_MULTIPLIERS, 8), 2, stages, None), classes, input_channels)
+
+
+def us_mobilenet_micro64(classes: int = 100, input_channels: int = 3) -> Supernet:
+    """The blocks of `ds_mobilenet_micro64`, every stage scaled by one width multiplier."""
+    stages = tuple(
+        BlockStage(width_ladder(c, WIDTH_MULTIPLIERS, 8), n, s)
+        for c, n, s in ((32, 1, 2), (64, 1, 2), (208, 3, 1), (416, 2, 2))
     )
     return build(MobileNetConfig(width_ladder(24, WIDTH_MULTIPLIERS, 8), 2, stages, None), classes, input_channels)

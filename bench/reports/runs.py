@@ -17,6 +17,9 @@ CONTROLS = ("random_gate", "fixed_choice", "oracle_gate")
 """Methods that show what another run's checkpoint would have given without its gate."""
 
 
+NOT_TRAINED = "not trained here"
+
+
 @dataclass(frozen=True)
 class Run:
     """One run as it lies in the store.
@@ -46,6 +49,11 @@ class Run:
     def control(self) -> bool:
         """Whether it is there only to judge another run by."""
         return self.spec.method in CONTROLS
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training, and that of the run it starts from, was not cut short by `train.max_steps`."""
+        return all(value is None for key, value in self.settings.items() if key.endswith("train.max_steps"))
 
     @property
     def missing(self) -> list[str]:
@@ -125,14 +133,20 @@ def variants(runs: Sequence[Run]) -> dict[str, str]:
     """For each config_id, what sets it apart from the other configs of its method: "epochs=20, random_widths=1".
 
     Settings at their default are not named, nor what a run and its parent have in common; so it is empty where a method
-    was run in one way only, and for the plain one of several ways.
+    was run in one way only, and for the plain one of several ways. A run that was stopped after a few steps says so
+    first, in every table and figure.
     """
     families: dict[tuple, dict[str, dict[str, Any]]] = {}
     for run in runs:
         spec = run.spec
         family = (spec.method, spec.model, spec.data.name, spec.data.protocol)
         families.setdefault(family, {})[run.config_id] = run.settings
-    return {config: label for family in families.values() for config, label in _labels(family).items()}
+    labels = {config: label for family in families.values() for config, label in _labels(family).items()}
+    return labels | {run.config_id: _marked(labels[run.config_id]) for run in runs if not run.trained}
+
+
+def _marked(label: str) -> str:
+    return ", ".join(filter(None, (NOT_TRAINED, label)))
 
 
 def _labels(family: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

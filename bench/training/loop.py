@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -79,11 +80,13 @@ def _partial(plan: Plan, context: Context):
 
 def _train(plan: Plan, split: Split, per_epoch: int, context: Context) -> dict[str, Any]:
     steps = per_epoch * plan.spec.epochs
+    if plan.spec.max_steps is not None:
+        steps = min(steps, plan.spec.max_steps)
     warmup = round(plan.spec.warmup_epochs * per_epoch)
     optimizer = sgd(plan.trained.values(), plan.spec)
     step, losses = _resume(plan, optimizer, context)
     saved_at = time.monotonic()
-    for batch in _batches(plan, split, step, per_epoch, context.device):
+    for batch in itertools.islice(_batches(plan, split, step, per_epoch, context.device), steps - step):
         rate = learning_rate(step, steps, warmup, plan.spec.lr, plan.spec.min_lr)
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -1,0 +1,218 @@
+"""A split that is decoded from image files while it is used, here or in worker processes.
+
+$SLICEBENCH_WORKERS says how many worker processes decode (0, the default: none). It changes no result, because what is
+drawn for a view of an image depends on (seed, epoch, image, view) alone, so it is no part of a run's description. Each
+worker makes whole batches. Memory grows with the number of images by their index alone.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bench.core.errors import UserError
+from bench.data.dataset import Batch, Split
+from bench.data.folder_index import Index, decode
+from bench.data.splits import keyed_integers, keyed_order
+from bench.data.transforms import Pipeline, random_state_kept, seed_all
+
+
+class FolderSplit(Split):
+    """Classified images in files. rows: (N,) which images of the index, in their order.
+
+    part: (rank, number of processes) where several processes share the work, see `shard`.
+    """
+
+    def __init__(
+        self, name: str, id: str, index: Index, rows: np.ndarray, pipeline: Pipeline, part: tuple[int, int] = (0, 1)
+    ):
+        super().__init__(name, id)
+        self.index, self.rows, self.pipeline, self.part = index, rows, pipeline, part
+
+    def __len__(self) -> int:
+        rank, processes = self.part
+        return len(range(rank, len(self.rows), processes))
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(N,) class indices, of all processes."""
+        return self.index.labels[self.rows]
+
+    def shard(self, rank: int, processes: int) -> "FolderSplit":
+        """What one of several processes works on.
+
+        In evaluation every image falls to exactly one process, so sums over them are exact counts; a sampler that pads
+        the shares to equal length would count some images twice. In training each process has its share of every batch.
+        """
+        if not 0 <= rank < processes:
+            raise ValueError(f"rank must be below the {processes} processes, not {rank}")
+        return FolderSplit(self.name, self.id, self.index, self.rows, self.pipeline, (rank, processes))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the size that is evaluated and, image by image, the label, the length and bytes of the file."""
+        sha = hashlib.sha256(f"{self.pipeline.size}".encode())
+        for row, target in zip(self.rows.tolist(), self.targets.tolist(), strict=True):
+            with open(self.index.path(row), "rb") as file:
+                content = file.read()
+            sha.update(f"{target}/{len(content)}/".encode())
+            sha.update(content)
+        return sha.hexdigest()
+
+    def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """See `Split.batches`; of this process's images."""
+        self._require_positive(batch_size)
+        rank, processes = self.part
+        work = _Work(self, np.arange(rank, len(self.rows), processes), batch_size, 1, ())
+        return _run(work, range(-(-len(self) // batch_size)), torch.device(device))
+
+    def train_batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        views: int = 1,
+        augment: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """See `Split.train_batches`; batch_size is that of all processes together."""
+        steps = self.steps(batch_size)
+        if not 0 <= start <= steps:
+            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
+        if views < 1:
+            raise ValueError(f"views must be at least 1, not {views}")
+        count = len(self.rows)
+        keys = [keyed_integers(count, "augment", seed, epoch, view) for view in range(views)] if augment else []
+        work = _Work(self, keyed_order(count, "order", seed, epoch), batch_size, views, tuple(keys), self.part)
+        return _run(work, range(start, steps), torch.device(device))
+
+    def steps(self, batch_size: int) -> int:
+        """See `Split.steps`; the same in all processes. Raises UserError for a batch of fewer images than processes."""
+        whole = len(self.rows)
+        self._require_positive(batch_size)
+        if batch_size > whole:
+            raise UserError(f"batch size {batch_size} is larger than the {whole} images of {self.id}")
+        if batch_size < self.part[1]:
+            raise UserError(f"batch size {batch_size} is smaller than the number of processes, {self.part[1]}")
+        return whole // batch_size
+
+    def images(self, members: Sequence[int]) -> list[Image.Image]:
+        """Decoded images. Raises UserError that names the first of those that cannot be, and counts them."""
+        decoded, wrong = [], []
+        for member in members:
+            path = self.index.path(int(self.rows[member]))
+            try:
+                decoded.append(decode(path))
+            except Exception as error:  # a damaged image can fail in any way
+                wrong.append(f"{path} ({type(error).__name__})")
+        if wrong:
+            others = f" and {len(wrong) - 1} others of its batch" if len(wrong) > 1 else ""
+            raise UserError(
+                f"{self.id}: {wrong[0]}{others} cannot be decoded; put the file right, or leave corrupt images out "
+                "with data.skip_corrupt=true"
+            )
+        return decoded
+
+
+@dataclass(frozen=True)
+class _Work(Dataset):
+    """All batches of one pass, each made when it is asked for: a pure function of its number.
+
+    order: (N,) positions in the split. keys: for each view (N,) 64-bit seeds by position; none: not augmented.
+    """
+
+    split: FolderSplit
+    order: np.ndarray
+    batch_size: int
+    views: int
+    keys: tuple[np.ndarray, ...]
+    part: tuple[int, int] = (0, 1)
+
+    def __getitem__(self, number: int) -> Batch | UserError:
+        """A batch, or what is wrong with it: an error raised in a worker would reach its user as a traceback."""
+        rank, processes = self.part
+        members = self.order[number * self.batch_size : (number + 1) * self.batch_size][rank::processes]
+        try:
+            images = self.split.images(members.tolist())
+        except UserError as error:
+            return error
+        with random_state_kept():
+            if self.keys:
+                views = tuple(augmented(self.split.pipeline, images, keys[members]) for keys in self.keys)
+            else:
+                views = (clean(self.split.pipeline, images),) * self.views
+        return Batch(views, torch.from_numpy(self.split.index.labels[self.split.rows[members]].astype(np.int64)))
+
+
+def clean(pipeline: Pipeline, images: Sequence[Image.Image]) -> Tensor:
+    """Images as they are evaluated: (B, 3, size, size) float32, normalised, channels_last."""
+    pixels = torch.empty(len(images), pipeline.size, pipeline.size, 3, dtype=torch.uint8)
+    for place, image in zip(pixels, images, strict=True):
+        place.copy_(pipeline.clean(image).permute(1, 2, 0))
+    return pipeline.normalisation(pixels)
+
+
+def augmented(pipeline: Pipeline, images: Sequence[Image.Image], keys: np.ndarray) -> Tensor:
+    """Images as they are trained on, each a function of its key (B,): (B, 3, size, size) float32, channels_last.
+
+    Seeds the process's generators and leaves them so.
+    """
+    pixels = torch.empty(len(images), pipeline.size, pipeline.size, 3, dtype=torch.uint8)
+    for place, image, key in zip(pixels, images, keys.tolist(), strict=True):
+        seed_all(key)
+        place.copy_(pipeline.augmented(image).permute(1, 2, 0))
+    x = pipeline.normalisation(pixels)
+    if pipeline.erase is not None:
+        for place, key in zip(x, keys.tolist(), strict=True):
+            seed_all(key ^ 1)  # not what the image's crop was drawn with
+            pipeline.erase(place)
+    return x
+
+
+def _run(work: _Work, numbers: range, device: torch.device) -> Iterator[Batch]:
+    for made in _made(work, numbers, pin=device.type == "cuda"):
+        if isinstance(made, UserError):
+            raise made
+        yield Batch(
+            tuple(view.to(device, non_blocking=True) for view in made.views),
+            made.targets.to(device, non_blocking=True),
+        )
+
+
+def _made(work: _Work, numbers: range, pin: bool) -> Iterator[Batch | UserError]:
+    """The batches with these numbers, made here or by workers. No global random state is touched."""
+    processes = min(workers(), len(numbers))
+    if processes == 0:
+        return map(work.__getitem__, numbers)
+    return iter(
+        DataLoader(
+            work,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=processes,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            pin_memory=pin,
+            generator=torch.Generator(),
+        )
+    )
+
+
+def _as_it_is(made: Batch | UserError) -> Batch | UserError:
+    return made
+
+
+def workers() -> int:
+    """How many processes decode images, by $SLICEBENCH_WORKERS. Raises UserError for what is no whole number."""
+    text = os.environ.get("SLICEBENCH_WORKERS", "0").strip()
+    if not text.isdecimal():
+        raise UserError(f"SLICEBENCH_WORKERS must be a whole number of processes that decode images, not {text!r}")
+    return int(text)

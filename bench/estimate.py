@@ -1,0 +1,144 @@
+"""How long the training of a run would take here, from a few timed steps of it.
+
+The run's method is carried out on an excerpt of its data: three batches of a few images in the first epoch of every
+training, and nothing after them. What it reports of its progress says how many steps each training has and when each
+ended; time is taken to grow in proportion to images. Evaluation, calibration and profiling are left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.data import load
+from bench.data.dataset import Batch, Dataset, Split
+from bench.methods import method_of
+from bench.models import MODELS
+from bench.training.context import Context
+
+FIRST_IMAGES = 4  # of a step of the first try
+BUDGET_S = 2.0  # about what a second try may take, with as many images as promise that
+TIMED = 3  # steps; the first warms up
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is about to do. hours: None where it trains nothing, or could not be timed.
+
+    madds: multiply-adds of the largest network for one image. images: of one epoch.
+    """
+
+    madds: int
+    images: int
+    hours: float | None
+
+
+def estimates(specs: Sequence[RunSpec], data_root: Path | None) -> dict[str, Estimate]:
+    """By run_id. Runs that differ in their seed alone are timed once.
+
+    Raises:
+        UserError: data that is not there.
+    """
+    datasets = {data: load(data, data_root) for data in dict.fromkeys(spec.data for spec in specs)}
+    known: dict[str, Estimate] = {}
+    found = {}
+    for spec in specs:
+        alike = replace(spec, seed=0, init_from=None)
+        if alike.run_id not in known:
+            known[alike.run_id] = estimate(alike, datasets[spec.data])
+        found[spec.run_id] = known[alike.run_id]
+    return found
+
+
+def estimate(spec: RunSpec, data: Dataset) -> Estimate:
+    """One run, timed by its own steps on this machine; a run that starts from another is timed as if it did not."""
+    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
+    madds = net.cost(net.space.largest, data.image_size).madds
+    epoch = data.train.steps(spec.train.batch_size) * spec.train.batch_size
+    hours = None if method_of(spec.method).needs_parent else _hours(spec, data)
+    return Estimate(madds, epoch, hours)
+
+
+def _hours(spec: RunSpec, data: Dataset) -> float | None:
+    """Small batches make poor use of a machine, so a quick run is timed again with larger ones."""
+    batch, started = spec.train.batch_size, time.perf_counter()
+    threads, few = torch.get_num_threads(), min(FIRST_IMAGES, batch)
+    torch.set_num_threads(spec.threads)
+    try:
+        seconds = _seconds_an_image(spec, data, few)
+        more = min(batch, int(few * BUDGET_S / (time.perf_counter() - started)))
+        if more > few:
+            seconds = _seconds_an_image(spec, data, more)
+    except (UserError, RuntimeError, AssertionError):  # few images may diverge; a cluster's GPU need not be here
+        return None
+    finally:
+        torch.set_num_threads(threads)
+    return seconds * batch / 3600
+
+
+def _seconds_an_image(spec: RunSpec, data: Dataset, images: int) -> float:
+    """Seconds of all trainings of a run for each image of a batch, timed with batches of `images`."""
+    watch = _Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(Path(folder), spec.run_id, torch.device(spec.device), watch, checkpoint_s=math.inf)
+        method_of(spec.method).operating_points(spec, _excerpt(data, images), context)
+    return watch.seconds() / images
+
+
+class _Watch:
+    """Progress that is timed: for each training its number of steps and when each of those that ran had ended."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, int] = {}
+        self._ends: dict[str, list[float]] = {}
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        self._steps[label] = total
+        self._ends.setdefault(label, []).append(time.perf_counter())
+
+    def seconds(self) -> float:
+        """Of all trainings, if every step took what the timed ones took."""
+        return sum(steps * _usual(self._ends[label]) for label, steps in self._steps.items())
+
+
+def _usual(ends: Sequence[float]) -> float:
+    """The median time between the ends of steps."""
+    return median([later - earlier for earlier, later in itertools.pairwise(ends)] or [0.0])
+
+
+def _excerpt(data: Dataset, images: int) -> Dataset:
+    parts = (data.train, data.calibration, data.validation)
+    train, calibration, validation = (_Excerpt(split, images) for split in parts)
+    return replace(data, train=train, calibration=calibration, validation=validation)
+
+
+class _Excerpt(Split):
+    """A split that says it is as long as the whole, and gives a few small batches."""
+
+    def __init__(self, split: Split, images: int) -> None:
+        super().__init__(split.name, split.id)
+        self._split, self._images = split, images
+
+    @property
+    def digest(self) -> str:
+        return self._split.digest
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        return itertools.islice(self._split.batches(self._images, device), 1)
+
+    def train_batches(self, batch_size: int, *, epoch: int, start: int = 0, **how) -> Iterator[Batch]:  # type: ignore[override]
+        few = self._split.train_batches(self._images, epoch=epoch, start=0, **how)
+        return itertools.islice(few, 0 if epoch or start else TIMED)

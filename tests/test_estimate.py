@@ -1,0 +1,70 @@
+"""What a run would cost: counted, and its hours reckoned from a few steps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_runs import digits, small_spec
+
+from bench.core.spec import RunSpec, TrainSpec
+from bench.estimate import _Excerpt, _Watch, estimate, estimates
+from bench.models import MODELS
+
+SPEC = small_spec("uniform", options={"choices": [0, 3]}, train=TrainSpec(epochs=50, batch_size=32))
+
+
+def test_costs_are_those_of_the_largest_network_and_a_whole_epoch():
+    found = estimate(SPEC, digits())
+    net = MODELS.get(SPEC.model)()
+    assert found.madds == net.cost(net.space.largest, 8).madds
+    assert found.images == 128
+
+
+def test_hours_grow_with_the_steps():
+    """All that is timed is a few steps: a hundred times the epochs take no longer to estimate, and count as such."""
+    short, long = (replace(SPEC, train=replace(SPEC.train, epochs=epochs)) for epochs in (10, 10_000))
+    one, other = (estimate(spec, digits()).hours for spec in (short, long))
+    assert one is not None
+    assert other is not None
+    assert other > 100 * one
+
+
+def test_seconds_are_steps_times_the_usual_time_of_one(monkeypatch):
+    ends = iter([1.0, 3.0, 5.0, 105.0, 10.0, 10.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(ends))
+    watch = _Watch()
+    for done in (1, 2, 3, 4):
+        watch("supernet", done, 100)
+    for done in (1, 2):
+        watch("gate0", done, 40)
+    assert watch.seconds() == 100 * 2.0 + 40 * 0.5
+
+
+def test_every_training_of_a_method_is_counted():
+    """DS-Net trains a supernet and the gates of each budget; what the excerpt skips is still in the totals."""
+    spec = small_spec("ds_net", options={"routing": [[0, 1], [1, 2]], "gate_epochs": 3})
+    found = estimates([spec, replace(spec, seed=1)], None)
+    assert len(found) == 2
+    first, second = found.values()
+    assert first is second  # timed once
+    assert first.hours is not None
+    assert first.hours > 0
+
+
+def test_a_control_trains_nothing():
+    spec = RunSpec("random_gate", SPEC.model, SPEC.data, SPEC.train, init_from=SPEC.run_id)
+    assert estimate(spec, digits()).hours is None
+
+
+def test_what_cannot_run_here_is_not_timed():
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    assert estimate(replace(SPEC, device="cuda"), digits()).hours is None
+
+
+def test_an_excerpt_has_the_steps_of_the_whole_and_few_images():
+    excerpt = _Excerpt(digits().train, 8)
+    assert excerpt.steps(32) == digits().train.steps(32) == 4
+    assert [len(batch.targets) for batch in excerpt.train_batches(32, seed=0, epoch=0)] == [8, 8, 8]
+    assert list(excerpt.train_batches(32, seed=0, epoch=1)) == []
+    assert [len(batch.targets) for batch in excerpt.batches(100)] == [8]
