@@ -24,7 +24,7 @@ ROWS = (
     {"methods"},
     {"dynamic_slimmable", "baselines"},
     {"run", "recipes", "recipes_families", "recipes_ablations", "export"},
-    {"listing"},  # `slicebench list`
+    {"listing", "profile"},  # `slicebench list`, `slicebench profile`
     {"cli"},
     {"__main__", "benchmarks"},
 )
