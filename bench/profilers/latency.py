@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,20 +139,23 @@ def measure(
 
 def measure_networks(
     networks: Mapping[str, nn.Module],
-    images: Tensor,
+    images: Tensor | Mapping[str, Tensor],
     rounds: int,
     warmup: int,
     *,
     threads: int | None = None,
-    seed: int = 0,
+    **settings: Any,
 ) -> dict[str, Latency]:
     """Time the forward pass of each network on `images` (B, C, H, W), as it would be served.
 
-    Networks and images must be on the same device. Training flags and the number of threads are put back.
+    Networks and images must be on the same device; `images` may be given by network, to each in a layout of its own.
+    `settings` are those of `measure`. Training flags and the number of threads are put back.
     """
-    candidates = {name: _forward(network, images) for name, network in networks.items()}
+    inputs = dict.fromkeys(networks, images) if isinstance(images, Tensor) else images
+    candidates = {name: _forward(network, inputs[name]) for name, network in networks.items()}
+    device = next((x.device for x in inputs.values()), torch.device("cpu"))
     with as_served(networks.values(), threads):
-        return measure(candidates, rounds, warmup, images.device, seed=seed)
+        return measure(candidates, rounds, warmup, device, **settings)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.profilers.choices import chosen
-from bench.profilers.latency import Latency, Step, as_served, measure
+from bench.profilers.latency import Latency, measure_networks
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet, View, to_channels_last
@@ -137,18 +137,17 @@ def time_networks(
 
     def measured() -> dict[str, Latency]:
         images = torch.randn(shape)
-        layouts = {served.layout for served in networks.values()}
-        inputs = {layout: images.contiguous(memory_format=layout) for layout in layouts}
-        steps = {name: _step(served.network, inputs[served.layout]) for name, served in networks.items()}
-        said = f"timing {model} at batch {shape[0]}"
-        with as_served(served.network for served in networks.values()):
-            return measure(steps, ROUNDS, WARMUP, limit_s=limit_s, tell=lambda done, total: tell(said, done, total))
+        layouts = {layout: images.contiguous(memory_format=layout) for _, layout in networks.values()}
+        return measure_networks(
+            {name: served.network for name, served in networks.items()},
+            {name: layouts[served.layout] for name, served in networks.items()},
+            ROUNDS,
+            WARMUP,
+            limit_s=limit_s,
+            tell=lambda done, total: tell(f"timing {model} at batch {shape[0]}", done, total),
+        )
 
     return tried(measured, f"{model} cannot be timed at batch {shape[0]}")
-
-
-def _step(network: nn.Module, images: Tensor) -> Step:
-    return lambda: network(images)
 
 
 @torch.no_grad()
