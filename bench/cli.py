@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.core.ablation import groups_of, write_ablation
-from bench.core.errors import UserError, unknown
+from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 
 app = typer.Typer(
@@ -191,46 +190,26 @@ def profile(
     image_size: Annotated[
         int | None, typer.Option(min=1, help="height and width of the images (default: what the model was made for)")
     ] = None,
-    choices: Annotated[str, typer.Option(help="all, or indices and 'largest' separated by commas")] = "all",
+    choices: Annotated[str, typer.Option(help="all (that have a name), routable, spread:N, or 0,13,largest")] = "all",
     batch: Annotated[str, typer.Option(help="batch sizes to time, separated by commas; none: no latency")] = "",
-    form: Annotated[str, typer.Option(help="forms to time, separated by commas: view, extracted")] = "view,extracted",
+    time: Annotated[str, typer.Option(help="which to time, if not all of --choices: spread:8, or as there")] = "",
+    form: Annotated[str, typer.Option(help="forms to time: view, extracted, onnx")] = "view,extracted",
+    time_limit: Annotated[float, typer.Option(min=0, help="seconds of rounds for each batch size")] = 240.0,
     gate_options: Annotated[int, typer.Option(min=1, help="outputs of each gate counted as stored")] = 4,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write everything to this file")] = None,
 ) -> None:
-    """What each sub-network of a model costs: multiply-adds in both conventions, parameters, latency if asked for."""
-    sizes = [_positive(part, "--batch") for part in batch.split(",") if part]
-    if json_file is not None:
-        _check_writable(json_file)
-    from bench.core.files import write_json
+    """What each sub-network of a model costs: multiply-adds in both conventions, parameters, latency if asked for.
+
+    With --json a profile that was broken off goes on at the batch size where it was, by the same command.
+    """
     from bench.listing import profile_table
-    from bench.profilers.model import FORMS, profile_supernet, profile_timm
+    from bench.profile import Request
+    from bench.profile import profile as profiled
 
-    forms = [part.strip() for part in form.split(",")]
-    for name in forms:
-        if name not in FORMS:
-            raise unknown("form", name, FORMS)
-    with _working(f"profiling {model}"):
-        if model.startswith("timm:"):
-            if choices != "all":
-                raise UserError(f"{model} has no sub-networks; leave --choices out")
-            found = profile_timm(model.removeprefix("timm:"), image_size, sizes)
-        else:
-            found = profile_supernet(model, image_size, choices, sizes, forms, gate_options)
-    if json_file is not None:
-        write_json(json_file, found)
+    with _progress() as tell:
+        request = Request(model, image_size, choices, time, batch, form, gate_options, time_limit)
+        found = profiled(request, json_file, tell)
     typer.echo(profile_table(found))
-
-
-def _positive(text: str, option: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise UserError(f"{option} takes whole numbers from 1 separated by commas, not {text!r}")
-    return int(text)
-
-
-def _check_writable(file: Path) -> None:
-    """Raise `UserError` before the work is done for a file that could not be written after it."""
-    if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
-        raise UserError(f"{file} cannot be written: {'it is a directory' if file.is_dir() else 'no such directory'}")
 
 
 @app.command()

@@ -102,7 +102,8 @@ def _reported() -> Iterable[dict[str, object]]:
 def profile_table(found: dict[str, Any]) -> str:
     """What `profilers.model` found, as a table for people: a row for each sub-network, then what is stored."""
     rows = [_profile_row(subnet) for subnet in found["subnetworks"]]
-    right = ["left"] + ["right"] * (len(rows[0]) - 1)
+    columns = {column for row in rows for column in row}  # not every sub-network is timed
+    right = ["left"] + ["right"] * (len(columns) - 1)
     lines = [
         f"{found['model']} at {found['image_size']} x {found['image_size']}",
         tabulate(rows, headers="keys", colalign=right, disable_numparse=True),
@@ -111,7 +112,17 @@ def profile_table(found: dict[str, Any]) -> str:
         options = stored["gate_options"]
         gates = f" with {'gates' if stored['gates'] > 1 else 'a gate'} of {options} options" if stored["gate"] else ""
         lines.append(f"parameters stored{gates}: {stored['total']:,} (batch-norm statistics excluded)")
+    lines += _how_timed([timed for subnet in found["subnetworks"] for timed in subnet["latency"]])
     return "\n".join(lines)
+
+
+def _how_timed(latency: Sequence[dict[str, Any]]) -> list[str]:
+    """One line: how many calls the medians are of, and beside what they were taken."""
+    if not latency:
+        return []
+    calls = ", ".join(f"{n} at batch {batch}" for batch, n in {timed["batch"]: timed["n"] for timed in latency}.items())
+    busy = "; the machine was busy" if any(timed["busy"] for timed in latency) else ""
+    return [f"latency: median of calls ({calls}), {latency[0]['threads']} threads{busy}"]
 
 
 def _profile_row(subnet: dict[str, Any]) -> dict[str, str]:

@@ -26,7 +26,7 @@ ROWS = (
     {"recipes_start"},
     {"run", "recipes", "recipes_families", "recipes_ablations", "recipes_order", "recipes_images", "export"},
     {"estimate"},  # `--dry-run`
-    {"listing"},  # `slicebench list`
+    {"listing", "profile"},  # `slicebench list`, `slicebench profile`
     {"cli"},
     {"__main__", "benchmarks"},
 )

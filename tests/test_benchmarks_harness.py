@@ -64,6 +64,22 @@ def test_a_narrow_difference_takes_more_rounds():
     assert 10 < comparison.rounds < 1000
 
 
+def test_a_goal_may_be_against_another_candidate_of_the_run():
+    """1.9 times the reference, and half of the one that the goal names."""
+    machine = VirtualMachine()
+    steps = {name: machine.step(name, seconds) for name, seconds in (("static", 1.0), ("view", 1.9), ("masked", 3.8))}
+    goals = {"view": at_most(0.6, "masked")}
+    comparison = compare("test", steps, "static", goals, 1e9, clock=machine.clock)
+    _, view, masked = comparison.rows
+    assert view.ratio
+    assert masked.ratio
+    assert (view.verdict, masked.verdict) == ("met", "no goal")
+    assert view.ratio.median == pytest.approx(0.5, rel=0.03)
+    assert masked.ratio.median == pytest.approx(3.8, rel=0.03)
+    assert "<= 0.6 of masked" in comparison.table()
+    assert faster(2, "masked").text == "<= 0.5 (2x faster) of masked"
+
+
 def test_what_cannot_be_decided_in_time_is_undecided():
     machine = VirtualMachine()
     comparison = machine.compare(at_most(0.5), time_limit_s=45.0)
@@ -122,7 +138,12 @@ def test_a_prepared_candidate_is_set_up_once_and_untimed():
 
 
 @pytest.mark.parametrize(
-    "names", [{"reference": "statik", "goals": {}}, {"reference": "static", "goals": {"veiw": at_most(1)}}]
+    "names",
+    [
+        {"reference": "statik", "goals": {}},
+        {"reference": "static", "goals": {"veiw": at_most(1)}},
+        {"reference": "static", "goals": {"static": at_most(1, "veiw")}},
+    ],
 )
 def test_a_name_that_is_no_candidate_is_refused(names):
     with pytest.raises(ValueError, match=r"no candidate is named (statik|veiw)"):

@@ -8,6 +8,7 @@ import torch
 from bench.core.errors import UserError
 from bench.models.mobilenet import ds_mobilenet_v1, us_mobilenet_v1
 from bench.profilers.model import profile_supernet
+from bench.profilers.timing import Timing
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import (
     ExtractedSegments,
@@ -41,7 +42,7 @@ def test_all_subnetworks_cost_what_the_official_table_says(net):
 def test_parameters_and_statistics(net):
     assert parameters_of(net) == 7_675_940
     assert sum(buffer.numel() for buffer in net.buffers()) == 251_968
-    profile = profile_supernet("ds_mobilenet_v1", 224, "all", [], [], 4)
+    profile = profile_supernet("ds_mobilenet_v1", 224, "all", Timing())
     assert profile["params_stored"]["total"] == 7_676_204
     assert len(profile["subnetworks"]) == 15
 

@@ -83,6 +83,17 @@ def test_work_left_over_by_one_candidate_is_not_charged_to_the_next():
     assert latency["light"].p99_ms == pytest.approx(1e3 * (LAUNCH_S + WORK_S))
 
 
+@pytest.mark.parametrize(("limit_s", "rounds"), [(0.0, 5), (6.5, 7), (math.inf, 11)])
+def test_no_round_begins_after_the_time_limit_but_five_are_run(limit_s, rounds):
+    """Two seconds of warm-up, which the limit does not count, then one second a round."""
+    work, told = VirtualWork(), []
+    steps = {"a": work.step("a", 0.25), "b": work.step("b", 0.75)}
+    tell = lambda done, total: told.append((done, total))
+    latency = measure(steps, 11, 2, clock=work.clock, limit_s=limit_s, tell=tell)
+    assert [latency["a"].n, latency["b"].n] == [rounds, rounds]
+    assert told == [(done, 11) for done in range(rounds)]
+
+
 def test_a_cuda_device_is_synchronised(monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)

@@ -1,6 +1,7 @@
 """What a model costs: every micro preset, gates and conventions by hand, and that sizes that do not fit are said."""
 
 import json
+import random
 import warnings
 
 import pytest
@@ -9,16 +10,19 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.models import MODELS
-from bench.profilers.model import check_size, chosen, own_size, profile_supernet, profile_timm
-from bench.slicing.extract import extract, parameters_of
+from bench.profilers.choices import routable
+from bench.profilers.model import active_parameters, check_size, own_size, profile_supernet, profile_timm
+from bench.profilers.timing import FORMS, Timing
+from bench.slicing.extract import extract, extract_segment, parameters_of
 
 MICRO = [name for name in MODELS.names() if "micro" in name]
 DS = "ds_mobilenet_micro8"
+NONE = Timing()
 
 
 @pytest.mark.parametrize("name", MICRO)
 def test_every_micro_preset_has_a_profile_at_its_own_size(name):
-    found = profile_supernet(name, None, "all", [], ["view"], 4)
+    found = profile_supernet(name, None, "all", NONE)
     net = MODELS.get(name)()
     assert found["image_size"] == own_size(name) == int(name.rpartition("micro")[2])
     assert [row["name"] for row in found["subnetworks"]] == [net.space.name_of(choice) for choice in net.space.named]
@@ -31,7 +35,7 @@ def test_every_micro_preset_has_a_profile_at_its_own_size(name):
 
 @pytest.mark.parametrize("name", [DS, "us_resnet_micro8", "ds_vit_micro8"])
 def test_latency_of_each_form(name):
-    found = profile_supernet(name, None, "0", [1, 2], ["view", "extracted"], 4)
+    found = profile_supernet(name, None, "0", Timing([1, 2]))
     (row,) = found["subnetworks"]
     assert [(timed["form"], timed["batch"]) for timed in row["latency"]] == [
         ("view", 1), ("extracted", 1), ("view", 2), ("extracted", 2)
@@ -42,15 +46,15 @@ def test_latency_of_each_form(name):
 
 
 def test_only_the_forms_that_were_asked_for():
-    (row,) = profile_supernet(DS, None, "largest", [1], ["extracted"], 4)["subnetworks"]
+    (row,) = profile_supernet(DS, None, "largest", Timing([1], forms={"extracted": FORMS["extracted"]}))["subnetworks"]
     assert [timed["form"] for timed in row["latency"]] == ["extracted"]
 
 
 def test_gates_are_stored_with_a_layer_of_their_own_where_they_have_one():
     """One gate on 264 / 4 = 66 features; three gates, each with its hidden layer."""
-    assert profile_supernet("ds_mobilenet_v1", 32, "0", [], [], 4)["params_stored"]["gate"] == 66 * 4
+    assert profile_supernet("ds_mobilenet_v1", 32, "0", NONE)["params_stored"]["gate"] == 66 * 4
     net = MODELS.get("ds_resnet_micro8")()
-    stored = profile_supernet("ds_resnet_micro8", None, "0", [], [], 3)["params_stored"]
+    stored = profile_supernet("ds_resnet_micro8", None, "0", NONE, 3)["params_stored"]
     assert (stored["gates"], stored["gate_options"]) == (len(net.space.decisions), 3)
     choice, x, trunks = net.space.smallest, torch.zeros(1, net.input_channels, 8, 8), []
     with torch.no_grad():
@@ -64,44 +68,81 @@ def test_gates_are_stored_with_a_layer_of_their_own_where_they_have_one():
 
 
 def test_a_model_without_gates_stores_none():
-    stored = profile_supernet("us_mobilenet_micro8", None, "0", [], [], 4)["params_stored"]
+    stored = profile_supernet("us_mobilenet_micro8", None, "0", NONE)["params_stored"]
     assert (stored["gates"], stored["gate_options"], stored["gate"]) == (0, 0, 0)
 
 
-def test_active_parameters_are_those_of_the_extracted_network():
-    net = MODELS.get(DS)().eval()
-    rows = profile_supernet(DS, None, "all", [], [], 4)["subnetworks"]
-    for row, choice in zip(rows, net.space.named, strict=True):
-        assert row["params_active"] == sum(p.numel() for p in extract(net, choice).parameters())
+@pytest.mark.parametrize("name", [*MICRO, "ds_mobilenet_v1"])
+def test_active_parameters_are_those_of_the_extracted_network(name):
+    net = MODELS.get(name)().eval()
+    choices = list(dict.fromkeys([*net.space.named, *random.Random(0).sample(routable(net.space), 4)]))
+    expected = [sum(p.numel() for p in extract(net, choice).parameters()) for choice in choices]
+    assert active_parameters(net, choices, own_size(name)) == expected
 
 
-def test_choices():
-    net = MODELS.get(DS)()
-    space = net.space
-    assert chosen(net, "all") == list(space.named)
-    assert chosen(net, " 2, largest,0 ") == [space.uniform(2), space.largest, space.uniform(0)]
-    assert chosen(net, "1,1,0") == [space.uniform(1), space.uniform(0)]
-    for text in ("", "one", "-1", "1;2", "²"):
-        with pytest.raises(UserError, match="--choices takes 'all', indices and 'largest'"):
-            chosen(net, text)
-    with pytest.raises(UserError, match="no sub-network 4: this space has choices 0 to 3"):
-        chosen(net, "0,4")
+def test_a_segment_that_sub_networks_share_is_extracted_once(monkeypatch):
+    """256 routes of four gates with four options: an embedding and 4 x 4 stages, not 256 networks."""
+    calls = []
+    monkeypatch.setattr(
+        "bench.profilers.model.extract_segment", lambda *given: calls.append(given) or extract_segment(*given)
+    )
+    net = MODELS.get("ds_vit_micro8")()
+    assert len(active_parameters(net, routable(net.space), 8)) == 256
+    assert len(calls) == 1 + 4 * 4
+
+
+def test_every_routable_sub_network_is_counted_and_a_few_are_timed():
+    found = profile_supernet("ds_vit_micro8", None, "routable", Timing([1], "spread:3"))["subnetworks"]
+    net = MODELS.get("ds_vit_micro8")()
+    assert {row["choice"] for row in found} == {str(choice) for choice in routable(net.space)}
+    madds = [row["madds"] for row in found]
+    assert madds == sorted(madds)
+    timed = [row for row in found if row["latency"]]
+    assert len(timed) == 3
+    assert timed[0]["choice"] == str(net.space.smallest)
+    assert timed[-1]["choice"] == str(net.space.largest)
+    assert all([entry["form"] for entry in row["latency"]] == ["view", "extracted"] for row in timed)
+
+
+def test_what_is_timed_is_listed_too():
+    found = profile_supernet(DS, None, "0", Timing([1], "3"))["subnetworks"]
+    assert [(row["name"], len(row["latency"])) for row in found] == [("uniform0", 0), ("uniform3", 2)]
+
+
+def test_too_many_to_time_is_said_before_any_work():
+    with pytest.raises(UserError, match="256 sub-networks are more than the 64 that are timed together; name fewer"):
+        profile_supernet("ds_vit_micro8", None, "routable", Timing([1]))
+
+
+def test_finished_batches_are_not_measured_again_and_progress_is_told():
+    first = profile_supernet(DS, None, "0", Timing([1]))
+    entries = [{"name": "uniform0", "latency": timed} for timed in first["subnetworks"][0]["latency"]]
+    told = []
+
+    def kept(batch, measured):
+        return entries if batch == 1 else measured(batch)
+
+    again = profile_supernet(DS, None, "0", Timing([1, 2]), 4, kept, lambda *said: told.append(said))
+    latency = again["subnetworks"][0]["latency"]
+    assert latency[:2] == first["subnetworks"][0]["latency"]
+    assert [entry["batch"] for entry in latency] == [1, 1, 2, 2]
+    assert [text for text, done, _ in told if done == 0] == [f"preparing {DS} uniform0/view", f"timing {DS} at batch 2"]
 
 
 def test_sizes():
     assert [own_size(name) for name in ("ds_vit_micro64", "ds_mobilenet_v1", "ds_mobilenet_micro32")] == [64, 224, 32]
     check_size(MODELS.get("ds_mobilenet_micro8")(), DS, 1)
     with pytest.raises(UserError, match="ds_vit_micro8 cannot take images of 9 x 9: "):
-        profile_supernet("ds_vit_micro8", 9, "0", [], [], 4)
+        profile_supernet("ds_vit_micro8", 9, "0", NONE)
     with pytest.raises(UserError, match="cannot be timed at batch 99999999999: not enough memory"):
-        profile_supernet(DS, None, "0", [99_999_999_999], ["view"], 4)
+        profile_supernet(DS, None, "0", Timing([99_999_999_999]))
 
 
 # Models of timm: a small one, as it is, stands for all.
 
 
 def test_a_timm_model():
-    found = profile_timm("test_resnet.r160_in1k", None, [1])
+    found = profile_timm("test_resnet.r160_in1k", None, Timing([1]))
     (row,) = found["subnetworks"]
     assert (found["model"], found["image_size"]) == ("timm:test_resnet.r160_in1k", 160)
     assert row["madds"] > 0
@@ -112,7 +153,7 @@ def test_a_timm_model():
 
 def test_a_timm_model_at_another_size_costs_in_proportion():
     """Without its classifier, ResNet-18 is all convolutions: half the size, a quarter of the multiply-adds."""
-    (large,), (small,) = (profile_timm("resnet18", size, [])["subnetworks"] for size in (64, 32))
+    (large,), (small,) = (profile_timm("resnet18", size, NONE)["subnetworks"] for size in (64, 32))
     head = 512 * 1000
     assert large["madds"] - head == 4 * (small["madds"] - head)
 
@@ -129,13 +170,13 @@ def test_a_timm_model_at_another_size_costs_in_proportion():
 )
 def test_a_timm_model_that_cannot_be_had(name, size, sentence):
     with pytest.raises(UserError, match=sentence):
-        profile_timm(name, size, [])
+        profile_timm(name, size, NONE)
 
 
 def test_old_names_of_timm_still_work_without_a_warning():
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert profile_timm("vit_tiny_patch16_224_in21k", 224, [])["subnetworks"][0]["madds"] > 1e9
+        assert profile_timm("vit_tiny_patch16_224_in21k", 224, NONE)["subnetworks"][0]["madds"] > 1e9
     assert [str(w.message) for w in said] == []
 
 
@@ -149,4 +190,4 @@ def test_a_wrong_operator_is_not_taken_for_a_wrong_size(monkeypatch):
     monkeypatch.setattr("timm.is_model", lambda name: True)
     monkeypatch.setattr("timm.create_model", lambda name: Spectral())
     with pytest.raises(UserError, match=r"no rule says what _fft_\w+ costs"):
-        profile_timm("spectral", 8, [])
+        profile_timm("spectral", 8, NONE)

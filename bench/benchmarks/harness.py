@@ -30,10 +30,14 @@ GROWTH = 1.3
 
 @dataclass(frozen=True)
 class Goal:
-    """An upper bound of the ratio candidate / reference; `text` is how the table shows it."""
+    """An upper bound of the ratio candidate / reference; `text` is how the table shows it.
+
+    `against`: another candidate of the run whose time takes the place of the reference's.
+    """
 
     ratio: float
     text: str
+    against: str | None = None
 
     def verdict(self, ratio: Ratio) -> str:
         """`met`: the whole interval is within the bound; `missed`: all of it is beyond; else `undecided`."""
@@ -42,14 +46,18 @@ class Goal:
         return "missed" if ratio.low > self.ratio else "undecided"
 
 
-def at_most(ratio: float) -> Goal:
-    """The candidate takes at most `ratio` of the reference's time."""
-    return Goal(ratio, f"<= {ratio:g}")
+def at_most(ratio: float, against: str | None = None) -> Goal:
+    """The candidate takes at most `ratio` of the reference's time, or of the candidate's that is named."""
+    return Goal(ratio, f"<= {ratio:g}" + _of(against), against)
 
 
-def faster(times: float) -> Goal:
-    """The candidate is at least `times` as fast as the reference."""
-    return Goal(1 / times, f"<= {1 / times:.3g} ({times:g}x faster)")
+def faster(times: float, against: str | None = None) -> Goal:
+    """The candidate is at least `times` as fast as the reference, or as the candidate that is named."""
+    return Goal(1 / times, f"<= {1 / times:.3g} ({times:g}x faster)" + _of(against), against)
+
+
+def _of(against: str | None) -> str:
+    return f" of {against}" if against else ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,10 @@ Candidate = Step | Prepared | Isolated
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate's result; times in milliseconds. `ratio` is to the reference, whose own row has none."""
+    """One candidate's result; times in milliseconds.
+
+    `ratio` is to the reference, whose own row has none, or to the candidate that its goal is against.
+    """
 
     name: str
     median_ms: float
@@ -134,10 +145,11 @@ def compare(
     """Time all candidates in interleaved, shuffled rounds until every goal is decided or the time is out.
 
     The time limit holds for the rounds, not for set-up and warm-up; at least one round is always run.
-    Candidates     without a goal stand beside the others; without any
-    goal `minimum_rounds` are run. Raises ValueError when the reference or a goal names no candidate.
+    Candidates without a goal stand beside the others; without any goal `minimum_rounds` are run. Raises ValueError when
+    the reference or a goal names no candidate.
     """
-    unknown = {reference, *goals} - set(candidates)
+    others = {goal.against for goal in goals.values() if goal.against}
+    unknown = {reference, *goals, *others} - set(candidates)
     if unknown:
         raise ValueError(f"{name}: no candidate is named {', '.join(sorted(unknown))}")
     with _samplers(candidates, device, clock) as samplers, collector_off():
@@ -167,7 +179,7 @@ def _rounds(
         if out_of_time():
             break
         if done >= next_look:
-            if all(_decided(seconds[name], seconds[reference], goal) for name, goal in goals.items()):
+            if all(_decided(seconds[name], seconds[goal.against or reference], goal) for name, goal in goals.items()):
                 break
             next_look = math.ceil(done * GROWTH)
     return seconds
@@ -182,7 +194,7 @@ def _row(name: str, seconds: dict[str, list[float]], reference: str, goal: Goal 
     median, iqr = quantile(times, 0.5), quantile(times, 0.75) - quantile(times, 0.25)
     if name == reference:
         return Row(name, 1e3 * median, 1e3 * iqr, None, None, "reference")
-    ratio = paired_ratio(times, seconds[reference])
+    ratio = paired_ratio(times, seconds[(goal and goal.against) or reference])
     return Row(name, 1e3 * median, 1e3 * iqr, ratio, goal, goal.verdict(ratio) if goal else "no goal")
 
 

@@ -112,7 +112,7 @@ def _export_plain(run: Trained, source: Plain, form: str, out: Path, images: Ten
     about = run.about() | {"choice": source.name, "base": source.base.indices}
     with _temporary(out, f".{form}") as path:
         tell(f"exporting {source.name}", 0, 2)
-        with _failing_as(f"{source.name} cannot be exported as {form}"):
+        with failing_as(f"{source.name} cannot be exported as {form}"):
             how.write(path, network, images[:2], ("output",), about)
             loaded = how.load(path)
         tell("comparing with the view", 1, 2)
@@ -133,7 +133,7 @@ def _export_routed(run: Trained, point: RoutedPoint, form: str, out: Path, image
     about = run.about() | {"choice": point.name}
     with _temporary(out, "") as folder:
         folder.mkdir()
-        with _failing_as(f"{point.name} cannot be exported as {form}"):
+        with failing_as(f"{point.name} cannot be exported as {form}"):
             write_routed(folder, form, FORMATS[form].write, point, images[:2], about, tell)
             loaded = load_routed(folder)
         agreement = compare(loaded, point, images, f"the {form} files of {point.name}")
@@ -154,7 +154,7 @@ def _temporary(out: Path, suffix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _failing_as(what: str) -> Iterator[None]:
+def failing_as(what: str) -> Iterator[None]:
     """What an exporter refuses, as a `UserError`: networks of plugins may hold anything."""
     try:
         yield

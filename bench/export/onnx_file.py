@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.export.pt2_file import quiet, traced
+from bench.slicing.extract import folded
 
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 INPUT = "input"
@@ -50,14 +52,40 @@ def _forget_traces(model: Any) -> None:
             node.doc_string = ""
 
 
-def load(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """The network in onnxruntime, as a function from an input to the tuple of its outputs."""
+def load(path: Path, threads: int = 0) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """The network in onnxruntime, as a function from an input to the tuple of its outputs.
+
+    `threads`: of one call; 0 for onnxruntime's default, all cores. Threads that have nothing to do sleep, so that a
+    session takes no processor time from what runs between its calls.
+    """
     check_extra()
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(x: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(array) for array in session.run(None, {INPUT: x.contiguous().numpy()}))
 
     return run
+
+
+class Session(nn.Module):
+    """A plain network, batch norm folded, run by onnxruntime on the CPU: (B, C, H, W) to (B, ...).
+
+    It takes images in plain layout (any other is copied first), is written to a file and read back once, and has no
+    parameters of its own. `example` (2, C, H, W) is traced.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor, threads: int = 0) -> None:
+        super().__init__()
+        network = folded(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            write(path, network, example.contiguous(), ("output",), {})
+            self.run = load(path, threads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)[0]

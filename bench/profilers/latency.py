@@ -6,11 +6,13 @@ round (`bench.profilers.paired`).
 """
 
 import gc
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,10 @@ from bench.profilers.paired import quantile
 Step = Callable[[], object]
 Clock = Callable[[], float]
 Synchronise = Callable[[], None]
+Tell = Callable[[int, int], object]
+
+ROUNDS_AT_LEAST = 5
+"""How many rounds a time limit leaves: fewer give no quartiles worth the name."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,18 @@ def measure(
     pin: bool = True,
     clock: Clock = time.perf_counter,
     synchronise: Synchronise | None = None,
+    limit_s: float = math.inf,
+    tell: Tell = lambda done, total: None,
 ) -> dict[str, Latency]:
     """Time every candidate once a round for `rounds` rounds, after `warmup` untimed calls each.
 
     The allocator is pinned first unless `pin` is false. Work queued on `device` is waited for before the
     clock is read, by `synchronise` where one is given. The steps run as they are: put networks under
     `as_served`, or use `measure_networks`. Raises ValueError when `rounds` is below 1.
+
+    Args:
+        limit_s: once the rounds have taken so many seconds no new one begins; `ROUNDS_AT_LEAST` are run in any case.
+        tell: called between rounds with the number that is done and `rounds`.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, not {rounds}")
@@ -115,7 +127,11 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in samplers}
     shuffle = random.Random(seed)
     with collector_off():
-        for _ in range(rounds):
+        start = clock()
+        for done in range(rounds):
+            if done >= ROUNDS_AT_LEAST and clock() - start > limit_s:
+                break
+            tell(done, rounds)
             time_round(samplers, seconds, shuffle)
     conditions = Conditions(str(device), torch.get_num_threads(), warmup, is_pinned, watch.stop())
     return {name: Latency(tuple(1e3 * s for s in seconds[name]), conditions) for name in candidates}
@@ -123,20 +139,23 @@ def measure(
 
 def measure_networks(
     networks: Mapping[str, nn.Module],
-    images: Tensor,
+    images: Tensor | Mapping[str, Tensor],
     rounds: int,
     warmup: int,
     *,
     threads: int | None = None,
-    seed: int = 0,
+    **settings: Any,
 ) -> dict[str, Latency]:
     """Time the forward pass of each network on `images` (B, C, H, W), as it would be served.
 
-    Networks and images must be on the same device. Training flags and the number of threads are put back.
+    Networks and images must be on the same device; `images` may be given by network, to each in a layout of its own.
+    `settings` are those of `measure`. Training flags and the number of threads are put back.
     """
-    candidates = {name: _forward(network, images) for name, network in networks.items()}
+    inputs = dict.fromkeys(networks, images) if isinstance(images, Tensor) else images
+    candidates = {name: _forward(network, inputs[name]) for name, network in networks.items()}
+    device = next((x.device for x in inputs.values()), torch.device("cpu"))
     with as_served(networks.values(), threads):
-        return measure(candidates, rounds, warmup, images.device, seed=seed)
+        return measure(candidates, rounds, warmup, device, **settings)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,15 +14,26 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.models import MODELS
-from bench.profilers.latency import Latency, measure_networks
+from bench.profilers.choices import chosen
 from bench.profilers.madds import executed_madds
-from bench.slicing.choice import Choice
-from bench.slicing.extract import extract, parameters_of
+from bench.profilers.timing import (
+    Found,
+    Kept,
+    Progress,
+    Served,
+    Timed,
+    Timing,
+    found_at,
+    measured_now,
+    silent,
+    time_networks,
+    tried,
+)
+from bench.slicing.choice import Choice, ChoiceSpace
+from bench.slicing.dynamic import segment_slot
+from bench.slicing.extract import extract_segment, parameters_of
 from bench.slicing.gate import Gate
-from bench.slicing.supernet import Supernet, View
-
-FORMS = ("view", "extracted")
-ROUNDS, WARMUP = 11, 2
+from bench.slicing.supernet import Supernet
 
 
 @dataclass
@@ -45,25 +56,6 @@ class SubnetworkProfile:
     latency: list[dict[str, Any]] = field(default_factory=list)
 
 
-def chosen(net: Supernet, text: str) -> list[Choice]:
-    """The choices that `--choices` names: "all", or ladder indices and "largest" separated by commas.
-
-    Raises:
-        UserError: one that the space does not have.
-    """
-    if text == "all":
-        return list(net.space.named)
-    choices = []
-    for part in map(str.strip, text.split(",")):
-        if part == "largest":
-            choices.append(net.space.largest)
-        elif part.isdecimal():
-            choices.append(net.space.uniform(int(part)))
-        else:
-            raise UserError(f"--choices takes 'all', indices and 'largest' separated by commas, not {part!r}")
-    return list(dict.fromkeys(choices))
-
-
 def own_size(name: str) -> int:
     """Height and width of the images that a preset is made for: N where its name ends in microN, else 224."""
     micro = re.search(r"micro(\d+)$", name)
@@ -73,42 +65,45 @@ def own_size(name: str) -> int:
 def check_size(net: Supernet, name: str, image_size: int) -> None:
     """Raise `UserError` for images that a network cannot take. The network is put into evaluation mode."""
     x = torch.zeros(1, net.input_channels, image_size, image_size)
-    _tried(lambda: net.eval()(x, net.space.smallest), _too_small_or_large(name, image_size))
+    tried(lambda: net.eval()(x, net.space.smallest), _too_small_or_large(name, image_size))
 
 
 def _too_small_or_large(name: str, image_size: int) -> str:
     return f"{name} cannot take images of {image_size} x {image_size}"
 
 
-@torch.no_grad()
-def _tried(run: Callable[[], Any], what: str) -> Any:
-    """The result of a call that fails where sizes do not fit; its failure as a `UserError` that begins with `what`."""
-    try:
-        return run()
-    except (RuntimeError, AssertionError, UserError) as error:
-        reason = "not enough memory" if "allocate" in str(error) else str(error).partition("\n")[0].rstrip(".")
-        raise UserError(f"{what}: {reason}") from error
-
-
 def profile_supernet(
-    name: str, image_size: int | None, choices: str, batches: Sequence[int], forms: Sequence[str], gate_options: int
+    name: str,
+    image_size: int | None,
+    choices: str,
+    timing: Timing,
+    gate_options: int = 4,
+    kept: Kept = measured_now,
+    tell: Progress = silent,
 ) -> dict[str, Any]:
     """The profile of a family preset as JSON values.
 
     Args:
         image_size: height and width; None for what the preset is made for.
+        choices: the sub-networks to count; those to be timed are added.
         gate_options: outputs of each gate that is counted as stored (the released DS-MBNet has four).
+        kept: where finished batch sizes are looked up and put.
 
     Raises:
-        UserError: an unknown preset or choice, images that it cannot take, or batches that do not fit into memory.
+        UserError: an unknown preset or choice, images that it cannot take, too many sub-networks to time, or batches
+            that do not fit into memory.
     """
     net: Supernet = MODELS.get(name)()
     size = image_size or own_size(name)
-    wanted = chosen(net, choices)
+    wanted = chosen(net, choices, size)
+    timed = timing.chosen(net, wanted, size)
     check_size(net, name, size)
-    rows = [_subnetwork(net, choice, size) for choice in wanted]
-    for batch in batches:
-        _time(net, name, wanted, rows, size, batch, forms)
+    rows = _subnetworks(net, list(dict.fromkeys([*wanted, *timed])), size)
+    if timed:
+        measured = Timed(net, name, timed, size, timing, tell).measure
+        found = [entry for batch in timing.batches for entry in kept(batch, measured)]
+        for row in rows:
+            row.latency = [entry["latency"] for entry in found if entry["name"] == row.name]
     return {
         "model": name,
         "image_size": size,
@@ -131,16 +126,37 @@ def _stored(net: Supernet, image_size: int, options: int) -> dict[str, int]:
     }
 
 
-def _subnetwork(net: Supernet, choice: Choice, image_size: int) -> SubnetworkProfile:
-    cost = net.cost(choice, image_size)
-    widths = {
-        stage.name: {dimension: net.space.width(choice, index, dimension) for dimension, _ in stage.dimensions}
-        for index, stage in enumerate(net.space.stages)
+def _subnetworks(net: Supernet, choices: Sequence[Choice], image_size: int) -> list[SubnetworkProfile]:
+    space, costs = net.space, net.costs(choices, image_size)
+    active = active_parameters(net, choices, image_size)
+    return [
+        SubnetworkProfile(
+            space.name_of(choice), str(choice), _widths(space, choice), cost.madds, cost.madds + cost.pooled, parameters
+        )
+        for choice, cost, parameters in zip(choices, costs, active, strict=True)
+    ]
+
+
+def _widths(space: ChoiceSpace, choice: Choice) -> dict[str, dict[str, int]]:
+    return {
+        stage.name: {dimension: space.width(choice, index, dimension) for dimension, _ in stage.dimensions}
+        for index, stage in enumerate(space.stages)
     }
-    active = parameters_of(extract(net, choice))
-    return SubnetworkProfile(
-        net.space.name_of(choice), str(choice), widths, cost.madds, cost.madds + cost.pooled, active
-    )
+
+
+def active_parameters(net: Supernet, choices: Iterable[Choice], image_size: int) -> list[int]:
+    """Parameters of each extracted sub-network. A segment that several of them share is extracted once."""
+    known: dict[tuple[int, str], int] = {}
+    counts = []
+    for choice in choices:
+        count, channels = 0, net.input_channels
+        for index, cost in enumerate(net.segment_costs(choice, image_size)):
+            slot = index, segment_slot(net.space, index, choice, channels)
+            if slot not in known:
+                known[slot] = parameters_of(extract_segment(net.segments[index], choice, False))  # type: ignore[arg-type]
+            count, channels = count + known[slot], cost.shape[0]
+        counts.append(count)
+    return counts
 
 
 @torch.no_grad()
@@ -153,43 +169,9 @@ def _gate_parameters(net: Supernet, image_size: int, options: int) -> int:
     return count
 
 
-def _time(
-    net: Supernet,
-    name: str,
-    choices: Sequence[Choice],
-    rows: Sequence[SubnetworkProfile],
-    image_size: int,
-    batch: int,
-    forms: Sequence[str],
-) -> None:
-    networks: dict[str, nn.Module] = {}
-    for choice, row in zip(choices, rows, strict=True):
-        if "view" in forms:
-            networks[f"{row.name}/view"] = View(net, choice)
-        if "extracted" in forms:
-            plain = extract(net, choice, fold_bn=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            networks[f"{row.name}/extracted"] = plain
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    timed = _timed(networks, name, (batch, net.input_channels, image_size, image_size))
-    for row in rows:
-        row.latency += [
-            {"form": form, "batch": batch, **timed[f"{row.name}/{form}"].details()}
-            for form in FORMS
-            if f"{row.name}/{form}" in timed
-        ]
-
-
-def _timed(networks: Mapping[str, nn.Module], name: str, shape: tuple[int, ...]) -> dict[str, Latency]:
-    """Latencies on random images of a shape (B, C, H, W)."""
-
-    def measured() -> dict[str, Latency]:
-        images = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-        return measure_networks(networks, images, ROUNDS, WARMUP)
-
-    return _tried(measured, f"{name} cannot be timed at batch {shape[0]}")
-
-
-def profile_timm(name: str, image_size: int | None, batches: Sequence[int]) -> dict[str, Any]:
+def profile_timm(
+    name: str, image_size: int | None, timing: Timing, kept: Kept = measured_now, tell: Progress = silent
+) -> dict[str, Any]:
     """The profile of a timm model (random weights) as JSON values; `image_size` None: what it was made for.
 
     Raises:
@@ -198,16 +180,20 @@ def profile_timm(name: str, image_size: int | None, batches: Sequence[int]) -> d
     network, (channels, size, _) = _timm_network(name)
     size = image_size or size
     x = torch.zeros(1, channels, size, size)
-    _tried(lambda: network(x), _too_small_or_large(name, size))
+    tried(lambda: network(x), _too_small_or_large(name, size))
+    madds = executed_madds(network, x)
+
+    def measured(batch: int) -> Found:
+        shape = (batch, channels, size, size)
+        timed = time_networks({f"{name}/extracted": Served(network)}, name, shape, timing.limit_s, tell)
+        return [found_at(batch, slot, latency) for slot, latency in timed.items()]
+
     row: dict[str, Any] = {
         "name": name,
-        "madds": executed_madds(network, x),
+        "madds": madds,
         "params_active": parameters_of(network),
-        "latency": [],
+        "latency": [entry["latency"] for batch in timing.batches for entry in kept(batch, measured)],
     }
-    for batch in batches:
-        timed = _timed({name: network}, name, (batch, channels, size, size))
-        row["latency"].append({"form": "extracted", "batch": batch, **timed[name].details()})
     return {"model": f"timm:{name}", "image_size": size, "subnetworks": [row]}
 
 
@@ -220,5 +206,5 @@ def _timm_network(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
         raise UserError(f"timm has no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old names, which still work
-        network = _tried(lambda: timm.create_model(name), f"timm cannot make {name!r}").eval()
+        network = tried(lambda: timm.create_model(name), f"timm cannot make {name!r}").eval()
     return network, tuple(getattr(network, "pretrained_cfg", {}).get("input_size", (3, 224, 224)))

@@ -76,6 +76,12 @@ def by_segment(space: ChoiceSpace, gate: int, choice: Choice, channels: int) -> 
     return f"{channels}|{choice.indices[space.decisions[gate].stage :]}"
 
 
+def segment_slot(space: ChoiceSpace, index: int, choice: Choice, channels: int) -> str:
+    """What segment `index` is extracted for: one slot for all choices under which its copy is the same."""
+    decided = choice.prefix(space.depth_after(index))
+    return by_segment(space, index - 1, decided, channels) if index else decided.keys[-1]
+
+
 def by_path(space: ChoiceSpace, gate: int, choice: Choice, channels: int) -> str:
     """All decisions so far: up to K^gates groups. For comparison with `by_segment`; results are the same."""
     return choice.keys[-1]
@@ -196,15 +202,10 @@ class ExtractedSegments:
         self.plain: dict[tuple[int, str], nn.Module] = {}
 
     def __call__(self, index: int, x: Tensor, choice: Choice) -> tuple[Tensor, Features | None]:
-        slot = index, self._slot(index, x.shape[1], choice)
+        slot = index, segment_slot(self.supernet.space, index, choice, x.shape[1])
         if slot not in self.plain:
             segment = self.supernet.segments[index]
             copy = extract_segment(segment, choice, segment.decides)  # type: ignore[arg-type]
             self.plain[slot] = folded(copy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         result = self.plain[slot](x)
         return result if self.supernet.segments[index].decides else (result, None)
-
-    def _slot(self, index: int, channels: int, choice: Choice) -> str:
-        """One copy for all choices under which the segment is the same."""
-        decided = choice.prefix(self.supernet.space.depth_after(index))
-        return by_segment(self.supernet.space, index - 1, decided, channels) if index else decided.keys[-1]

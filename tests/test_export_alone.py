@@ -1,0 +1,98 @@
+"""An exported slice runs in plain onnxruntime without this package and without torch, and names the same classes."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import small_spec
+
+from bench.core.spec import DataSpec, RunSpec, TrainSpec
+from bench.data import load
+from bench.export import export_run
+from bench.export.source import Plain, find, open_run
+from bench.run import run_phase
+
+ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
+DATA = Path(os.environ.get("SLICEBENCH_DATA", "/nowhere"))
+CIFAR = any((DATA / folder).is_dir() for folder in ("cifar-10-batches-bin", "cifar-10-batches-py"))
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ONNX, reason="the extra onnx is not installed")]
+
+ALONE = """
+import importlib.abc
+import sys
+
+
+class Wall(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("bench", "baselines", "torch"):
+            raise ModuleNotFoundError(f"{name} is not to be imported here", name=name)
+
+
+sys.meta_path.insert(0, Wall())
+
+import numpy
+import onnxruntime
+
+network, images, result = sys.argv[1:]
+session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+(output,) = session.run(None, {session.get_inputs()[0].name: numpy.load(images)})
+numpy.save(result, output)
+"""
+
+
+def alone(network: Path, images: np.ndarray, folder: Path) -> np.ndarray:
+    """What the file makes of images in a process that cannot import this package or torch."""
+    np.save(folder / "images.npy", images)
+    names = [str(network), "images.npy", "result.npy"]
+    subprocess.run([sys.executable, "-I", "-c", ALONE, *names], cwd=folder, check=True)
+    return np.load(folder / "result.npy")
+
+
+def agrees(spec: RunSpec, choice: str, data: Path | None, folder: Path) -> None:
+    """The exported sub-network and its view on 200 images that are neither trained on nor in the test split."""
+    run_phase(spec, "train", folder / "results", data)
+    export_run(spec.run_id, choice, "onnx", folder / "net.onnx", folder / "results", data)
+    splits = load(spec.data, data)
+    held = [batch.x for split in (splits.validation, splits.calibration) for batch in split.batches(200)]
+    images = torch.cat(held)[:200].contiguous()
+    assert len(images) == 200
+    source = find(open_run(spec.run_id, folder / "results", data), choice)
+    assert isinstance(source, Plain)
+    with torch.no_grad():
+        wanted = source.reference(images).output
+    found = alone(folder / "net.onnx", images.numpy(), folder)
+    assert found.argmax(1).tolist() == wanted.argmax(1).tolist()
+    assert len(set(found.argmax(1))) > 1  # not one class for all
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize(("method", "choice"), [("ds_net", "0"), ("ds_net", "largest"), ("pruning", "l1@0.5")])
+def test_a_slice_names_the_same_digits(method, choice, tmp_path):
+    agrees(small_spec(method, data=DataSpec(), train=TrainSpec(epochs=2, batch_size=64)), choice, None, tmp_path)
+
+
+@pytest.mark.parametrize("model", ["ds_vit_micro8", "ds_resnet_pp_micro8"])
+def test_a_slice_of_other_families_names_the_same_digits(model, tmp_path):
+    spec = small_spec("ds_net_pp", model=model, data=DataSpec(), train=TrainSpec(epochs=2, batch_size=64))
+    agrees(spec, "0", None, tmp_path)
+
+
+@pytest.mark.skipif(not CIFAR, reason="no CIFAR-10: SLICEBENCH_DATA names no directory with it")
+@pytest.mark.parametrize("model", ["ds_mobilenet_micro32", "ds_vit_micro32"])
+def test_a_slice_names_the_same_photographs(model, tmp_path):
+    method = "ds_net" if model.startswith("ds_mobilenet") else "ds_net_pp"
+    options = {"gate_epochs": 1}
+    data, train = DataSpec("cifar10", "holdout", 512), TrainSpec(epochs=2, batch_size=64)
+    agrees(small_spec(method, model=model, data=data, train=train, options=options), "0", DATA, tmp_path)
+
+
+def test_the_wall_keeps_this_package_out():
+    code = ALONE.partition("import numpy")[0] + "import bench"
+    refused = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
+    assert "bench is not to be imported here" in refused.stderr
