@@ -23,7 +23,7 @@ ROWS = (
     {"training", "evaluation", "profilers"},
     {"methods"},
     {"dynamic_slimmable", "baselines"},
-    {"recipes_start"},
+    {"recipes_check"},
     {"run", "recipes", "recipes_families", "recipes_ablations", "recipes_order", "recipes_images", "export"},
     {"estimate"},  # `--dry-run`
     {"listing"},  # `slicebench list`
