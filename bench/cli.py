@@ -58,7 +58,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs, time a few steps, stop")] = False,
 ) -> None:
     """Train, evaluate and profile a recipe's runs, then write and print the leaderboard. Complete work is kept."""
-    from bench import recipes, recipes_start
+    from bench import recipes, recipes_check
     from bench.core.store import Store
     from bench.listing import runs_table
 
@@ -66,14 +66,14 @@ def run(
         raise UserError("--address names a Ray cluster; leave it out, or use --executor ray")
     _load(plugin)
     with _working("reading the data, checking the specs"):
-        given = recipes_start.given_weights(weights)
+        given = recipes_check.given_weights(weights)
         settings = [*(set_ or []), *(f"weights={name}" for name in given)]
         specs, groups = _specs(recipe, settings, seeds, device, address)
         recipes.check(specs, data, results, given)
     if dry_run:
         typer.echo(runs_table(specs, results, data))
         return
-    recipes_start.keep_weights(given, Store(results))  # that it can be written is known before anything runs
+    recipes_check.keep_weights(given, Store(results))  # that it can be written is known before anything runs
     write_ablation(results, recipe, groups)
     plugins = [*(plugin or []), *filter(None, [recipes.file_of(recipe)])]  # what its file registers, workers must know
     summary = _execute(specs, executor, results, data, address, plugins)

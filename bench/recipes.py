@@ -12,6 +12,7 @@ from typing import Any
 from bench.core.errors import UserError, unknown
 from bench.core.registry import Registry, load_plugin
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec, parse_specs_file, with_settings
+from bench.recipes_check import check as check  # recipes.check: a part of it in a file of its own
 
 Recipe = Callable[[Sequence[int]], list[RunSpec]]
 
@@ -265,40 +266,3 @@ def placed(specs: Sequence[RunSpec], device: str | None, local: bool = True) -> 
         return completed(replace(spec, device=str(wanted)))
 
     return changed(specs, place)
-
-
-def check(
-    specs: Sequence[RunSpec],
-    data_root: Path | None,
-    results: Path | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> None:
-    """Find out before anything runs what would fail anyway. `results` and `given` as in `check_starts`.
-
-    Raises:
-        UserError: data that is not there or too few for a batch, images that a network cannot take, a choice or budget
-            that it cannot meet, a start from weights or a run of something else.
-    """
-    from bench.data import load
-    from bench.methods import method_of
-    from bench.models import MODELS
-    from bench.profilers.model import check_size
-    from bench.recipes_start import check_starts
-
-    dataset = functools.cache(lambda data: load(data, data_root))
-
-    @functools.cache
-    def network(model: str, data: DataSpec) -> Any:
-        images = dataset(data)
-        net = MODELS.get(model)(classes=len(images.classes), input_channels=images.channels)
-        check_size(net, model, images.image_size)
-        return net
-
-    for spec in specs:
-        dataset(spec.data).train.steps(spec.train.batch_size)
-        net = network(spec.model, spec.data)
-        try:
-            method_of(spec.method).check(spec, net, dataset(spec.data).image_size)
-        except UserError as error:
-            raise UserError(f"{spec.method} on {spec.model}: {error}") from error
-    check_starts(specs, lambda spec: network(spec.model, spec.data), results, given or {})

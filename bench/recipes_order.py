@@ -24,7 +24,11 @@ def ablation_order(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     Twice for each family: a network trained alone at full width, and a supernet trained by the sandwich rule on the
     labels, whose order was learned. The arms of a seed hold the same weights, so at full width all say the same. Slices
     are not trained; batch norm is recalibrated. "none" of a network trained alone is itself an order without meaning.
-    About four minutes on two cores.
+    About four and a half minutes of one core.
+
+    Found with three seeds: of the supernets, whose order was learned, the smallest slice says far more as it is than in
+    a random order (batch norm 95.5 against 15.5 % top-1, ViT 81.9 against 23.3 %), and L1 lies between; of networks
+    trained alone no order helps the narrow slices much (ViT's smallest: L1 29.0, random 16.9 %).
     """
     base, specs = TrainSpec(batch_size=60), []
     for seed in seeds:

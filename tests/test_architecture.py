@@ -23,7 +23,7 @@ ROWS = (
     {"training", "evaluation", "profilers"},
     {"methods"},
     {"dynamic_slimmable", "baselines"},
-    {"recipes_start"},
+    {"recipes_check"},
     {"run", "recipes", "recipes_families", "recipes_ablations", "recipes_order", "recipes_images", "export"},
     {"estimate"},  # `--dry-run`
     {"listing", "profile"},  # `slicebench list`, `slicebench profile`
@@ -38,6 +38,7 @@ WIRING = {"cli", "listing", "benchmarks"}
 SIDEWAYS = {
     ("evaluation", "training"),  # a task says what the score of an image is
     ("evaluation", "profilers"),  # the executed proof is evaluated by the counters
+    ("recipes_order", "recipes_families"),  # likewise
     ("recipes_ablations", "recipes_families"),  # the families and how each is trained
     ("baselines", "dynamic_slimmable"),  # the controls run on DS-Net's checkpoint
 }

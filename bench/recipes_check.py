@@ -1,17 +1,56 @@
-"""What the runs of a recipe start from, settled and compared with their networks before anything runs."""
+"""What is found out before anything runs: data, settings, and whether each run can start from what it names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
-from bench.core.spec import RunSpec
+from bench.core.spec import DataSpec, RunSpec
 from bench.core.store import Store
-from bench.slicing.supernet import Supernet
 
-NetworkOf = Callable[[RunSpec], Supernet]
+if TYPE_CHECKING:  # recipes are listed without torch
+    from bench.slicing.supernet import Supernet
+
+NetworkOf = Callable[[RunSpec], "Supernet"]
+
+
+def check(
+    specs: Sequence[RunSpec],
+    data_root: Path | None,
+    results: Path | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> None:
+    """Find out before anything runs what would fail anyway. `results` and `given` as in `check_starts`.
+
+    Raises:
+        UserError: data that is not there or too few for a batch, images that a network cannot take, a choice or budget
+            that it cannot meet, a start from weights or a run of something else.
+    """
+    from bench.data import load
+    from bench.methods import method_of
+    from bench.models import MODELS
+    from bench.profilers.model import check_size
+
+    dataset = cache(lambda data: load(data, data_root))
+
+    @cache
+    def network(model: str, data: DataSpec) -> Any:
+        images = dataset(data)
+        net = MODELS.get(model)(classes=len(images.classes), input_channels=images.channels)
+        check_size(net, model, images.image_size)
+        return net
+
+    for spec in specs:
+        dataset(spec.data).train.steps(spec.train.batch_size)
+        net = network(spec.model, spec.data)
+        try:
+            method_of(spec.method).check(spec, net, dataset(spec.data).image_size)
+        except UserError as error:
+            raise UserError(f"{spec.method} on {spec.model}: {error}") from error
+    check_starts(specs, lambda spec: network(spec.model, spec.data), results, given or {})
 
 
 def given_weights(text: str | None) -> dict[str, Any]:

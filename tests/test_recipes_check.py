@@ -14,7 +14,7 @@ from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import Store
 from bench.models import resnet_timm
 from bench.recipes import check, with_overrides
-from bench.recipes_start import given_weights, keep_weights
+from bench.recipes_check import given_weights, keep_weights
 from bench.training import checkpoint as checkpoints
 
 VIT, BN, DS = "ds_vit_micro8", "ds_resnet_bn_micro8", "ds_mobilenet_micro8"
