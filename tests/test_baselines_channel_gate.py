@@ -167,7 +167,7 @@ class Theoretical(ChannelPoint):
         return self.madds_theoretical(route)
 
 
-@pytest.mark.parametrize("model", ["ds_mobilenet_micro8", "ds_resnet_micro8"])
+@pytest.mark.parametrize("model", ["ds_mobilenet_micro8", pytest.param("ds_resnet_micro8", marks=pytest.mark.slow)])
 def test_neither_a_mask_nor_theory_is_a_saving(model):
     split = FirstImages(digits().validation, 4)
     proven = prove(ChannelPoint("p", network_of(model), IMAGE), split, CPU)
@@ -180,6 +180,7 @@ def test_neither_a_mask_nor_theory_is_a_saving(model):
 # The method.
 
 
+@pytest.mark.slow
 def test_both_counts_are_recorded(tmp_path):
     spec = small_spec("channel_gate", options={"gate_epochs": 1, "densities": [0.75, 0.5]})
     run_phase(spec, "train", tmp_path, None)
