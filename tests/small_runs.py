@@ -30,7 +30,10 @@ TRAIN = TrainSpec(epochs=1, batch_size=64)
 SHORT = {
     "ds_net": {"gate_epochs": 1, "routing": [[0, 1, 2, 3], [1, 3]]},
     "ds_net_pp": {"gate_epochs": 1},
+    "s_net": {"widths": [0.25, 1.0]},
     "us_net": {"widths": [0.25, 1.0]},
+    "autoslim": {"budgets": [0.75, 0.25], "groups": 4},
+    "nested_vit": {"rungs": [0, 2, 3]},
     "uniform": {"choices": [0, 3]},
     "pruning": {"finetune_epochs": 1, "budgets": [0.5]},
     "token_prune": {"budgets": [0.7]},

@@ -49,7 +49,9 @@ def test_merged_moments_do_not_depend_on_the_parts():
     torch.testing.assert_close(var, values.var(1))
 
 
-@pytest.mark.parametrize("name", ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_resnet_bn_micro8"])
+@pytest.mark.parametrize(
+    "name", ["ds_mobilenet_micro8", "us_mobilenet_micro8", "s_mobilenet_micro8", "ds_resnet_bn_micro8"]
+)
 def test_every_norm_gets_the_statistics_of_the_extracted_network(name):
     """By another way: the ordinary network in training mode, its batch norms taking over the batch's moments whole."""
     net, images = small_net(name), shifted_images()
@@ -90,7 +92,9 @@ def statistics_keys(net):
                 yield f"{name}.{buffer}", buffer.partition("_")[2]
 
 
-@pytest.mark.parametrize("name", ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_resnet_bn_micro8"])
+@pytest.mark.parametrize(
+    "name", ["ds_mobilenet_micro8", "us_mobilenet_micro8", "s_mobilenet_micro8", "ds_resnet_bn_micro8"]
+)
 def test_one_choice_leaves_the_statistics_of_all_others_untouched(name):
     net = small_net(name)
     own = dict(statistics_keys(net))

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from bench.models.resnet_space import EXPANSION, ResNetConfig
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.group_norm import SlicedGroupNorm
-from bench.slicing.layers import AnyChoice, PrefixBatchNorm2d, Shape, SlicedConv2d, SlicedLinear, conv_cost
+from bench.slicing.layers import (
+    AnyChoice,
+    PrefixBatchNorm2d,
+    Shape,
+    SlicedConv2d,
+    SlicedLinear,
+    SwitchableBatchNorm2d,
+    conv_cost,
+)
 from bench.slicing.ops import times
 from bench.slicing.supernet import Cost, Features, Unit
 
@@ -22,11 +30,11 @@ class ConvNorm(nn.Module):
     Args:
         inp: the largest width that arrives.
         stage: the stage of the space whose width (times `factor`) and, if `elastic`, kernel size it takes.
-        group: channels a group of group norm; 0 for batch norm.
     """
 
     def __init__(
         self,
+        config: ResNetConfig,
         space: ChoiceSpace,
         inp: int,
         stage: int,
@@ -35,17 +43,17 @@ class ConvNorm(nn.Module):
         *,
         factor: int = 1,
         elastic: bool = False,
-        group: int = 0,
     ) -> None:
         super().__init__()
         self.space, self.stage, self.factor, self.elastic = space, stage, factor, elastic
         widths = [factor * width for width in space.stages[stage].values("filters")]
         self.conv = SlicedConv2d(inp, widths[-1], kernel, stride)
-        if group:
-            self.norm: SlicedGroupNorm | PrefixBatchNorm2d = SlicedGroupNorm(widths[-1], group, widths)
+        if config.group:
+            self.norm: SlicedGroupNorm | PrefixBatchNorm2d = SlicedGroupNorm(widths[-1], config.group, widths)
         else:
             prefixes = space.prefix_keys(stage + 1).items()
-            self.norm = PrefixBatchNorm2d(widths[-1], {key: factor * space.width(p, stage) for key, p in prefixes})
+            kind = SwitchableBatchNorm2d if config.switchable else PrefixBatchNorm2d
+            self.norm = kind(widths[-1], {key: factor * space.width(p, stage) for key, p in prefixes})
 
     def kernel(self, choice: AnyChoice) -> Any:
         """Kernel size under a choice: an int, or soft under a soft choice."""
@@ -76,7 +84,7 @@ class Stem(Unit):
     def __init__(self, config: ResNetConfig, space: ChoiceSpace, input_channels: int) -> None:
         super().__init__()
         kernel, stride = config.stem_kernel, config.stem_stride
-        self.conv = ConvNorm(space, input_channels, 0, kernel, stride, group=config.group)
+        self.conv = ConvNorm(config, space, input_channels, 0, kernel, stride)
         self.pool = nn.MaxPool2d(3, 2, 1) if config.stem_pool else None
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
@@ -106,12 +114,12 @@ class Bottleneck(Unit):
         self.space, self.inp_stage = space, stage if first else here
         self.inp_factor = 1 if self.inp_stage == 0 else EXPANSION
         inner, inp = plan.widths[-1], config.arriving(stage)[-1] if first else EXPANSION * plan.widths[-1]
-        stride, group = plan.stride if first else 1, config.group
+        stride = plan.stride if first else 1
         elastic = not first and config.has_kernels(stage)
-        self.conv1 = ConvNorm(space, inp, here, 1, group=group)
-        self.conv2 = ConvNorm(space, inner, here, config.kernels[-1], stride, elastic=elastic, group=group)
-        self.conv3 = ConvNorm(space, inner, here, 1, factor=EXPANSION, group=group)
-        self.shortcut = ConvNorm(space, inp, here, 1, stride, factor=EXPANSION, group=group) if first else None
+        self.conv1 = ConvNorm(config, space, inp, here, 1)
+        self.conv2 = ConvNorm(config, space, inner, here, config.kernels[-1], stride, elastic=elastic)
+        self.conv3 = ConvNorm(config, space, inner, here, 1, factor=EXPANSION)
+        self.shortcut = ConvNorm(config, space, inp, here, 1, stride, factor=EXPANSION) if first else None
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         y = self.conv1(x, choice).relu_()

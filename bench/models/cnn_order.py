@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from bench.core.errors import UserError
 from bench.models.bottleneck import Bottleneck, ConvNorm, Head
 from bench.models.bottleneck import Stem as ResNetStem
 from bench.models.mobilenet_blocks import Classifier, Depthwise, Pointwise, Stem
 from bench.slicing.group_norm import SlicedGroupNorm
-from bench.slicing.layers import PrefixBatchNorm2d
+from bench.slicing.layers import PrefixBatchNorm2d, SwitchableBatchNorm2d
 from bench.slicing.supernet import Supernet
 
 
@@ -48,6 +49,8 @@ class Channels:
         self.normalise(norm)
 
     def normalise(self, norm: nn.Module) -> None:
+        if isinstance(norm, SwitchableBatchNorm2d):
+            raise UserError("switchable batch norm has scales for each width, so its channels cannot change places")
         self.followers += [norm.weight, norm.bias]  # type: ignore[list-item]
         if isinstance(norm, PrefixBatchNorm2d):
             self.norms.append(norm)

@@ -10,7 +10,8 @@ the convolutions that run behind the gate: that of the gated block itself stands
 `ds_mobilenet_plain_v1` is DS-MBNet without channel attention: what the attention head of the double-headed gate adds is
 seen against it. The released code has that head in every block and the slimming head in one (METHODS 5.1), so without
 it no block has attention; the gate then keeps a hidden layer of its own, as wide as the trunk was.
-`us_mobilenet_v1` scales every stage of the original MobileNetV1 by one width multiplier (Yu & Huang 2019).
+`us_mobilenet_v1` scales every stage of the original MobileNetV1 by one width multiplier (Yu & Huang 2019);
+`s_mobilenet_v1` is the same at four widths, with batch norms of their own (Yu et al. 2019).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bench.models.mobilenet_blocks import BlockStage, Classifier, Depthwise, Mob
 from bench.slicing.supernet import Segment, Supernet, Unit
 
 WIDTH_MULTIPLIERS = tuple(round(0.25 + 0.025 * step, 3) for step in range(31))  # 0.25 to 1.0, as US-Nets
+SWITCHABLE_MULTIPLIERS = (0.25, 0.5, 0.75, 1.0)  # as S-Nets
 
 Kernels = tuple[int, ...]
 
@@ -142,36 +144,93 @@ def width_ladder(channels: int, multipliers: tuple[float, ...], divisor: int) ->
     return tuple(scaled(channels, multiplier, divisor) for multiplier in multipliers)
 
 
+Plan = tuple[tuple[int, int, int], ...]  # channels, blocks, stride of each stage
+
+V1: Plan = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
+MICRO8: Plan = ((16, 1, 1), (24, 1, 2), (72, 2, 1), (144, 1, 2))
+MICRO32: Plan = ((32, 1, 1), (56, 1, 2), (144, 3, 1), (288, 2, 2))
+MICRO64: Plan = ((32, 1, 2), (64, 1, 2), (208, 3, 1), (416, 2, 2))
+
+
+def scaled_stages(plan: Plan, multipliers: tuple[float, ...], divisor: int) -> tuple[BlockStage, ...]:
+    return tuple(BlockStage(width_ladder(c, multipliers, divisor), n, s) for c, n, s in plan)
+
+
+def layerwise(plan: Plan) -> Plan:
+    """The same blocks, each a stage of its own."""
+    return tuple((c, 1, s if block == 0 else 1) for c, n, s in plan for block in range(n))
+
+
+def scaled_v1(
+    classes: int, input_channels: int, plan: Plan, multipliers: tuple[float, ...], switchable: bool = False
+) -> Supernet:
+    """MobileNetV1 at each width multiplier."""
+    stem, stages = width_ladder(32, multipliers, 8), scaled_stages(plan, multipliers, 8)
+    config = MobileNetConfig(stem, 2, stages, None, squeeze=0.0, swish=False, switchable=switchable)
+    return build(config, classes, input_channels)
+
+
+def scaled_micro8(
+    classes: int, input_channels: int, plan: Plan, multipliers: tuple[float, ...], switchable: bool = False
+) -> Supernet:
+    """The blocks of `ds_mobilenet_micro8` at each width multiplier."""
+    stem, stages = width_ladder(12, multipliers, 4), scaled_stages(plan, multipliers, 4)
+    return build(MobileNetConfig(stem, 1, stages, None, switchable=switchable), classes, input_channels)
+
+
+def scaled_micro32(
+    classes: int, input_channels: int, plan: Plan, multipliers: tuple[float, ...], switchable: bool = False
+) -> Supernet:
+    """The blocks of `ds_mobilenet_micro32` (or, by another plan, `ds_mobilenet_micro64`) at each width multiplier."""
+    stem, stages = width_ladder(24, multipliers, 8), scaled_stages(plan, multipliers, 8)
+    return build(MobileNetConfig(stem, 2, stages, None, switchable=switchable), classes, input_channels)
+
+
 def us_mobilenet_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:
     """MobileNetV1 at every width multiplier from 0.25 to 1.0 in steps of 0.025; at 1.0 it is the original network."""
-    plan = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
-    stages = tuple(BlockStage(width_ladder(c, WIDTH_MULTIPLIERS, 8), n, s) for c, n, s in plan)
-    stem = width_ladder(32, WIDTH_MULTIPLIERS, 8)
-    return build(MobileNetConfig(stem, 2, stages, None, squeeze=0.0, swish=False), classes, input_channels)
+    return scaled_v1(classes, input_channels, V1, WIDTH_MULTIPLIERS)
 
 
 def us_mobilenet_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
     """The blocks of `ds_mobilenet_micro8`, every stage scaled by one width multiplier."""
-    stages = tuple(
-        BlockStage(width_ladder(c, WIDTH_MULTIPLIERS, 4), n, s)
-        for c, n, s in ((16, 1, 1), (24, 1, 2), (72, 2, 1), (144, 1, 2))
-    )
-    return build(MobileNetConfig(width_ladder(12, WIDTH_MULTIPLIERS, 4), 1, stages, None), classes, input_channels)
+    return scaled_micro8(classes, input_channels, MICRO8, WIDTH_MULTIPLIERS)
 
 
 def us_mobilenet_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
     """The blocks of `ds_mobilenet_micro32`, every stage scaled by one width multiplier."""
-    stages = tuple(
-        BlockStage(width_ladder(c, WIDTH_MULTIPLIERS, 8), n, s)
-        for c, n, s in ((32, 1, 1), (56, 1, 2), (144, 3, 1), (288, 2, 2))
-    )
-    return build(MobileNetConfig(width_ladder(24, WIDTH_MULTIPLIERS, 8), 2, stages, None), classes, input_channels)
+    return scaled_micro32(classes, input_channels, MICRO32, WIDTH_MULTIPLIERS)
 
 
 def us_mobilenet_micro64(classes: int = 100, input_channels: int = 3) -> Supernet:
     """The blocks of `ds_mobilenet_micro64`, every stage scaled by one width multiplier."""
-    stages = tuple(
-        BlockStage(width_ladder(c, WIDTH_MULTIPLIERS, 8), n, s)
-        for c, n, s in ((32, 1, 2), (64, 1, 2), (208, 3, 1), (416, 2, 2))
-    )
-    return build(MobileNetConfig(width_ladder(24, WIDTH_MULTIPLIERS, 8), 2, stages, None), classes, input_channels)
+    return scaled_micro32(classes, input_channels, MICRO64, WIDTH_MULTIPLIERS)
+
+
+def us_mobilenet_layers_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:
+    """`us_mobilenet_v1`, every block a stage of its own, so that each may have another width (AutoSlim)."""
+    return scaled_v1(classes, input_channels, layerwise(V1), WIDTH_MULTIPLIERS)
+
+
+def us_mobilenet_layers_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
+    """`us_mobilenet_micro8`, every block a stage of its own."""
+    return scaled_micro8(classes, input_channels, layerwise(MICRO8), WIDTH_MULTIPLIERS)
+
+
+def us_mobilenet_layers_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
+    """`us_mobilenet_micro32`, every block a stage of its own."""
+    return scaled_micro32(classes, input_channels, layerwise(MICRO32), WIDTH_MULTIPLIERS)
+
+
+def s_mobilenet_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:
+    """MobileNetV1 at four widths with switchable batch norm (S-MobileNetV1)."""
+    return scaled_v1(classes, input_channels, V1, SWITCHABLE_MULTIPLIERS, switchable=True)
+
+
+def s_mobilenet_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
+    """`us_mobilenet_micro8` at four widths, with switchable batch norm."""
+    return scaled_micro8(classes, input_channels, MICRO8, SWITCHABLE_MULTIPLIERS, switchable=True)
+
+
+def s_mobilenet_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
+    """`us_mobilenet_micro32` at four widths, with switchable batch norm."""
+    return scaled_micro32(classes, input_channels, MICRO32, SWITCHABLE_MULTIPLIERS, switchable=True)

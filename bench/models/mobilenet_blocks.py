@@ -9,7 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from bench.slicing.choice import Choice, ChoiceSpace, Decision, Stage
-from bench.slicing.layers import AnyChoice, PrefixBatchNorm2d, Shape, SlicedConv2d, SlicedLinear, conv_cost
+from bench.slicing.layers import (
+    AnyChoice,
+    PrefixBatchNorm2d,
+    Shape,
+    SlicedConv2d,
+    SlicedLinear,
+    SwitchableBatchNorm2d,
+    conv_cost,
+)
 from bench.slicing.supernet import Cost, Features, Unit
 
 
@@ -35,6 +43,7 @@ class MobileNetConfig:
         attention: whether blocks have that attention. Where not, the gate has a hidden layer of its own, as wide as
             the trunk that it would share.
         dropout: in front of the classifier, in training, for the largest network only (METHODS 4.1).
+        switchable: batch norm has scales and shifts for each named choice too, not only statistics (Yu et al. 2019).
     """
 
     stem: tuple[int, ...]
@@ -46,6 +55,7 @@ class MobileNetConfig:
     dropout: float = 0.0
     kernels: tuple[int, ...] = (3,)
     attention: bool = True
+    switchable: bool = False
 
     @property
     def gate_hidden(self) -> int:
@@ -90,7 +100,7 @@ class Stem(Unit):
         super().__init__()
         self.space, self.stride = space, config.stem_stride
         self.conv = SlicedConv2d(input_channels, max(config.stem), 3, self.stride)
-        self.norm = norm(space, 1, 0)
+        self.norm = norm(config, space, 1, 0)
         self.act = activation(config)
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
@@ -176,7 +186,7 @@ class Depthwise(Unit):
         channels = max(space.stages[inp_stage].values("filters"))
         size = 3 if kernel_stage is None else config.kernels[-1]
         self.conv = SlicedConv2d(channels, channels, size, stride, depthwise=True)
-        self.norm = norm(space, self.depth, inp_stage)
+        self.norm = norm(config, space, self.depth, inp_stage)
         self.act = activation(config)
         self.squeezed = int(config.squeeze * channels) if config.attention else 0
         self.attention = Attention(channels, self.squeezed) if self.squeezed else None
@@ -222,7 +232,7 @@ class Pointwise(Unit):
         self.space, self.inp_stage, self.stage = space, inp_stage, stage
         inp = max(space.stages[inp_stage].values("filters"))
         self.conv = SlicedConv2d(inp, max(space.stages[stage].values("filters")), 1)
-        self.norm = norm(space, stage + 1, stage)
+        self.norm = norm(config, space, stage + 1, stage)
         self.act = activation(config)
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
@@ -262,7 +272,8 @@ class Classifier(Unit):
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
 
 
-def norm(space: ChoiceSpace, depth: int, stage: int) -> PrefixBatchNorm2d:
+def norm(config: MobileNetConfig, space: ChoiceSpace, depth: int, stage: int) -> PrefixBatchNorm2d:
     """Batch norm over the width of `stage`, with statistics for each prefix of the first `depth` stages."""
     keys = {key: space.width(prefix, stage) for key, prefix in space.prefix_keys(depth).items()}
-    return PrefixBatchNorm2d(max(space.stages[stage].values("filters")), keys)
+    kind = SwitchableBatchNorm2d if config.switchable else PrefixBatchNorm2d
+    return kind(max(space.stages[stage].values("filters")), keys)

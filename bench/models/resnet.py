@@ -23,7 +23,7 @@ No code or exact description of DS-ResNet is public (METHODS 3.2, 3.3, 11); what
 from __future__ import annotations
 
 from bench.models.bottleneck import Bottleneck, GateInput, Head, Stem
-from bench.models.mobilenet import WIDTH_MULTIPLIERS, width_ladder
+from bench.models.mobilenet import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, width_ladder
 from bench.models.resnet_space import BottleneckStage, ResNetConfig
 from bench.slicing.supernet import Segment, Supernet, Unit
 
@@ -124,19 +124,45 @@ def ds_resnet_pp_micro32(classes: int = 10, input_channels: int = 3) -> Supernet
     return build(micro(MICRO32, STEM32, (0, 1, 2), 4, (1, 3)), classes, input_channels)
 
 
+def scaled_resnet50(multipliers: tuple[float, ...], switchable: bool = False) -> ResNetConfig:
+    """ResNet-50 at each width multiplier, stem included."""
+    stem, stages = width_ladder(64, multipliers, 8), sliced(RESNET50, multipliers, 8)
+    return ResNetConfig(stem, 7, 2, True, stages, switchable=switchable)
+
+
+def scaled_micro(
+    plan: Plan, stem: tuple[int, int, bool], multipliers: tuple[float, ...], switchable: bool = False
+) -> ResNetConfig:
+    """A small plan at each width multiplier, stem included."""
+    stem_widths, stages = width_ladder(MICRO_STEM[-1], multipliers, 4), sliced(plan, multipliers, 4)
+    return ResNetConfig(stem_widths, *stem, stages, switchable=switchable)
+
+
 def us_resnet50(classes: int = 1000, input_channels: int = 3) -> Supernet:
     """ResNet-50 at every width multiplier from 0.25 to 1.0 in steps of 0.025, stem included (Yu & Huang 2019)."""
-    stem, stages = width_ladder(64, WIDTH_MULTIPLIERS, 8), sliced(RESNET50, WIDTH_MULTIPLIERS, 8)
-    return build(ResNetConfig(stem, 7, 2, True, stages), classes, input_channels)
+    return build(scaled_resnet50(WIDTH_MULTIPLIERS), classes, input_channels)
 
 
 def us_resnet_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
     """The blocks of `ds_resnet_micro8` at every width multiplier."""
-    stem, stages = width_ladder(MICRO_STEM[-1], WIDTH_MULTIPLIERS, 4), sliced(MICRO8, WIDTH_MULTIPLIERS, 4)
-    return build(ResNetConfig(stem, *STEM8, stages), classes, input_channels)
+    return build(scaled_micro(MICRO8, STEM8, WIDTH_MULTIPLIERS), classes, input_channels)
 
 
 def us_resnet_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
     """The blocks of `ds_resnet_micro32` at every width multiplier."""
-    stem, stages = width_ladder(MICRO_STEM[-1], WIDTH_MULTIPLIERS, 4), sliced(MICRO32, WIDTH_MULTIPLIERS, 4)
-    return build(ResNetConfig(stem, *STEM32, stages), classes, input_channels)
+    return build(scaled_micro(MICRO32, STEM32, WIDTH_MULTIPLIERS), classes, input_channels)
+
+
+def s_resnet50(classes: int = 1000, input_channels: int = 3) -> Supernet:
+    """ResNet-50 at four widths with switchable batch norm (Yu et al. 2019)."""
+    return build(scaled_resnet50(SWITCHABLE_MULTIPLIERS, switchable=True), classes, input_channels)
+
+
+def s_resnet_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
+    """`us_resnet_micro8` at four widths, with switchable batch norm."""
+    return build(scaled_micro(MICRO8, STEM8, SWITCHABLE_MULTIPLIERS, switchable=True), classes, input_channels)
+
+
+def s_resnet_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
+    """`us_resnet_micro32` at four widths, with switchable batch norm."""
+    return build(scaled_micro(MICRO32, STEM32, SWITCHABLE_MULTIPLIERS, switchable=True), classes, input_channels)

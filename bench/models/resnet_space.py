@@ -34,6 +34,7 @@ class ResNetConfig:
         kernels: sizes of the 3x3 convolution in all blocks of a stage but its first, ascending; one value where it is
             not elastic. The first block strides, and has the largest.
         gate_hidden: width of each gate's own hidden layer.
+        switchable: batch norm has scales and shifts for each named choice too, not only statistics (Yu et al. 2019).
     """
 
     stem: tuple[int, ...]
@@ -45,6 +46,7 @@ class ResNetConfig:
     group: int = 0
     kernels: tuple[int, ...] = (3,)
     gate_hidden: int = 32
+    switchable: bool = False
 
     def __post_init__(self) -> None:
         if len({len(widths) for widths in (self.stem, *(stage.widths for stage in self.stages))}) > 1:

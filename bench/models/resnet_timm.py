@@ -45,7 +45,7 @@ def key_map(net: Supernet) -> dict[str, str]:
         names[f"{name}.conv.weight"] = f"{conv}.weight"
         for key in layer.norm.state_dict():
             kind, _, prefix = key.partition("_")
-            names[f"{name}.norm.{key}"] = f"{norm}.{STATISTICS[kind] if prefix else key}"
+            names[f"{name}.norm.{key}"] = f"{norm}.{STATISTICS.get(kind, kind) if prefix else key}"
     for name, module in net.named_modules():
         if isinstance(module, Head):
             names |= {f"{name}.linear.{part}": f"fc.{part}" for part in ("weight", "bias")}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.slicing.choice import Choice
+from bench.slicing.layers import CollectingChoice
 from bench.slicing.supernet import Segment, Supernet
 
 
@@ -22,15 +23,23 @@ def extract(supernet: Supernet, choice: Choice, fold_bn: bool = False) -> nn.Mod
     Raises:
         UserError: the space cannot run the choice.
     """
-    supernet.space.check(choice)
-    segments = [extract_segment(segment, choice, False) for segment in supernet.segments]  # type: ignore[arg-type]
-    plain = nn.Sequential(*[layer for segment in segments for layer in segment]).train(supernet.training)
+    plain = _plain(supernet, supernet.space.check(choice))
     return folded(plain) if fold_bn else plain
 
 
-def extract_segment(segment: Segment, choice: Choice, decides: bool) -> nn.Sequential:
+def extract_collected(supernet: Supernet, collected: CollectingChoice) -> nn.Module:
+    """As `extract`, for any choice that images were run under: its statistics are those that it collected."""
+    return _plain(supernet, collected)
+
+
+def _plain(supernet: Supernet, choice: Choice | CollectingChoice) -> nn.Module:
+    segments = [extract_segment(segment, choice, False) for segment in supernet.segments]  # type: ignore[arg-type]
+    return nn.Sequential(*[layer for segment in segments for layer in segment]).train(supernet.training)
+
+
+def extract_segment(segment: Segment, choice: Choice | CollectingChoice, decides: bool) -> nn.Sequential:
     """One segment as plain layers, flat; with `decides` it returns (x, Features) for the gate behind it."""
-    plain = nn.Sequential(*_flat(segment.extract(choice, decides)))
+    plain = nn.Sequential(*_flat(segment.extract(choice, decides)))  # type: ignore[arg-type]
     return plain.train(segment.training)
 
 

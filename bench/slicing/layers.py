@@ -108,27 +108,49 @@ class PrefixBatchNorm2d(nn.Module):
             self.register_buffer(f"mean_{key}", torch.zeros(width))
             self.register_buffer(f"var_{key}", torch.ones(width))
 
-    def statistics(self, key: str) -> tuple[Tensor, Tensor]:
+    def statistics(self, key: str | CollectingKey) -> tuple[Tensor, Tensor]:
         """Mean and variance under a key; `KeyError` when the space does not name such a choice."""
+        if isinstance(key, CollectingKey):
+            return key.moments[self, key.key].mean_var()
         return self._buffers[f"mean_{key}"], self._buffers[f"var_{key}"]  # type: ignore[return-value]
+
+    def affine(self, key: str, width: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift (width,) under a key: the leading part of what all keys share."""
+        return ops.rows(self.weight, width), ops.rows(self.bias, width)
 
     def forward(self, x: Tensor, key: Key) -> Tensor:
         if not isinstance(key, str):
             return key.normalise(self, x)
         mean, var = self.statistics(key)
-        count = x.shape[1]
-        weight, bias = ops.rows(self.weight, count), ops.rows(self.bias, count)
+        weight, bias = self.affine(key, x.shape[1])
         return F.batch_norm(x, mean, var, weight, bias, self.training, self.momentum, self.eps)
 
-    def extract(self, key: str) -> nn.BatchNorm2d:
+    def extract(self, key: str | CollectingKey) -> nn.BatchNorm2d:
+        """The ordinary batch norm; under a `CollectingKey` with the statistics that were collected."""
         mean, var = self.statistics(key)
+        weight, bias = self.affine(str(key), len(mean))
         plain = nn.BatchNorm2d(len(mean), eps=self.eps, momentum=self.momentum, device=mean.device)
         with torch.no_grad():
-            plain.weight.copy_(self.weight[: len(mean)])
-            plain.bias.copy_(self.bias[: len(mean)])
+            plain.weight.copy_(weight)
+            plain.bias.copy_(bias)
             plain.running_mean.copy_(mean)  # type: ignore[union-attr]
             plain.running_var.copy_(var)  # type: ignore[union-attr]
         return plain.train(self.training)
+
+
+class SwitchableBatchNorm2d(PrefixBatchNorm2d):
+    """Batch norm whose affine parameters too are of its own for each prefix of the choice (Yu et al. 2019)."""
+
+    def __init__(self, channels: int, widths: dict[str, int], eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(channels, widths, eps, momentum)
+        del self.weight, self.bias
+        for key, width in widths.items():
+            self.register_parameter(f"weight_{key}", nn.Parameter(torch.ones(width)))
+            self.register_parameter(f"bias_{key}", nn.Parameter(torch.zeros(width)))
+
+    def affine(self, key: str, width: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift (width,) of a key's own."""
+        return self._parameters[f"weight_{key}"], self._parameters[f"bias_{key}"]  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -142,10 +164,11 @@ class SoftKey:
         scales, shifts = [], []
         for key in self.keys:
             mean, var = norm.statistics(key)
-            scale = norm.weight[: len(mean)] * torch.rsqrt(var + norm.eps)
+            weight, bias = norm.affine(key, len(mean))
+            scale = weight * torch.rsqrt(var + norm.eps)
             outside = (0, x.shape[1] - len(mean))
             scales.append(F.pad(scale, outside))
-            shifts.append(F.pad(norm.bias[: len(mean)] - mean * scale, outside))
+            shifts.append(F.pad(bias - mean * scale, outside))
         scale, shift = self.weights @ torch.stack(scales), self.weights @ torch.stack(shifts)  # (B, C)
         return x * scale[:, :, None, None] + shift[:, :, None, None]
 
@@ -180,11 +203,28 @@ class CollectingKey:
         seen = Moments(x.numel() / x.shape[1], wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)))
         slot = (norm, self.key)
         self.moments[slot] = self.moments[slot].merge(seen) if slot in self.moments else seen
-        weight, bias = ops.rows(norm.weight, x.shape[1]), ops.rows(norm.bias, x.shape[1])
-        return F.batch_norm(x, None, None, weight, bias, True, 0.0, norm.eps)
+        return by_batch(norm, x, self.key)
+
+    def __str__(self) -> str:
+        return self.key
 
 
-Key = str | SoftKey | CollectingKey
+@dataclass(frozen=True)
+class BatchKey:
+    """A key under which a norm normalises by the batch's own statistics and keeps nothing."""
+
+    key: str
+
+    def normalise(self, norm: PrefixBatchNorm2d, x: Tensor) -> Tensor:
+        return by_batch(norm, x, self.key)
+
+
+def by_batch(norm: PrefixBatchNorm2d, x: Tensor, key: str) -> Tensor:
+    """Normalise (B, C, H, W) by its own statistics, whatever the mode; scale and shift are those of the key."""
+    return F.batch_norm(x, None, None, *norm.affine(key, x.shape[1]), True, 0.0, norm.eps)
+
+
+Key = str | SoftKey | CollectingKey | BatchKey
 
 
 @dataclass(frozen=True)
@@ -236,4 +276,17 @@ class CollectingChoice:
         return self.choice.pick(stage, position, values)
 
 
-AnyChoice = Choice | SoftChoice | CollectingChoice | Any
+@dataclass(frozen=True)
+class BatchChoice:
+    """A choice under which every batch norm uses the batch's own statistics: also one that has none of its own."""
+
+    choice: Choice
+
+    def key(self, depth: int) -> BatchKey:
+        return BatchKey(self.choice.key(depth))
+
+    def pick(self, stage: int, position: int, values: tuple[int, ...]) -> int:
+        return self.choice.pick(stage, position, values)
+
+
+AnyChoice = Choice | SoftChoice | CollectingChoice | BatchChoice | Any

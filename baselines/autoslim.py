@@ -1,0 +1,170 @@
+"""`autoslim`: one trained slimmable network tells how wide each layer should be (Yu & Huang 2019, arXiv 1903.11728).
+
+A supernet is trained by the sandwich rule with random widths for each stage independently; it is slimmed greedily
+(`autoslim_search`) on one batch of held-out training images, here of the validation split; each network found is
+trained from scratch. Stages are those of the model's space: in the presets `us_mobilenet_layers_...` every block is
+one; in the others the blocks of a stage keep one width, as its residual sums demand in a ResNet.
+
+Batch norm uses the batch's own statistics, in training and in the search: a network without a name has no others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.autoslim_search import Error, choice_at, madds_of, slim, stage_rungs
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.data.dataset import Batch, Dataset
+from bench.methods import Method, build_model, trainable_copy
+from bench.points import OperatingPoint, StaticPoint
+from bench.slicing.choice import Choice, ChoiceSpace
+from bench.slicing.extract import extract_collected
+from bench.slicing.layers import BatchChoice, CollectingChoice
+from bench.slicing.supernet import Supernet
+from bench.training import checkpoint
+from bench.training.context import Context
+from bench.training.joint import Lesson, train_jointly
+from bench.training.loop import train_classifier
+from bench.training.tasks import Task, task_of
+
+
+@dataclass(frozen=True)
+class AutoSlimOptions:
+    """
+    Attributes:
+        budgets: fractions of the full network's multiply-adds, one operating point each.
+        groups: removals that take a stage from its widest to its narrowest. The official code leaves the size of a
+            group undefined (METHODS 9), so it is ours.
+        search_images: images of the validation split on which removals are judged, in one batch (all if it has fewer).
+        retrain_epochs: of each network found; null: as the supernet.
+        random_widths, inplace_distillation: of the supernet's training, as in `us_net`.
+    """
+
+    budgets: tuple[float, ...] = (0.75, 0.5, 0.25)
+    groups: int = 10
+    search_images: int = 256
+    retrain_epochs: int | None = None
+    random_widths: int = 2
+    inplace_distillation: bool = True
+
+    def __post_init__(self) -> None:
+        for budget in self.budgets:
+            if not 0 < budget <= 1:
+                raise UserError(f"budgets are fractions of the full multiply-adds in (0, 1], not {budget}")
+        if not self.budgets or len({f"{budget:g}" for budget in self.budgets}) < len(self.budgets):
+            raise UserError("budgets must be at least one fraction, each named once")
+        for key, least in (("groups", 1), ("search_images", 1), ("random_widths", 0)):
+            if getattr(self, key) < least:
+                raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
+        if self.retrain_epochs is not None and self.retrain_epochs < 0:
+            raise UserError(f"retrain_epochs must be at least 0, not {self.retrain_epochs}")
+
+
+class AutoSlim(Method):
+    """A static point for each budget: widths found by greedy slimming, weights trained from scratch."""
+
+    name = "autoslim"
+    kind = "static"
+    paper = "Yu & Huang, 2019, arXiv 1903.11728"
+    families = ("us_",)
+    Options = AutoSlimOptions
+
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        options: AutoSlimOptions = self.options(spec)
+        full = madds_of(net, net.space.largest, image_size)
+        rungs = stage_rungs(net.space, options.groups)
+        least = madds_of(net, choice_at(rungs, [0] * len(rungs)), image_size) / full
+        if min(options.budgets) < least:
+            raise UserError(
+                f"budget {min(options.budgets):g} is out of reach: the narrowest network of {spec.model} has "
+                f"{least:.3f} of the full multiply-adds"
+            )
+
+    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
+        options: AutoSlimOptions = self.options(spec)
+        net = build_model(spec, data, context)
+        self.check(spec, net, data.image_size)
+        points: list[OperatingPoint] = []
+        for budget, choice in self.found(net, spec, options, data, context).items():
+            name, epochs = f"slim@{budget:g}", options.retrain_epochs
+            training = spec.train if epochs is None else replace(spec.train, epochs=epochs)
+            network = plain_network(build_model(spec, data, context), choice, example(data, context))
+            train_classifier(name, network, data.train, training, spec.seed, task_of(data), context)
+            points.append(StaticPoint(name, network, madds_of(net, choice, data.image_size)))
+        return points
+
+    def found(
+        self, net: Supernet, spec: RunSpec, options: AutoSlimOptions, data: Dataset, context: Context
+    ) -> dict[float, Choice]:
+        """The network of each budget: by training and slimming a supernet, or from their finished checkpoint."""
+        path = context.checkpoint("found")
+        if not path.exists():
+            rule = lambda done, generator: sandwich(net.space, options, generator)
+            train_jointly(net, rule, data.train, spec.train, spec.seed, task_of(data), context)
+            found, path_taken = search(net, options, data, context)
+            checkpoint.save(path, found, context.run_id, {"path": path_taken})
+        tensors, _ = checkpoint.load(path, context.run_id)
+        return {b: Choice(tuple((i,) for i in tensors[f"{b:g}"].tolist())) for b in options.budgets}
+
+
+def sandwich(space: ChoiceSpace, options: AutoSlimOptions, generator: random.Random) -> Sequence[Lesson]:
+    """The largest network on the labels; random ones, every stage of a width of its own, and the smallest, taught by
+    the largest, or by the labels too."""
+    drawn = [random_choice(space, generator) for _ in range(options.random_widths)]
+    taught = {"labels": 0.0, "teacher": 0} if options.inplace_distillation else {}
+    students: list[Any] = [*drawn, space.smallest]
+    return [Lesson(BatchChoice(space.largest)), *(Lesson(BatchChoice(c), **taught) for c in students)]
+
+
+def random_choice(space: ChoiceSpace, generator: random.Random) -> Choice:
+    """A width for each stage, independently."""
+    return Choice(tuple((generator.randrange(len(stage.values("filters"))),) for stage in space.stages))
+
+
+def search(
+    net: Supernet, options: AutoSlimOptions, data: Dataset, context: Context
+) -> tuple[dict[str, Tensor], list[Any]]:
+    """Slim a trained supernet to all budgets: the index of each stage by budget, and the path taken."""
+    batch = next(data.validation.batches(min(options.search_images, len(data.validation)), context.device))
+    full, task = madds_of(net, net.space.largest, data.image_size), task_of(data)
+    budgets = {budget: int(budget * full) for budget in options.budgets}
+    found, path = slim(
+        stage_rungs(net.space, options.groups),
+        set(budgets.values()),
+        lambda choice: error_of(net, choice, batch, task),
+        lambda choice: madds_of(net, choice, data.image_size),
+    )
+    indices = {f"{b:g}": torch.tensor([i for (i,) in found[madds].indices]) for b, madds in budgets.items()}
+    return indices, path
+
+
+@torch.no_grad()
+def error_of(net: Supernet, choice: Choice, batch: Batch, task: Task) -> Error:
+    """Share of a batch that is not solved, then the loss: among so few images many removals err alike."""
+    output = net(batch.x, BatchChoice(choice))
+    missed = (task.score(output, batch.targets) < task.threshold).float().mean().item()
+    return missed, task.loss(output, batch.targets).item()
+
+
+def example(data: Dataset, context: Context) -> Tensor:
+    """(2, C, H, W): images of the right shape."""
+    return torch.zeros(2, data.channels, data.image_size, data.image_size, device=context.device)
+
+
+@torch.no_grad()
+def plain_network(net: Supernet, choice: Choice, x: Tensor) -> nn.Module:
+    """The untrained network of any choice as ordinary layers; `x` shows its norms how wide they are."""
+    collecting = CollectingChoice(choice)
+    net(x, collecting)
+    network = trainable_copy(extract_collected(net, collecting))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,70 @@
+"""`s_net`: a slimmable network with a fixed list of widths (Yu et al., ICLR 2019, arXiv 1812.08928).
+
+Weights are shared by all widths; each width has batch norms of its own, scales and shifts included (the presets
+`s_...`: switchable batch norm is part of the network). So it serves families with batch norm only: group and layer
+norm have no statistics that widths could quarrel over, and no preset of theirs keeps affine parameters for each width.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.data.dataset import Dataset
+from bench.methods import Method, build_model
+from bench.models.mobilenet import SWITCHABLE_MULTIPLIERS
+from bench.points import OperatingPoint, subnetwork_point
+from bench.slicing.choice import Choice, ChoiceSpace
+from bench.slicing.supernet import Supernet
+from bench.training.context import Context
+from bench.training.joint import Lesson, train_jointly
+from bench.training.tasks import task_of
+
+
+@dataclass(frozen=True)
+class SNetOptions:
+    """
+    Attributes:
+        widths: width multipliers to train, and to evaluate.
+    """
+
+    widths: tuple[float, ...] = SWITCHABLE_MULTIPLIERS
+
+
+class SNet(Method):
+    """A static point for each width of one slimmable network; every step trains all widths on the labels."""
+
+    name = "s_net"
+    kind = "slimmable"
+    paper = "Yu et al., ICLR 2019, arXiv 1812.08928"
+    families = ("s_mobilenet_", "s_resnet")
+    Options = SNetOptions
+
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        choices_of(net.space, self.options(spec).widths)
+
+    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
+        options: SNetOptions = self.options(spec)
+        net = build_model(spec, data, context)
+        choices = choices_of(net.space, options.widths)
+        lessons = [Lesson(choice) for choice in choices.values()]
+
+        def all_widths(progress: float, generator: random.Random) -> Sequence[Lesson]:
+            return lessons
+
+        train_jointly(net, all_widths, data.train, spec.train, spec.seed, task_of(data), context)
+        return [subnetwork_point(net, c, data.image_size, f"width{w:g}") for w, c in choices.items()]
+
+
+def choices_of(space: ChoiceSpace, widths: Sequence[float]) -> dict[float, Choice]:
+    """The choice of each width, narrowest first. Raises `UserError` for widths that the network does not have."""
+    unknown = [width for width in widths if width not in SWITCHABLE_MULTIPLIERS]
+    if unknown or not widths:
+        allowed = ", ".join(f"{width:g}" for width in SWITCHABLE_MULTIPLIERS)
+        raise UserError(
+            f"no sub-network has width {f'{unknown[0]:g}' if unknown else 'none'}: this slimmable network has {allowed}"
+        )
+    return {width: space.uniform(SWITCHABLE_MULTIPLIERS.index(width)) for width in sorted(set(widths))}

@@ -1,0 +1,72 @@
+"""Train several sub-networks of a supernet in each step: which ones, and who teaches each, is a list of lessons.
+
+S-Net, AutoSlim and the nested transformers differ in that list only (METHODS 9 and 13). Losses are summed over the
+lessons, each back-propagated on its own to bound memory.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.spec import TrainSpec
+from bench.data.dataset import Batch, Split
+from bench.slicing.layers import AnyChoice
+from bench.slicing.supernet import Supernet
+from bench.training.context import Context
+from bench.training.loop import Plan, fit, stable_seed
+from bench.training.tasks import Task
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one sub-network learns from in a step.
+
+    Attributes:
+        labels: weight of the loss against the labels.
+        teacher: index of an earlier lesson of the same step, whose output is distilled at weight 1; None for none.
+    """
+
+    choice: AnyChoice
+    labels: float = 1.0
+    teacher: int | None = None
+
+
+Rule = Callable[[float, random.Random], Sequence[Lesson]]
+"""(share of the training that is done, in [0, 1); randomness of the step) to the lessons of the step."""
+
+
+def joint_step(
+    net: Supernet, batch: Batch, lessons: Sequence[Lesson], task: Task, smoothing: float
+) -> dict[str, float]:
+    """Back-propagate the loss of each lesson into `net` and return them. Takes no optimizer step."""
+    taught = {lesson.teacher for lesson in lessons}
+    softened, losses = {}, {}
+    for index, lesson in enumerate(lessons):
+        output = net(batch.x, lesson.choice)
+        loss = lesson.labels * task.loss(output, batch.targets, smoothing) if lesson.labels else output.new_zeros(())
+        if lesson.teacher is not None:
+            loss = loss + task.distill(output, softened[lesson.teacher])
+        if index in taught:
+            softened[index] = task.soften(output)
+        loss.backward()
+        losses[f"lesson{index}"] = loss.item()
+    return losses
+
+
+def train_jointly(
+    net: Supernet, rule: Rule, split: Split, spec: TrainSpec, seed: int, task: Task, context: Context
+) -> dict[str, Any]:
+    """Train `net` in place by a rule, as the checkpoint "supernet", and return the training's history."""
+    steps = split.steps(spec.batch_size) * spec.epochs
+
+    def step(batch: Batch, index: int) -> dict[str, float]:
+        lessons = rule(index / steps, random.Random(stable_seed(seed, "lessons", index)))
+        return joint_step(net, batch, lessons, task, spec.label_smoothing)
+
+    net.train()
+    history = fit(Plan("supernet", {"supernet": net}, {}, step, spec, seed), split, context)
+    net.eval()
+    return history
