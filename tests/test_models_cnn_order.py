@@ -5,13 +5,16 @@ import torch
 from small_data import InOrder
 from small_runs import CPU, small_net, state_of
 
+from bench.core.errors import UserError
 from bench.models import MODELS
 from bench.models.bottleneck import Bottleneck
 from bench.models.cnn_order import Channels, channels_of, importance_order, order_channels
 from bench.slicing.layers import PrefixBatchNorm2d
 from bench.training.calibrate import calibrate
 
+SWITCHABLE = ["s_mobilenet_micro8", "s_resnet_micro8"]
 NAMES = [n for n in MODELS.names() if n.endswith("micro8") and ("mobilenet" in n or "resnet" in n)]
+NAMES = [n for n in NAMES if n not in SWITCHABLE]
 
 
 def lived_in(name):
@@ -96,3 +99,9 @@ def test_narrow_statistics_start_from_the_leading_part_of_the_full_ones():
                 assert torch.equal(value, full[: len(value)])
                 narrower += 1
     assert narrower > 10
+
+
+@pytest.mark.parametrize("name", SWITCHABLE)
+def test_scales_of_each_width_keep_channels_where_they_are(name):
+    with pytest.raises(UserError, match="switchable batch norm has scales for each width"):
+        order_channels(small_net(name))

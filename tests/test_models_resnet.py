@@ -79,7 +79,9 @@ def test_segments_of_resnet50():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(("50", "50_bn", "50_pp"))])
 def test_full_size_networks_hold_the_parameters_of_resnet50(name):
-    assert parameters_of(weightless(name)) == 25_557_032
+    """Switchable norms add a scale and a shift for each of 26,560 channels, at a quarter, half and three quarters."""
+    switchable = 2 * 26_560 * 3 // 2 if name.startswith("s_") else 0
+    assert parameters_of(weightless(name)) == 25_557_032 + switchable
 
 
 @pytest.mark.parametrize("name", GATED)
@@ -293,7 +295,7 @@ def reference():
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", ["ds_resnet50_bn", "us_resnet50"])
+@pytest.mark.parametrize("name", ["ds_resnet50_bn", "us_resnet50", "s_resnet50"])
 @torch.no_grad()
 def test_the_full_network_is_timms(name, reference):
     net = empty(name)
