@@ -82,7 +82,7 @@ def test_the_trailing_slice_is_the_leading_one_of_the_reversed_network():
     """By another way: heads, hidden units and channels put in reverse order in all that reads or writes them."""
     net = small_net("nested_vit_micro8").eval()
     reverse = copy.deepcopy(net)
-    for unit in reverse.segments[0].units:
+    for unit in reverse.modules():
         if isinstance(unit, NestedBlock):
             order_heads(unit.block.attention, torch.arange(unit.heads).flip(0))
             order_hidden(unit.block, torch.arange(unit.hidden).flip(0))
