@@ -22,7 +22,7 @@ from baselines.autoslim_search import Error, choice_at, madds_of, slim, stage_ru
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
-from bench.methods import Method, build_model, trainable_copy
+from bench.methods import Method, build_model, fresh_model, trainable_copy
 from bench.points import OperatingPoint, StaticPoint
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_collected
@@ -74,6 +74,7 @@ class AutoSlim(Method):
     kind = "static"
     paper = "Yu & Huang, 2019, arXiv 1903.11728"
     families = ("us_",)
+    leaves = "nothing"
     Options = AutoSlimOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
@@ -95,7 +96,7 @@ class AutoSlim(Method):
         for budget, choice in self.found(net, spec, options, data, context).items():
             name, epochs = f"slim@{budget:g}", options.retrain_epochs
             training = spec.train if epochs is None else replace(spec.train, epochs=epochs)
-            network = plain_network(build_model(spec, data, context), choice, example(data, context))
+            network = plain_network(fresh_model(spec, data, context), choice, example(data, context))
             train_classifier(name, network, data.train, training, spec.seed, task_of(data), context)
             points.append(StaticPoint(name, network, madds_of(net, choice, data.image_size)))
         return points
@@ -107,7 +108,7 @@ class AutoSlim(Method):
         path = context.checkpoint("found")
         if not path.exists():
             rule = lambda done, generator: sandwich(net.space, options, generator)
-            train_jointly(net, rule, data.train, spec.train, spec.seed, task_of(data), context)
+            train_jointly("supernet", net, rule, data.train, spec.train, spec.seed, task_of(data), context)
             found, path_taken = search(net, options, data, context)
             checkpoint.save(path, found, context.run_id, {"path": path_taken})
         tensors, _ = checkpoint.load(path, context.run_id)

@@ -19,6 +19,7 @@ from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
 from bench.training.context import Context
 from bench.training.joint import train_jointly
+from bench.training.start import SUPERNET
 from bench.training.tasks import task_of
 
 
@@ -59,6 +60,7 @@ class NestedViT(Method):
         net, scheme = build_model(spec, data, context), SCHEMES[options.scheme]
         choices = choices_of(net.space, options)
         train_jointly(
+            SUPERNET,
             net,
             lambda done, generator: scheme.lessons(choices, done, options.alone, generator),
             data.train,

@@ -21,6 +21,7 @@ from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
 from bench.training.context import Context
 from bench.training.joint import Lesson, train_jointly
+from bench.training.start import SUPERNET
 from bench.training.tasks import task_of
 
 
@@ -55,7 +56,7 @@ class SNet(Method):
         def all_widths(progress: float, generator: random.Random) -> Sequence[Lesson]:
             return lessons
 
-        train_jointly(net, all_widths, data.train, spec.train, spec.seed, task_of(data), context)
+        train_jointly(SUPERNET, net, all_widths, data.train, spec.train, spec.seed, task_of(data), context)
         return [subnetwork_point(net, c, data.image_size, f"width{w:g}") for w, c in choices.items()]
 
 

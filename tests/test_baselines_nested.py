@@ -50,7 +50,7 @@ def test_bounds_and_granularity(space):
         NestedViTOptions("scala", alone=1.0)
 
 
-LETTERS = list("abcdefg")  # rules do not look into the choices
+LETTERS: list = list("abcdefg")  # rules do not look into the choices
 
 
 def test_matformer_trains_all_on_the_labels():

@@ -106,7 +106,8 @@ def test_a_search_by_hand():
     rungs = [[0, 1, 2], [0, 1, 2]]
 
     def levels(choice):
-        return tuple(index for (index,) in choice.indices)
+        (first,), (second,) = choice.indices
+        return first, second
 
     def madds(choice):
         first, second = levels(choice)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_runs import small_net
 
-from bench.models import MODELS
+from bench.models import MODELS, deit
 from bench.models.nested_vit import NestedBlock, NestedEmbedding, NestedHead, part, times
 from bench.models.vit_order import order_heads, order_hidden, order_stream
 from bench.profilers.madds import executed_madds
@@ -57,10 +57,9 @@ def test_sub_networks_have_the_parameters_of_deit():
 
 
 @torch.no_grad()
-def test_the_full_network_is_that_of_the_idle_family():
+def test_the_full_network_is_that_of_the_idle_family_and_of_timm():
     net, other = small_net("nested_vit_micro8").eval(), MODELS.get("ds_vit_micro8")().eval()
-    for theirs, ours in zip(other.parameters(), net.parameters(), strict=True):
-        theirs.copy_(ours)
+    deit.load_timm(other, deit.to_timm(net))
     expected = other(X, other.space.largest)
     for leading in (1, 0):
         torch.testing.assert_close(net(X, at_end(net.space.largest, leading)), expected)
@@ -82,7 +81,7 @@ def test_the_trailing_slice_is_the_leading_one_of_the_reversed_network():
     """By another way: heads, hidden units and channels put in reverse order in all that reads or writes them."""
     net = small_net("nested_vit_micro8").eval()
     reverse = copy.deepcopy(net)
-    for unit in reverse.segments[0].units:
+    for unit in reverse.modules():
         if isinstance(unit, NestedBlock):
             order_heads(unit.block.attention, torch.arange(unit.heads).flip(0))
             order_hidden(unit.block, torch.arange(unit.hidden).flip(0))

@@ -33,15 +33,15 @@ def test_the_gradient_is_that_of_the_losses_added_up():
     first, second, third = (net.space.uniform(i) for i in (3, 2, 0))
     lessons = [Lesson(first), Lesson(second, labels=0.0, teacher=0), Lesson(third, labels=0.5, teacher=1)]
     losses = joint_step(net, batch, lessons, Classification(), SMOOTHING)
-    ours = [p.grad.clone() for p in net.parameters()]
-    net.zero_grad()
+    ours = [p.grad for p in net.parameters()]
+    net.zero_grad(set_to_none=True)
     outputs, labels = [net(batch.x, choice) for choice in (first, second, third)], smoothed(batch.targets)
     terms = [
         soft_cross_entropy(outputs[0], labels),
         soft_cross_entropy(outputs[1], outputs[0].detach().softmax(1)),
         soft_cross_entropy(outputs[2], outputs[1].detach().softmax(1)) + 0.5 * soft_cross_entropy(outputs[2], labels),
     ]
-    sum(terms).backward()
+    torch.stack(terms).sum().backward()
     for mine, parameter in zip(ours, net.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad)
     assert list(losses.values()) == pytest.approx([term.item() for term in terms])
@@ -55,7 +55,7 @@ def test_a_rule_is_told_how_far_the_training_is_and_given_the_randomness_of_the_
         return [Lesson(net.space.smallest)]
 
     net, spec = small_net("nested_vit_micro8"), TrainSpec(epochs=2, batch_size=32)
-    history = train_jointly(net, rule, digits().train, spec, 5, Classification(), Context(tmp_path, "r", CPU))
+    history = train_jointly("nested", net, rule, digits().train, spec, 5, Classification(), Context(tmp_path, "r", CPU))
     assert [done for done, _ in seen] == [step / 8 for step in range(8)]
     assert len({number for _, number in seen}) == 8
     assert history["steps"] == 8

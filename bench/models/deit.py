@@ -1,4 +1,4 @@
-"""Weights of timm's DeiT and ViT in and out of a DS-ViT++ supernet.
+"""Weights of timm's DeiT and ViT in and out of a DS-ViT++ or nested supernet.
 
 The key map: `cls_token`, `pos_embed`, `patch_embed.proj`, `norm` and `head` go to the embedding and the head;
 `blocks.i` to the i-th block in network order, `attn` and `mlp.fc1`, `mlp.fc2` within it to `attention`, `fc1`, `fc2`.
@@ -100,7 +100,7 @@ def load_timm(net: Supernet, state: State, head: bool = True) -> None:
 
 
 def _heads(net: Supernet) -> int:
-    return net.space.stages[0].values("heads")[-1]
+    return net.space.stages[-1].values("heads")[-1]
 
 
 def _check(state: State, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -181,7 +181,7 @@ def scaled_micro8(
 def scaled_micro32(
     classes: int, input_channels: int, plan: Plan, multipliers: tuple[float, ...], switchable: bool = False
 ) -> Supernet:
-    """The blocks of `ds_mobilenet_micro32` (or, by its plan, of `..._micro64`) at each width multiplier."""
+    """The blocks of `ds_mobilenet_micro32` (or, by another plan, `ds_mobilenet_micro64`) at each width multiplier."""
     stem, stages = width_ladder(24, multipliers, 8), scaled_stages(plan, multipliers, 8)
     return build(MobileNetConfig(stem, 2, stages, None, switchable=switchable), classes, input_channels)
 

@@ -57,9 +57,9 @@ def joint_step(
 
 
 def train_jointly(
-    net: Supernet, rule: Rule, split: Split, spec: TrainSpec, seed: int, task: Task, context: Context
+    name: str, net: Supernet, rule: Rule, split: Split, spec: TrainSpec, seed: int, task: Task, context: Context
 ) -> dict[str, Any]:
-    """Train `net` in place by a rule, as the checkpoint "supernet", and return the training's history."""
+    """Train `net` in place by a rule, as the checkpoint `name`, and return the training's history."""
     steps = split.steps(spec.batch_size) * spec.epochs
 
     def step(batch: Batch, index: int) -> dict[str, float]:
@@ -67,6 +67,6 @@ def train_jointly(
         return joint_step(net, batch, lessons, task, spec.label_smoothing)
 
     net.train()
-    history = fit(Plan("supernet", {"supernet": net}, {}, step, spec, seed), split, context)
+    history = fit(Plan(name, {"supernet": net}, {}, step, spec, seed), split, context)
     net.eval()
     return history
