@@ -37,6 +37,10 @@ MODELS = Registry(
         "us_resnet50": "bench.models.resnet:us_resnet50",
         "us_resnet_micro8": "bench.models.resnet:us_resnet_micro8",
         "us_resnet_micro32": "bench.models.resnet:us_resnet_micro32",
+        "ds_mobilenet_v1_det": "bench.models.detector:ds_mobilenet_v1_det",
+        "ds_mobilenet_det_micro": "bench.models.detector:ds_mobilenet_det_micro",
+        "us_mobilenet_det_micro": "bench.models.detector:us_mobilenet_det_micro",
+        "ds_resnet_det_micro": "bench.models.detector:ds_resnet_det_micro",
     },
     group="slicebench.models",
 )
