@@ -134,7 +134,7 @@ def read_photograph(folder: Path, name: str, annotation: Annotation, edge: int) 
         with Image.open(path) as image:
             if image.size != annotation.size:
                 raise UserError(f"voc: {path} measures {image.size}, and its annotation says {annotation.size}")
-            image.draft("RGB", (edge, edge))  # the decoder halves what is at least twice as large, in a third of the time
+            image.draft("RGB", (edge, edge))  # decodes at half size where that is enough, in a third of the time
             return np.asarray(image.convert("RGB").resize((edge, edge), Image.Resampling.BILINEAR))
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken headers
         raise UserError(f"voc: the photograph {path} is missing or damaged ({error})") from error

@@ -91,7 +91,8 @@ class Segment(nn.Module):
 class Supernet(nn.Module):
     """Shared weights that hold every sub-network of a choice space.
 
-    `supernet(x, choice)`: (B, C, H, W) to (B, classes), or what else its task predicts. The choice is an argument of the call and leaves no trace.
+    `supernet(x, choice)`: (B, C, H, W) to (B, classes), or what else its task predicts. The choice is an argument of
+    the call and leaves no trace.
     """
 
     def __init__(
