@@ -37,6 +37,7 @@ RECIPES = Registry(
         "imagenet_ds_vit": "bench.recipes_images:imagenet_ds_vit",
         "cifar10_transfer": "bench.recipes_images:cifar10_transfer",
         "cifar100_transfer": "bench.recipes_images:cifar100_transfer",
+        "bccd": "bench.recipes_detection:bccd",
     },
     group="slicebench.recipes",
 )

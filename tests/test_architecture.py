@@ -24,9 +24,18 @@ ROWS = (
     {"methods"},
     {"dynamic_slimmable", "baselines"},
     {"recipes_start"},
-    {"run", "recipes", "recipes_families", "recipes_ablations", "recipes_order", "recipes_images", "export"},
+    {
+        "run",
+        "recipes",
+        "recipes_families",
+        "recipes_ablations",
+        "recipes_order",
+        "recipes_images",
+        "recipes_detection",
+        "export",
+    },
     {"estimate"},  # `--dry-run`
-    {"listing"},  # `slicebench list`
+    {"listing", "draw"},  # `slicebench list`
     {"cli"},
     {"__main__", "benchmarks"},
 )
