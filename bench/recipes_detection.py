@@ -49,3 +49,43 @@ def bccd(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
         TrainSpec(epochs=40, batch_size=16, lr=0.02, warmup_epochs=3, weight_decay=5e-4),
         {"routing": ((0, 1, 2, 3), (1, 2, 3)), "gate_epochs": 4, "gate_lr": 5.0, "random_widths": 1, "ema": 0.99},
     )
+
+
+def voc_animals(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
+    """Five animals in 640 photographs of VOC 2011, from scratch; tested on the 200 of its val list (160x160 pixels).
+
+    So few photographs teach a detector little: what is claimed of it is only that it is above `class_prior`.
+    """
+    return detectors(
+        seeds,
+        DataSpec("voc", "VOC2011animals"),
+        TrainSpec(epochs=30, batch_size=16, lr=0.03, warmup_epochs=3, weight_decay=5e-4),
+        {"routing": ((0, 1, 2, 3),), "gate_epochs": 2, "gate_lr": 5.0, "random_widths": 1, "ema": 0.99},
+        widths=(0.25, 1.0),
+    )
+
+
+def voc_ds_mbnet(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
+    """Detection on PASCAL VOC 07+12, as DS-Net did: not run here.
+
+    Its settings are remembered, not read from the paper (METHODS 6): trainval of 2007 and 2012 for training, test of
+    2007; batches of 128 for 300 epochs at a learning rate of 0.004, divided by 10 at 200 and 250 epochs, which is a
+    cosine here. That its code is FSSD on PytorchSSD, starts from a supernet trained on ImageNet and will not be released
+    is said by its authors. This trains from scratch with the head of this suite, at 300x300 pixels, so its numbers would
+    not be the paper's: no accuracy is promised. An image costs 0.6 to 1.9 G multiply-adds forward, at four choices a
+    step: days on one GPU, weeks without.
+    """
+    data = DataSpec("voc", "official")
+    train = TrainSpec(epochs=300, batch_size=128, lr=0.004, warmup_epochs=6, weight_decay=5e-4)
+    gate = {"routing": (tuple(range(14)),), "gate_epochs": 10}
+    specs = []
+    for seed in seeds:
+        common: dict[str, Any] = {"model": "ds_mobilenet_v1_det", "data": data, "train": train, "seed": seed}
+        dynamic = RunSpec("ds_net", options=gate, **common)
+        specs += [
+            dynamic,
+            RunSpec("random_gate", init_from=dynamic.run_id, **common),
+            RunSpec("fixed_choice", init_from=dynamic.run_id, **common),
+            RunSpec("uniform", options={"choices": (0, 13)}, **common),
+        ]
+    return specs

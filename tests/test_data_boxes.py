@@ -36,6 +36,11 @@ def seen_box(image):
     return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
 
 
+def brightest(image):
+    """Where (C, H, W) is about as bright as it gets, which no change of colour moves: (H, W) bool."""
+    return image[0] > image[0].max() - 0.3
+
+
 def test_boxes_stay_on_their_objects():
     batch = first(bright_boxes())
     assert batch.x.is_contiguous(memory_format=torch.channels_last)
@@ -51,8 +56,7 @@ def test_views_share_their_boxes_and_differ_in_colour():
     batch = first(bright_boxes(BoxAugmentation()), views=2)
     for one, other in zip(*batch.views, strict=True):
         assert not torch.equal(one, other)
-        inside = [(view > view.mean()).float() for view in (one, other)]
-        assert (inside[0] != inside[1]).float().mean() < 0.01
+        assert (brightest(one) != brightest(other)).sum() < 0.1 * brightest(one).sum()
     alone = first(bright_boxes(BoxAugmentation()), views=1)
     assert torch.equal(alone.x, batch.x)
     assert torch.equal(alone.targets, batch.targets)

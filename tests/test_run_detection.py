@@ -15,7 +15,7 @@ from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Store
 from bench.methods import completed
 from bench.recipes import check, placed
-from bench.recipes_detection import bccd, detectors
+from bench.recipes_detection import bccd, detectors, voc_animals, voc_ds_mbnet
 from bench.reports import generate
 from bench.reports.runs import read_runs
 from bench.run import run_phase
@@ -165,6 +165,7 @@ def test_a_damaged_set_leaves_no_partial_record(tmp_path):
     assert "damaged" in json.dumps(store.read_error(spec.run_id))
 
 
-def test_the_recipes_hold_valid_specs():
-    specs = placed(bccd([0, 1]), None)
-    assert len({spec.run_id for spec in specs}) == len(specs) == 12
+@pytest.mark.parametrize(("recipe", "runs"), [(bccd, 6), (voc_animals, 6), (voc_ds_mbnet, 4)])
+def test_the_recipes_hold_valid_specs(recipe, runs):
+    specs = placed(recipe([0, 1]), None)
+    assert len({spec.run_id for spec in specs}) == len(specs) == 2 * runs

@@ -40,19 +40,17 @@ def ds_mobilenet_v1_det(classes: int = 20, input_channels: int = 3) -> Supernet:
 def ds_mobilenet_det_micro(classes: int = 3, input_channels: int = 3) -> Supernet:
     """DS-MBNet's plan for images of about 160 pixels: four routable sub-networks."""
     stages = (
-        BlockStage((24, 32), 1, 1),
-        BlockStage((40, 56), 1, 2),
-        BlockStage((32, 56, 80, 104), 3, 2),
-        BlockStage((48, 80, 112, 144), 2, 1),
+        BlockStage((32, 48), 2, 2),
+        BlockStage((24, 40, 56, 80), 3, 2),
+        BlockStage((32, 64, 96, 128), 2, 1),
     )
-    return mobilenet.build(MobileNetConfig((16, 24), 2, stages, 2), classes, input_channels, detector_head)
+    return mobilenet.build(MobileNetConfig((16, 24), 2, stages, 1), classes, input_channels, detector_head)
 
 
 def us_mobilenet_det_micro(classes: int = 3, input_channels: int = 3) -> Supernet:
     """The blocks of `ds_mobilenet_det_micro`, every stage scaled by one width multiplier."""
     stages = tuple(
-        BlockStage(width_ladder(c, WIDTH_MULTIPLIERS, 8), n, s)
-        for c, n, s in ((32, 1, 1), (56, 1, 2), (104, 3, 2), (144, 2, 1))
+        BlockStage(width_ladder(c, WIDTH_MULTIPLIERS, 8), n, s) for c, n, s in ((48, 2, 2), (80, 3, 2), (128, 2, 1))
     )
     config = MobileNetConfig(width_ladder(24, WIDTH_MULTIPLIERS, 8), 2, stages, None)
     return mobilenet.build(config, classes, input_channels, detector_head)

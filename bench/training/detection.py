@@ -25,7 +25,7 @@ from bench.models.detector_head import OFFSETS
 from bench.training.anchors import anchor_grid, fit_sizes
 from bench.training.found import Found
 
-POSITIVE, NEGATIVE = 0.5, 0.4  # IoU with an object from which an anchor stands for it, below which for none
+POSITIVE, NEGATIVE = 0.4, 0.3  # IoU with an object from which an anchor stands for it, below which for none
 CONFIDENCE = 0.3  # of the detections that an image's F1 counts
 LOWEST, CANDIDATES, KEPT = 0.02, 400, 100  # score of a detection; how many before and after suppression, an image
 SUPPRESSED = 0.5  # IoU with a better one of its class
