@@ -70,10 +70,10 @@ def voc_ds_mbnet(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
 
     Its settings are remembered, not read from the paper (METHODS 6): trainval of 2007 and 2012 for training, test of
     2007; batches of 128 for 300 epochs at a learning rate of 0.004, divided by 10 at 200 and 250 epochs, which is a
-    cosine here. That its code is FSSD on PytorchSSD, starts from a supernet trained on ImageNet and will not be released
-    is said by its authors. This trains from scratch with the head of this suite, at 300x300 pixels, so its numbers would
-    not be the paper's: no accuracy is promised. An image costs 0.6 to 1.9 G multiply-adds forward, at four choices a
-    step: days on one GPU, weeks without.
+    cosine here. That its code is FSSD on PytorchSSD, starts from a supernet trained on ImageNet and will not be
+    released is said by its authors. This trains from scratch with the head of this suite, at 300x300 pixels, so its
+    numbers would not be the paper's: no accuracy is promised. An image costs 0.6 to 1.9 G multiply-adds forward, at
+    four choices a step: days on one GPU, weeks without.
     """
     data = DataSpec("voc", "official")
     train = TrainSpec(epochs=300, batch_size=128, lr=0.004, warmup_epochs=6, weight_decay=5e-4)

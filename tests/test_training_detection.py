@@ -16,7 +16,7 @@ from bench.data import load
 from bench.models import MODELS
 from bench.models.detector_head import OFFSETS, PER_CELL, STRIDES
 from bench.training.anchors import anchor_grid, cluster, fit_sizes, size_overlap
-from bench.training.detection import CONFIDENCE, NEVER, Detection
+from bench.training.detection import CONFIDENCE, NEVER, Detection, object_weights
 from bench.training.tasks import task_of
 
 EDGE = 64
@@ -146,6 +146,14 @@ def test_loss_is_small_for_the_truth_and_large_for_something_else(task):
     right[0, matched, OFFSETS] = 6
     values = [float(task.loss(output, target)) for output in (right, silent, wrong)]
     assert values[0] < 0.01 < values[1] < values[2]
+
+
+def test_every_object_weighs_the_same():
+    rows = torch.tensor([[0, 0, 0, 1, 1], [0, 2, 1, 1, 1]])
+    is_object = torch.tensor([[True, True, True, True, False], [False, True, False, False, False]])
+    weights = object_weights(rows, is_object, 3)  # five anchors of three objects: 5/3 for each object
+    torch.testing.assert_close(weights, torch.tensor([[5 / 9, 5 / 9, 5 / 9, 5 / 3, 0], [0, 5 / 3, 0, 0, 0]]))
+    assert float(object_weights(rows, torch.zeros_like(is_object), 3).sum()) == 0
 
 
 def test_the_best_anchor_stands_for_an_object_however_little_it_overlaps(task):
