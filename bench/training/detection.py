@@ -74,7 +74,7 @@ class Detection:
         """Focal loss and smooth L1, each a sum over the batch's anchors divided by the number that match an object.
 
         Every object has the same weight, shared by its anchors: a small one has one or two where a larger one has
-        twenty, and would otherwise not be learnt beside it. `smoothing` is not used: focal loss has no labels to smooth.
+        twenty, and would otherwise not be learnt beside it. `smoothing` is not used: there are no labels to smooth.
         """
         offsets, logits = self._split(output)
         matched = torch.stack([self._match(each) for each in target])  # (B, A)
