@@ -56,7 +56,7 @@ def test_views_share_their_boxes_and_differ_in_colour():
     batch = first(bright_boxes(BoxAugmentation()), views=2)
     for one, other in zip(*batch.views, strict=True):
         assert not torch.equal(one, other)
-        assert (brightest(one) != brightest(other)).sum() < 0.1 * brightest(one).sum()
+        assert (brightest(one) != brightest(other)).sum() < 0.2 * brightest(one).sum()
     alone = first(bright_boxes(BoxAugmentation()), views=1)
     assert torch.equal(alone.x, batch.x)
     assert torch.equal(alone.targets, batch.targets)

@@ -34,18 +34,6 @@ BATCH = 64
 NEVER = -20.0  # logit of what is not there
 
 
-def object_weights(rows: Tensor, is_object: Tensor, objects: int) -> Tensor:
-    """(B, A): the weight of each anchor that matches an object, 0 of the others. Equal in sum for every object, and one
-    on average.
-
-    rows: (B, A) which of the `objects` rows of its image each anchor matches; is_object: (B, A) bool.
-    """
-    matches = is_object.float()
-    counts = matches.new_zeros(len(rows), objects).scatter_add(1, rows, matches)  # (B, objects)
-    average = matches.sum() / (counts > 0).sum().clamp(min=1)
-    return matches * average / counts.gather(1, rows).clamp(min=1)
-
-
 class Detection:
     """See the module. `targets` of a batch are (B, M, 6) as in `data/boxes.py`; outputs (B, A, 4 + classes).
 
@@ -73,22 +61,19 @@ class Detection:
     def loss(self, output: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """Focal loss and smooth L1, each a sum over the batch's anchors divided by the number that match an object.
 
-        Every object has the same weight, shared by its anchors: a small one has one or two where a larger one has
-        twenty, and would otherwise not be learnt beside it. `smoothing` is not used: there are no labels to smooth.
+        `smoothing` is not used: focal loss has no labels to smooth.
         """
         offsets, logits = self._split(output)
         matched = torch.stack([self._match(each) for each in target])  # (B, A)
-        rows = matched.clamp(min=0)
-        boxes = target.gather(1, rows[..., None].expand(-1, -1, target.shape[2]))  # (B, A, 6)
+        boxes = target.gather(1, matched.clamp(min=0)[..., None].expand(-1, -1, target.shape[2]))  # (B, A, 6)
         is_object = (matched >= 0) & (boxes[..., 5] == 0)
         is_nothing = matched == Matcher.BELOW_LOW_THRESHOLD
-        weight = object_weights(rows, is_object, target.shape[1])  # (B, A)
         wanted = F.one_hot(boxes[..., 4].long().clamp(min=0), len(self.classes)) * is_object[..., None]
         focal = sigmoid_focal_loss(logits, wanted.to(logits.dtype)).sum(2)
-        classes = (focal * torch.where(is_nothing, 1.0, weight)).sum()
+        classes = focal[is_object | is_nothing].sum()
         at = self._anchors(output).expand(len(output), -1, -1)[is_object]
         codes = self.coder.encode_single(boxes[..., :4][is_object], at)
-        located = F.smooth_l1_loss(offsets[is_object], codes, reduction="none").sum(1) @ weight[is_object]
+        located = F.smooth_l1_loss(offsets[is_object], codes, reduction="sum")
         return (classes + located) / is_object.sum().clamp(min=1)
 
     def _match(self, target: Tensor) -> Tensor:
