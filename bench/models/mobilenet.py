@@ -127,6 +127,22 @@ def ds_mobilenet_micro64(classes: int = 100, input_channels: int = 3, kernels: K
     return build(MobileNetConfig((16, 24), 2, stages, 2, kernels=kernels), classes, input_channels)
 
 
+def ds_mobilenet_micro64_config() -> MobileNetConfig:
+    """DS-MBNet's plan for photographs of 64 to 160 pixels: a map of stride 8 from the gate on, four options."""
+    stages = (
+        BlockStage((32, 48), 2, 2),
+        BlockStage((24, 40, 56, 80), 3, 2),
+        BlockStage((32, 64, 96, 128), 2, 1),
+    )
+    return MobileNetConfig((16, 24), 2, stages, 1)
+
+
+def ds_mobilenet_micro64(classes: int = 10, input_channels: int = 3) -> Supernet:
+    """DS-MBNet's plan for 64x64 images: four routable sub-networks. The detector `ds_mobilenet_det_micro` has the same
+    blocks, so it can start from what this one has learnt."""
+    return build(ds_mobilenet_micro64_config(), classes, input_channels)
+
+
 def ds_mobilenet_pp_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:
     """DS-MobileNet++: DS-MBNet's lists, depth-wise kernels of 3x3 or 5x5 behind the gate; 28 routable sub-networks."""
     return ds_mobilenet_v1(classes, input_channels, (3, 5))
