@@ -103,8 +103,8 @@ def test_a_classifier_has_the_backbone_of_the_detector():
     """So that the one can start from the weights of the other; only what is behind the last block differs."""
     classifier, detector = (MODELS.get(f"ds_mobilenet_{name}")().state_dict() for name in ("micro64", "det_micro"))
     shared = {key for key, value in classifier.items() if key in detector and value.shape == detector[key].shape}
-    assert {key.split(".linear.")[0] for key in classifier.keys() - shared} == {"segments.1.units.8"}
-    assert all(key.startswith("segments.1.units.8.") for key in detector.keys() - shared)
+    assert {key.split(".linear.")[0] for key in classifier.keys() - shared} == {"segments.1.units.9"}
+    assert all(key.startswith("segments.1.units.9.") for key in detector.keys() - shared)
 
 
 def test_the_full_detector_answers_for_every_anchor_of_300_pixels():
