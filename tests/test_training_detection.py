@@ -15,6 +15,8 @@ from bench.core.spec import DataSpec
 from bench.data import load
 from bench.models import MODELS
 from bench.models.detector_head import OFFSETS, PER_CELL, STRIDES
+from bench.models.transfer import head_of, transfer
+from bench.slicing.extract import extract
 from bench.training.anchors import anchor_grid, cluster, fit_sizes, size_overlap
 from bench.training.detection import CONFIDENCE, NEVER, Detection
 from bench.training.tasks import task_of
@@ -99,12 +101,17 @@ def test_a_detector_answers_for_every_anchor(task, model):
     assert output[..., OFFSETS:].sigmoid().mean() == pytest.approx(0.01, abs=0.005), "objects are rare before training"
 
 
-def test_a_classifier_has_the_backbone_of_the_detector():
-    """So that the one can start from the weights of the other; only what is behind the last block differs."""
-    classifier, detector = (MODELS.get(f"ds_mobilenet_{name}")().state_dict() for name in ("micro64", "det_micro"))
-    shared = {key for key, value in classifier.items() if key in detector and value.shape == detector[key].shape}
-    assert {key.split(".linear.")[0] for key in classifier.keys() - shared} == {"segments.1.units.9"}
-    assert all(key.startswith("segments.1.units.9.") for key in detector.keys() - shared)
+def test_a_detector_starts_from_the_classifier_of_its_blocks():
+    """As a supernet and as a plain network: all but the head is taken."""
+    classifier, detector = (MODELS.get(f"ds_mobilenet_{name}")() for name in ("light_micro64", "det_micro"))
+    choice = classifier.space.uniform(3)
+    for source, net in ((classifier, detector), (extract(classifier, choice), extract(detector, choice))):
+        found = transfer(source.state_dict(), net, head_of(net))
+        assert found.stayed
+        assert all("reduce" in key or "tail" in key for key in found.stayed)
+        assert all(
+            key in found.stayed or torch.equal(found.state[key], source.state_dict()[key]) for key in found.state
+        )
 
 
 def test_the_full_detector_answers_for_every_anchor_of_300_pixels():

@@ -37,8 +37,7 @@ class DataSpec:
 
     image_size: height and width in pixels that the networks get; None: the dataset's own. augmentation: one by name,
     where the dataset has several; None: its usual one. skip_corrupt: leave out images that cannot be decoded, which
-    are an error otherwise. strict: what a dataset would leave out with a warning is an
-    error.
+    are an error otherwise. strict: what a dataset would leave out with a warning is an error.
     """
 
     __pydantic_config__ = _STRICT

@@ -9,6 +9,7 @@ MODELS = Registry(
         "ds_mobilenet_micro8": "bench.models.mobilenet:ds_mobilenet_micro8",
         "ds_mobilenet_micro32": "bench.models.mobilenet:ds_mobilenet_micro32",
         "ds_mobilenet_micro64": "bench.models.mobilenet:ds_mobilenet_micro64",
+        "ds_mobilenet_light_micro64": "bench.models.mobilenet:ds_mobilenet_light_micro64",
         "ds_mobilenet_pp_v1": "bench.models.mobilenet:ds_mobilenet_pp_v1",
         "ds_mobilenet_pp_micro8": "bench.models.mobilenet:ds_mobilenet_pp_micro8",
         "ds_mobilenet_pp_micro32": "bench.models.mobilenet:ds_mobilenet_pp_micro32",

@@ -48,9 +48,7 @@ def build(config: MobileNetConfig, classes: int, input_channels: int, head: Head
     return Supernet(space, segments, input_channels, config.gate_hidden)
 
 
-def ds_mobilenet_v1_config(
-    kernels: Kernels = (3,), attention: bool = True, last_stride: int = 2
-) -> MobileNetConfig:
+def ds_mobilenet_v1_config(kernels: Kernels = (3,), attention: bool = True, last_stride: int = 2) -> MobileNetConfig:
     """The official channel lists of DS-MBNet."""
     gated, tail = tuple(range(224, 641, 32)), tuple(range(736, 1153, 32))
     stages = (
@@ -127,7 +125,7 @@ def ds_mobilenet_micro64(classes: int = 100, input_channels: int = 3, kernels: K
     return build(MobileNetConfig((16, 24), 2, stages, 2, kernels=kernels), classes, input_channels)
 
 
-def ds_mobilenet_micro64_config() -> MobileNetConfig:
+def ds_mobilenet_light_config() -> MobileNetConfig:
     """DS-MBNet's plan for photographs of 64 to 160 pixels: a map of stride 8 from the gate on, four options."""
     stages = (
         BlockStage((32, 48), 2, 2),
@@ -137,10 +135,10 @@ def ds_mobilenet_micro64_config() -> MobileNetConfig:
     return MobileNetConfig((16, 24), 2, stages, 1)
 
 
-def ds_mobilenet_micro64(classes: int = 10, input_channels: int = 3) -> Supernet:
-    """DS-MBNet's plan for 64x64 images: four routable sub-networks. The detector `ds_mobilenet_det_micro` has the same
+def ds_mobilenet_light_micro64(classes: int = 100, input_channels: int = 3) -> Supernet:
+    """A lighter plan for 64x64 images: four routable sub-networks. The detector `ds_mobilenet_det_micro` has the same
     blocks, so it can start from what this one has learnt."""
-    return build(ds_mobilenet_micro64_config(), classes, input_channels)
+    return build(ds_mobilenet_light_config(), classes, input_channels)
 
 
 def ds_mobilenet_pp_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:

@@ -89,7 +89,10 @@ def write_leaderboard(
     parts += [DETECTION_NOTE] if set(shown["metric"]) - {"top1"} else []
     for (split,), group in groups_of(shown, "split"):
         images = f"{rows_of(group)[0]['images']:,} images"
-        parts += [f"## {', '.join([split, images, *_only_model(group)])}", section(group, renamed(LEADERBOARD, metric_of(group)))]
+        parts += [
+            f"## {', '.join([split, images, *_only_model(group)])}",
+            section(group, renamed(LEADERBOARD, metric_of(group))),
+        ]
     if left_out:
         parts.append(f"Not in this table, because not evaluated: {left_out} runs (see failures.md).")
     return [
