@@ -38,7 +38,7 @@ def ds_mobilenet_v1_det(classes: int = 20, input_channels: int = 3) -> Supernet:
 
 
 def ds_mobilenet_det_micro(classes: int = 3, input_channels: int = 3) -> Supernet:
-    """The blocks of `ds_mobilenet_light_micro64` as a detector for images of about 160 pixels: four routable sub-networks."""
+    """The blocks of `ds_mobilenet_light_micro64` as a detector for about 160 pixels: four routable sub-networks."""
     return mobilenet.build(mobilenet.ds_mobilenet_light_config(), classes, input_channels, detector_head)
 
 
