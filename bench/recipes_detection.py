@@ -44,7 +44,12 @@ def detectors(
 
 
 def bccd(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
-    """Red cells, white cells and platelets in 205 photographs; tested on the authors' 72 (BCCD, 160x160 pixels)."""
+    """Red cells, white cells and platelets in 205 photographs; tested on the authors' 72 (BCCD, 160x160 pixels).
+
+    Needs BCCD in VOCdevkit. At seed 0 mAP@0.5 (all points) was 0.580 of the widest network trained alone, 0.531 of the
+    widest of `ds_net`, 0.001 of `class_prior`. Red and white cells make it up: platelets, ten pixels large, are not
+    found after so few steps.
+    """
     return detectors(
         seeds,
         DataSpec("voc", "BCCD"),
