@@ -16,7 +16,7 @@ from bench.models.order import Order, in_order
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.dynamic import check_routing
 from bench.slicing.gate import Gate, Head, Trunk
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, View
 from bench.training import checkpoint
 from bench.training.calibrate import calibrate
 from bench.training.context import Context
@@ -117,6 +117,8 @@ class DSNet(Method):
         net = self.supernet(net, spec, options, data, context)
         points: list[OperatingPoint] = []
         for number, routing in enumerate(spaces):
+            widest = View(net.eval(), net.space.routed([options_[-1] for options_ in routing]))
+            task = task_of(data).fitted(widest, data.validation, context.device)
             reseed(spec, "gate", number)
             gates, _ = train_gates(
                 net,
@@ -125,7 +127,7 @@ class DSNet(Method):
                 spec.train,
                 spec.seed,
                 options.stage_two(),
-                task_of(data),
+                task,
                 data.image_size,
                 context,
                 gate_name(number),

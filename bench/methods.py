@@ -43,6 +43,7 @@ METHODS = Registry(
         "random_gate": "baselines.controls:RandomGate",
         "fixed_choice": "baselines.controls:FixedChoice",
         "sliced_order": "baselines.sliced_order:SlicedOrder",
+        "class_prior": "baselines.class_prior:ClassPrior",
     },
     group="slicebench.methods",
 )
@@ -146,10 +147,21 @@ def check_parent(spec: RunSpec, parent: RunSpec) -> None:
 
 
 def fresh_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
-    """The spec's model preset for the data's classes and channels, with weights that depend on the seed alone."""
+    """The spec's model preset for the data's classes and channels, with weights that depend on the seed alone.
+
+    Raises:
+        UserError: the model is for another task than the data.
+    """
     torch.manual_seed(stable_seed(spec.seed, spec.model, "init"))
     net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
+    check_task(net, spec.model, data)
     return net.to(context.device, memory_format=torch.channels_last)
+
+
+def check_task(net: Supernet, model: str, data: Dataset) -> None:
+    """Raise `UserError` for a model whose output is not what the data's task is about."""
+    if net.task != data.task:
+        raise UserError(f"{model} is a model for {net.task}, and {data.id} is data for {data.task}")
 
 
 def build_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:

@@ -38,6 +38,9 @@ RECIPES = Registry(
         "imagenet_ds_vit": "bench.recipes_images:imagenet_ds_vit",
         "cifar10_transfer": "bench.recipes_images:cifar10_transfer",
         "cifar100_transfer": "bench.recipes_images:cifar100_transfer",
+        "bccd": "bench.recipes_detection:bccd",
+        "voc_animals": "bench.recipes_detection:voc_animals",
+        "voc_ds_mbnet": "bench.recipes_detection:voc_ds_mbnet",
     },
     group="slicebench.recipes",
 )

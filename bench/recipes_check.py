@@ -30,7 +30,7 @@ def check(
             that it cannot meet, a start from weights or a run of something else.
     """
     from bench.data import load
-    from bench.methods import method_of
+    from bench.methods import check_task, method_of
     from bench.models import MODELS
     from bench.profilers.model import check_size
 
@@ -40,6 +40,7 @@ def check(
     def network(model: str, data: DataSpec) -> Any:
         images = dataset(data)
         net = MODELS.get(model)(classes=len(images.classes), input_channels=images.channels)
+        check_task(net, model, images)
         check_size(net, model, images.image_size)
         return net
 

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
 from bench.core.provenance import environment
-from bench.core.record import Record
+from bench.core.record import METRICS, Record
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.data import load as load_data
 from bench.data.dataset import Dataset, Split
 from bench.evaluation.accuracy import BATCH, Evaluation, evaluate
+from bench.evaluation.measures import Measure, backbone_measures, measures_of
 from bench.evaluation.proof import prove
 from bench.methods import method_of, start_of
 from bench.models import MODELS
@@ -138,14 +139,16 @@ def _sha256(file: Path) -> str:
 
 def _evaluated(spec: RunSpec, data: Dataset, context: Context, points: list[OperatingPoint]) -> dict[str, Any]:
     """The test split is opened here, once, by the final points."""
-    split = data.open_test()
+    split, task = data.open_test(), task_of(data)
     records, results, arrays = [], {}, {}
     for done, point in enumerate(points):
         context.progress("eval", done, len(points))
         proof = prove(point, split, context.device)
-        scores = evaluate(point, split, task_of(data), context.device)
-        results[point.name] = _summary(point, scores, proof)
-        records += _accuracy_records(spec, data.id, split.id, point, scores, proof)
+        scores = evaluate(point, split, task, context.device)
+        measures = measures_of(task, scores, data.classes)
+        measures += backbone_measures(point, scores.route, next(split.batches(1, device=context.device)).x)
+        results[point.name] = _summary(point, scores, measures[0], proof)
+        records += _accuracy_records(spec, data.id, split.id, point, scores, measures, proof)
         arrays |= scores.tensors(point.name)
     file = context.directory / PER_IMAGE
     about = {"run_id": spec.run_id, "split": split.id, "digest": split.digest}
@@ -154,12 +157,17 @@ def _evaluated(spec: RunSpec, data: Dataset, context: Context, points: list[Oper
     return {"records": records, "results": {"points": results, "split": split.id, "per_image": per_image}}
 
 
-def _summary(point: OperatingPoint, scores: Evaluation, proof: dict[str, Any]) -> dict[str, Any]:
+def _summary(point: OperatingPoint, scores: Evaluation, headline: Measure, proof: dict[str, Any]) -> dict[str, Any]:
     n, theoretical = len(scores.score), _theoretical_madds(point, scores)
+    if headline.metric == "top1":
+        judged: dict[str, Any] = {"top1": {"correct": scores.solved, "n": n}}
+    else:
+        total = float(scores.score.sum(dtype="float64"))
+        judged = {"headline": {"metric": headline.metric, "value": headline.value, "score": total, "n": n}}
     quantiles = {f"p{q}": int(sorted(scores.madds)[min(n - 1, n * q // 100)]) for q in (10, 50, 90)}
     return {
         "kind": point.kind,
-        "top1": {"correct": scores.solved, "n": n},
+        **judged,
         "madds_mean": float(scores.madds.mean()),
         "madds_min": int(scores.madds.min()),
         "madds_max": int(scores.madds.max()),
@@ -178,7 +186,13 @@ def _theoretical_madds(point: OperatingPoint, scores: Evaluation) -> float | Non
 
 
 def _accuracy_records(
-    spec: RunSpec, dataset: str, split: str, point: OperatingPoint, scores: Evaluation, proof: dict[str, Any]
+    spec: RunSpec,
+    dataset: str,
+    split: str,
+    point: OperatingPoint,
+    scores: Evaluation,
+    measures: Sequence[Measure],
+    proof: dict[str, Any],
 ) -> list[Record]:
     n = len(scores.score)
     counters = {"counters": proof["counters"]}
@@ -192,7 +206,7 @@ def _accuracy_records(
     theoretical = _theoretical_madds(point, scores)
     shown = [] if theoretical is None else [record("madds_theoretical", theoretical, "MAdds/image", {})]
     return [
-        record("top1", scores.solved / n, "fraction", {"correct": scores.solved}),
+        *(record(each.metric, each.value, METRICS[each.metric][0], each.details) for each in measures),
         record("madds", float(scores.madds.mean()), "MAdds/image", counters),
         *shown,
         record("params_stored", point.params_stored, "parameters", {}),

@@ -24,9 +24,18 @@ ROWS = (
     {"methods"},
     {"dynamic_slimmable", "baselines"},
     {"recipes_check"},
-    {"run", "recipes", "recipes_families", "recipes_ablations", "recipes_order", "recipes_images", "export"},
+    {
+        "run",
+        "recipes",
+        "recipes_families",
+        "recipes_ablations",
+        "recipes_order",
+        "recipes_images",
+        "recipes_detection",
+        "export",
+    },
     {"estimate"},  # `--dry-run`
-    {"listing", "profile"},  # `slicebench list`, `slicebench profile`
+    {"listing", "profile", "draw"},  # `slicebench list`, `slicebench profile`, `python -m bench.draw`
     {"cli"},
     {"__main__", "benchmarks"},
 )
@@ -229,6 +238,8 @@ IMPORT_ALL = """
 import importlib, pkgutil, sys
 
 blocked, packages = sys.argv[1].split(","), sys.argv[2].split(",")
+if not {"torch", "torchvision"} & set(blocked):
+    import torchvision  # it looks which optional libraries there are, and imports none of them
 
 class Wall:
     def find_spec(self, name, path=None, target=None):

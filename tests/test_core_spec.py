@@ -48,7 +48,7 @@ DEFAULTS = {
     "model": "x",
     "data": {
         "name": "digits", "protocol": "official", "train_images": None,
-        "image_size": None, "augmentation": None, "skip_corrupt": False,
+        "image_size": None, "augmentation": None, "skip_corrupt": False, "strict": False,
     },
     "train": {
         "epochs": 10, "batch_size": 64, "lr": 0.1, "weight_decay": 1e-4, "momentum": 0.9,
@@ -88,6 +88,7 @@ def test_every_field_is_part_of_the_name():
         replace(base, model="y"), replace(base, seed=1), replace(base, threads=2), replace(base, device="cuda"),
         replace(base, init_from="a-1"), replace(base, method_version=2), replace(base, options={"a": 1}),
         replace(base, data=DataSpec(train_images=5)), replace(base, train=TrainSpec(lr=0.2)),
+        replace(base, data=DataSpec(image_size=5)), replace(base, data=DataSpec(strict=True)),
         replace(base, profile=ProfileSpec(rounds=3)),
     ]  # fmt: skip
     assert len({spec.run_id for spec in [base, *changed]}) == len(changed) + 1

@@ -166,7 +166,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(case, tmp_path):
 
 
 def test_a_run_takes_whole_epochs(case):
-    assert case.steps >= 2 or METHODS.get(case.name).needs_parent
+    assert case.steps >= 2 or METHODS.get(case.name).kind == "control"
     assert case.steps % 2 == 0, "128 images are two steps an epoch"
 
 

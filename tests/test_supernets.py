@@ -21,7 +21,7 @@ from bench.slicing.supernet import View
 from bench.training.calibrate import calibrate
 
 MICRO = [name for name in MODELS.names() if "micro" in name]
-SIZES = {"micro8": 8, "micro32": 32, "micro64": 64}
+SIZES = {"micro8": 8, "micro32": 32, "micro64": 64, "det_micro": 64}
 IMAGES = 6
 
 

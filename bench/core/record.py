@@ -10,6 +10,15 @@ from bench.core.errors import UserError, unknown
 # name -> (unit, what it is). A metric is defined once, here; `slicebench list metrics` prints this table.
 METRICS: dict[str, tuple[str, str]] = {
     "top1": ("fraction", "images whose highest logit is the label, over all images of the split"),
+    "map50_voc": (
+        "fraction",
+        "mean over the classes of average precision at IoU 0.5, the area under the precision envelope (VOC 2010, all "
+        "points); difficult objects ignored, duplicates false",
+    ),
+    "map50_voc07": ("fraction", "as map50_voc, by the mean of the envelope at 11 recalls (VOC 2007)"),
+    "map_coco": ("fraction", "COCO's mAP, mean over IoU 0.50 to 0.95, by torchmetrics and pycocotools"),
+    "f1_image": ("fraction", "mean over the images of F1 at IoU 0.5: what paired tests of detectors compare"),
+    "madds_backbone": ("MAdds/image", "madds without those of the detector's head, mean over the images"),
     "loss": ("nats", "mean cross-entropy over the images of the split"),
     "madds": (
         "MAdds/image",

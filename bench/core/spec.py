@@ -37,7 +37,7 @@ class DataSpec:
 
     image_size: height and width in pixels that the networks get; None: the dataset's own. augmentation: one by name,
     where the dataset has several; None: its usual one. skip_corrupt: leave out images that cannot be decoded, which
-    are an error otherwise.
+    are an error otherwise. strict: what a dataset would leave out with a warning is an error.
     """
 
     __pydantic_config__ = _STRICT
@@ -48,6 +48,7 @@ class DataSpec:
     image_size: int | None = None
     augmentation: str | None = None
     skip_corrupt: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name in ("train_images", "image_size"):

@@ -17,6 +17,7 @@ DATASETS = Registry(
         "cifar100": "bench.data.cifar:load_cifar100",
         "imagenet": "bench.data.imagenet:load_imagenet",
         "tiny_imagenet": "bench.data.imagenet:load_tiny_imagenet",
+        "voc": "bench.data.voc:load_voc",
     },
     group="slicebench.datasets",
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ class Evaluation:
 
     Attributes:
         score: float32 (n,) in [0, 1]. madds: int64 (n,), claimed. route: int64 (n, G). params: int64 (n,), active.
+        found: what metrics over all images need of each (`Task.found`).
     """
 
     score: np.ndarray
@@ -28,6 +30,7 @@ class Evaluation:
     route: np.ndarray
     params: np.ndarray
     threshold: float
+    found: list[Any] = field(default_factory=list)
 
     @property
     def solved(self) -> int:
@@ -49,11 +52,12 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.device) -> Evaluation:
     """Run a point over a whole split, image order kept."""
-    scores, routes = [], []
+    scores, routes, found = [], [], []
     for batch in split.batches(BATCH, device=device):
         output, route = point(batch.x)
         scores.append(task.score(output, batch.targets).float().cpu())
         routes.append(route.cpu())
+        found += task.found(output, batch.targets)
     route = torch.cat(routes)
     return Evaluation(
         torch.cat(scores).numpy(),
@@ -61,4 +65,5 @@ def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.devi
         route.numpy(),
         point.params_active(route).numpy(),
         task.threshold,
+        found,
     )

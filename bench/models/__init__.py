@@ -9,6 +9,7 @@ MODELS = Registry(
         "ds_mobilenet_micro8": "bench.models.mobilenet:ds_mobilenet_micro8",
         "ds_mobilenet_micro32": "bench.models.mobilenet:ds_mobilenet_micro32",
         "ds_mobilenet_micro64": "bench.models.mobilenet:ds_mobilenet_micro64",
+        "ds_mobilenet_light_micro64": "bench.models.mobilenet:ds_mobilenet_light_micro64",
         "ds_mobilenet_pp_v1": "bench.models.mobilenet:ds_mobilenet_pp_v1",
         "ds_mobilenet_pp_micro8": "bench.models.mobilenet:ds_mobilenet_pp_micro8",
         "ds_mobilenet_pp_micro32": "bench.models.mobilenet:ds_mobilenet_pp_micro32",
@@ -50,6 +51,10 @@ MODELS = Registry(
         "s_resnet50": "bench.models.resnet:s_resnet50",
         "s_resnet_micro8": "bench.models.resnet:s_resnet_micro8",
         "s_resnet_micro32": "bench.models.resnet:s_resnet_micro32",
+        "ds_mobilenet_v1_det": "bench.models.detector:ds_mobilenet_v1_det",
+        "ds_mobilenet_det_micro": "bench.models.detector:ds_mobilenet_det_micro",
+        "us_mobilenet_det_micro": "bench.models.detector:us_mobilenet_det_micro",
+        "ds_resnet_det_micro": "bench.models.detector:ds_resnet_det_micro",
     },
     group="slicebench.models",
 )

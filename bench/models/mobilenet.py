@@ -16,7 +16,10 @@ it no block has attention; the gate then keeps a hidden layer of its own, as wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bench.models.mobilenet_blocks import BlockStage, Classifier, Depthwise, MobileNetConfig, Pointwise, Stem
+from bench.slicing.choice import ChoiceSpace
 from bench.slicing.supernet import Segment, Supernet, Unit
 
 WIDTH_MULTIPLIERS = tuple(round(0.25 + 0.025 * step, 3) for step in range(31))  # 0.25 to 1.0, as US-Nets
@@ -25,7 +28,11 @@ SWITCHABLE_MULTIPLIERS = (0.25, 0.5, 0.75, 1.0)  # as S-Nets
 Kernels = tuple[int, ...]
 
 
-def build(config: MobileNetConfig, classes: int, input_channels: int) -> Supernet:
+Head = Callable[[MobileNetConfig, ChoiceSpace, int], Unit]
+"""(configuration, its space, classes) to the unit that a network ends in."""
+
+
+def build(config: MobileNetConfig, classes: int, input_channels: int, head: Head = Classifier) -> Supernet:
     """The supernet of a configuration, cut behind the depth-wise half of the first gated block."""
     space = config.space()
     cuts: list[list[Unit]] = [[Stem(config, space, input_channels)]]
@@ -38,25 +45,29 @@ def build(config: MobileNetConfig, classes: int, input_channels: int) -> Superne
             if index == config.gated_from and block == 0:
                 cuts.append([])
             cuts[-1].append(Pointwise(config, space, inp_stage, index + 1))
-    cuts[-1].append(Classifier(config, space, classes))
+    cuts[-1].append(head(config, space, classes))
     segments = [Segment(units, decides=i < len(cuts) - 1) for i, units in enumerate(cuts)]
     return Supernet(space, segments, input_channels, config.gate_hidden)
 
 
-def ds_mobilenet_v1(
-    classes: int = 1000, input_channels: int = 3, kernels: Kernels = (3,), attention: bool = True
-) -> Supernet:
-    """DS-MBNet with the official lists: 14 routable sub-networks and `largest`, 7,675,940 parameters without gate."""
+def ds_mobilenet_v1_config(kernels: Kernels = (3,), attention: bool = True, last_stride: int = 2) -> MobileNetConfig:
+    """The official channel lists of DS-MBNet."""
     gated, tail = tuple(range(224, 641, 32)), tuple(range(736, 1153, 32))
     stages = (
         BlockStage((32, 88), 1, 1),
         BlockStage((48, 168), 2, 2),
         BlockStage((96, 264), 2, 2),
         BlockStage(gated, 6, 2),
-        BlockStage(tail, 2, 2),
+        BlockStage(tail, 2, last_stride),
     )
-    config = MobileNetConfig((16, 24), 2, stages, 3, dropout=0.2, kernels=kernels, attention=attention)
-    return build(config, classes, input_channels)
+    return MobileNetConfig((16, 24), 2, stages, 3, dropout=0.2, kernels=kernels, attention=attention)
+
+
+def ds_mobilenet_v1(
+    classes: int = 1000, input_channels: int = 3, kernels: Kernels = (3,), attention: bool = True
+) -> Supernet:
+    """DS-MBNet with the official lists: 14 routable sub-networks and `largest`, 7,675,940 parameters without gate."""
+    return build(ds_mobilenet_v1_config(kernels, attention), classes, input_channels)
 
 
 def ds_mobilenet_micro8(
@@ -114,6 +125,22 @@ def ds_mobilenet_micro64(classes: int = 100, input_channels: int = 3, kernels: K
         BlockStage((128, 224, 320, 416), 2, 2),
     )
     return build(MobileNetConfig((16, 24), 2, stages, 2, kernels=kernels), classes, input_channels)
+
+
+def ds_mobilenet_light_config() -> MobileNetConfig:
+    """DS-MBNet's plan for photographs of 64 to 160 pixels: a map of stride 8 from the gate on, four options."""
+    stages = (
+        BlockStage((32, 48), 2, 2),
+        BlockStage((24, 40, 56, 80), 3, 2),
+        BlockStage((32, 64, 96, 128), 2, 1),
+    )
+    return MobileNetConfig((16, 24), 2, stages, 1)
+
+
+def ds_mobilenet_light_micro64(classes: int = 100, input_channels: int = 3) -> Supernet:
+    """A lighter plan for 64x64 images: four routable sub-networks. The detector `ds_mobilenet_det_micro` has the same
+    blocks, so it can start from what this one has learnt."""
+    return build(ds_mobilenet_light_config(), classes, input_channels)
 
 
 def ds_mobilenet_pp_v1(classes: int = 1000, input_channels: int = 3) -> Supernet:

@@ -22,9 +22,12 @@ No code or exact description of DS-ResNet is public (METHODS 3.2, 3.3, 11); what
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bench.models.bottleneck import Bottleneck, GateInput, Head, Stem
 from bench.models.mobilenet import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, width_ladder
 from bench.models.resnet_space import BottleneckStage, ResNetConfig
+from bench.slicing.choice import ChoiceSpace
 from bench.slicing.supernet import Segment, Supernet, Unit
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
@@ -36,7 +39,11 @@ MICRO64 = ((16, 1, 1), (32, 2, 2), (64, 2, 2), (96, 1, 2))
 Plan = tuple[tuple[int, int, int], ...]
 
 
-def build(config: ResNetConfig, classes: int, input_channels: int) -> Supernet:
+Ending = Callable[[ResNetConfig, ChoiceSpace, int], Unit]
+"""(configuration, its space, classes) to the unit that a network ends in."""
+
+
+def build(config: ResNetConfig, classes: int, input_channels: int, head: Ending = Head) -> Supernet:
     """The supernet of a configuration, cut in front of every gated stage."""
     space = config.space()
     cuts: list[list[Unit]] = [[Stem(config, space, input_channels)]]
@@ -45,7 +52,7 @@ def build(config: ResNetConfig, classes: int, input_channels: int) -> Supernet:
             cuts[-1].append(GateInput(config.leading(stage)))
             cuts.append([])
         cuts[-1] += [Bottleneck(config, space, stage, first=block == 0) for block in range(plan.blocks)]
-    cuts[-1].append(Head(config, space, classes))
+    cuts[-1].append(head(config, space, classes))
     segments = [Segment(units, decides=index < len(cuts) - 1) for index, units in enumerate(cuts)]
     return Supernet(space, segments, input_channels, config.gate_hidden)
 

@@ -15,6 +15,7 @@ from bench.core.errors import UserError
 from bench.models import deit, resnet_timm
 from bench.models.bottleneck import Bottleneck
 from bench.models.bottleneck import Head as ResNetHead
+from bench.models.detector_head import DetectorHead, PlainDetectorHead
 from bench.models.mobilenet_blocks import Classifier
 from bench.models.vit import Block
 from bench.models.vit import Head as ViTHead
@@ -55,9 +56,10 @@ def transfer(state: State, net: nn.Module, head_prefixes: Sequence[str]) -> Tran
 
 def head_of(net: nn.Module) -> tuple[str, ...]:
     """How the names of what depends on the classes begin: in a supernet its classifier, in a plain network (one that
-    was extracted) its last linear layer."""
-    kinds = Classifier | ResNetHead | ViTHead
+    was extracted) its last linear layer; of a detector all of its head."""
+    kinds, detectors = Classifier | ResNetHead | ViTHead, DetectorHead | PlainDetectorHead
     heads = [f"{name}.linear." for name, module in net.named_modules() if isinstance(module, kinds)]
+    heads += [f"{name}." for name, module in net.named_modules() if isinstance(module, detectors)]
     linears = [f"{name}." for name, module in net.named_modules() if isinstance(module, nn.Linear)]
     return tuple(heads or linears[-1:])
 

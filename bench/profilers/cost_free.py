@@ -11,8 +11,8 @@ hardtanh hardtanh_ index index_copy index_copy_ index_put index_put_ index_selec
 leaky_relu lift_fresh log logical_and logical_not logical_or logsumexp lt masked_fill max max_pool2d
 max_pool2d_with_indices maximum mean min minimum miopen_batch_norm mul mul_ native_batch_norm native_dropout
 native_group_norm native_layer_norm ne neg new_empty new_empty_strided new_full new_ones new_zeros nonzero
-normal_ one_hot ones ones_like permute pow rand rand_like randn reciprocal relu relu_ repeat reshape rms_norm
-round rsqrt rsub scalar_tensor scatter scatter_ select select_backward set_ sigmoid sigmoid_ sign silu silu_
+normal_ one_hot ones ones_like permute pixel_shuffle pow rand rand_like randn reciprocal relu relu_ repeat reshape
+rms_norm round rsqrt rsub scalar_tensor scatter scatter_ select select_backward set_ sigmoid sigmoid_ sign silu silu_
 slice sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh topk transpose tril triu unbind
 unfold uniform_ unique_consecutive unique_dim unsqueeze upsample_bilinear2d upsample_nearest2d var var_mean
 view where zero_ zeros zeros_like

@@ -22,6 +22,8 @@ Row = tuple[str, str]
 BySeed = dict[int, NDArray]
 ByPoint = dict[str, PointScores]
 
+NAMED = ("dataset", "split", "metric", "model", "method", "variant", "config_id", "point")
+"""What a line of the controls table takes from the dynamic point's row."""
 HULL = "fixed_choice hull"
 
 
@@ -109,7 +111,7 @@ def _judged(row: dict[str, Any], control: Control, scores: BySeed, bootstrap: Pa
     ours, theirs = common_means(scores, control.scores)
     pair = difference(bootstrap, control.of, control.row, ours - theirs)
     return {
-        **{name: row[name] for name in ("dataset", "split", "model", "method", "variant", "config_id", "point")},
+        **{name: row[name] for name in NAMED},
         "control": control.name,
         "seeds": pair.seeds,
         "top1_mean": ours,

@@ -15,7 +15,7 @@ BUDGETS = (0.25, 0.5, 0.75)
 REFERENCE = 1.1
 """The hypervolume's reference: this many times the MAdds of the split's costliest point, and no accuracy."""
 
-CURVE = ["dataset", "split", "model", "method", "variant", "config_id"]
+CURVE = ["dataset", "split", "metric", "model", "method", "variant", "config_id"]
 
 
 def curves_frame(observed: pd.DataFrame) -> pd.DataFrame:

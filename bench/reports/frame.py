@@ -12,6 +12,7 @@ import pandas as pd
 from bench.core.files import damaged
 from bench.evaluation.statistics import summarise
 from bench.evaluation.tradeoff import pareto_front
+from bench.reports.headline import judged
 from bench.reports.rows import groups_of, rows_of
 from bench.reports.runs import Run, read_runs, variants
 
@@ -42,9 +43,9 @@ def load(results_root: str | Path) -> pd.DataFrame:
 def observations(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each evaluated run, so one for each seed.
 
-    Beside ROW: kind, control, seed, images, top1 (fraction), madds_mean, madds_min, madds_max, params_stored,
-    params_active, routing (route -> images), madds_theoretical (None where it is not another number). Raises UserError
-    when an evaluation lacks one of the others.
+    Beside ROW: kind, control, seed, images, metric (the headline's name), top1 (its value, a fraction), madds_mean,
+    madds_min, madds_max, params_stored, params_active, routing (route -> images), madds_theoretical (None where it is
+    not another number). Raises UserError when an evaluation lacks one of the others.
     """
     label = variants(runs)
     rows = []
@@ -59,12 +60,13 @@ def observations(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _observed(run: Run, label: str) -> Iterable[dict[str, Any]]:
-    judged = {record.point: record for record in run.records("eval") if record.metric == "top1"}
+    recorded = {(record.point, record.metric): record for record in run.records("eval")}
     for name, point in run.bodies["eval"]["results"]["points"].items():
-        correct, images = point["top1"]["correct"], point["top1"]["n"]
+        headline = judged(point)
+        record = recorded[name, headline.metric]
         yield {
-            "dataset": judged[name].dataset,
-            "split": judged[name].split,
+            "dataset": record.dataset,
+            "split": record.split,
             "model": run.spec.model,
             "method": run.spec.method,
             "variant": label,
@@ -74,8 +76,9 @@ def _observed(run: Run, label: str) -> Iterable[dict[str, Any]]:
             "kind": point["kind"],
             "control": run.control,
             "seed": run.spec.seed,
-            "images": images,
-            "top1": correct / images,
+            "images": headline.images,
+            "metric": headline.metric,
+            "top1": headline.value,
             "madds_mean": point["madds_mean"],
             "madds_min": point["madds_min"],
             "madds_max": point["madds_max"],
@@ -89,10 +92,11 @@ def _observed(run: Run, label: str) -> Iterable[dict[str, Any]]:
 def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each config, over its seeds: what the leaderboard shows.
 
-    Beside ROW: kind, control, seeds (their number), images, top1_mean, top1_std, top1_low, top1_high (fractions; std
-    with n - 1, t interval), madds_mean, madds_std, madds_min, madds_max, madds_relative (to the costliest row of the
-    same split), madds_theoretical (NaN where it is not another number), params_stored, params_active, routing (route ->
-    mean share of the images), on_front (of all rows of the split). Sorted by split, then best first.
+    Beside ROW: kind, control, seeds (their number), images, metric, top1_mean, top1_std, top1_low, top1_high (of the
+    headline metric, whichever it is: fractions; std with n - 1, t interval), madds_mean, madds_std, madds_min,
+    madds_max, madds_relative (to the costliest row of the same split), madds_theoretical (NaN where it is not another
+    number), params_stored, params_active, routing (route -> mean share of the images), on_front (of all rows of the
+    split). Sorted by split, then best first.
     """
     observed = observations(runs)
     if observed.empty:
@@ -104,6 +108,7 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
         rows.append(
             dict(zip(ROW, key, strict=True))
             | {"kind": first["kind"], "control": first["control"], "seeds": top1.n, "images": first["images"]}
+            | {"metric": first["metric"]}
             | {"top1_mean": top1.mean, "top1_std": top1.std, "top1_low": top1.low, "top1_high": top1.high}
             | {"madds_mean": madds.mean, "madds_std": madds.std}
             | {"madds_min": group["madds_min"].min(), "madds_max": group["madds_max"].max()}

@@ -11,6 +11,7 @@ from bench.reports import figures, study_tables, tables
 from bench.reports.ablations import sections
 from bench.reports.compare import compare
 from bench.reports.curves import curves_frame
+from bench.reports.detection import detection_frame, write_detection
 from bench.reports.frame import latency_frame, observations, points_frame
 from bench.reports.gates import gates_frame
 from bench.reports.layout import Stamp
@@ -18,7 +19,7 @@ from bench.reports.listings import write_failures, write_reported
 from bench.reports.reported import ReportedRow, load_reported
 from bench.reports.runs import Run, read_runs, records_digest
 
-TABLES = ("leaderboard", "latency", "controls", "gates", "ablation_*", "curves", "reported", "failures")
+TABLES = ("leaderboard", "latency", "controls", "gates", "ablation_*", "curves", "detection", "reported", "failures")
 FIGURES = ("accuracy_madds", "accuracy_latency", "routing")
 
 
@@ -53,6 +54,7 @@ def _write_measured(
         *study_tables.write_ablations(folder, stamp, studies),
         *tables.write_curves(folder, stamp, curves_frame(observed)),
         *tables.write_latency(folder, stamp, latency),
+        *write_detection(folder, stamp, detection_frame(runs)),
         *figures.write_accuracy_madds(pictures, points),
         *figures.write_accuracy_latency(pictures, points, latency),
         *figures.write_routing(pictures, points, observed),

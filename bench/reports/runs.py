@@ -13,8 +13,8 @@ from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 
-CONTROLS = ("random_gate", "fixed_choice", "oracle_gate")
-"""Methods that show what another run's checkpoint would have given without its gate."""
+CONTROLS = ("random_gate", "fixed_choice", "oracle_gate", "class_prior")
+"""Methods that show what another run's checkpoint would have given without its gate, or what needs no network."""
 
 
 NOT_TRAINED = "not trained here"

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from bench.core.files import damaged
+from bench.reports.headline import judged
 from bench.reports.runs import Run
 
 
@@ -37,9 +38,10 @@ def read_scores(run: Run) -> dict[str, PointScores]:
             scores = PointScores(*(tensors[f"{point}/{part}"] for part in PointScores._fields))
         except KeyError as error:
             raise damaged(file, f"it lacks {error.args[0]!r}") from error
-        correct, n = said["top1"]["correct"], said["top1"]["n"]
-        if len(scores.score) != n or float(scores.score.sum(dtype=np.float64)) != correct:
-            raise damaged(file, f"its scores of {point!r} are not the {correct} of {n} of the evaluation")
+        headline = judged(said)
+        total, n = headline.score, headline.images
+        if len(scores.score) != n or float(scores.score.sum(dtype=np.float64)) != total:
+            raise damaged(file, f"its scores of {point!r} are not the {total} of {n} of the evaluation")
         found[point] = scores
     return found
 

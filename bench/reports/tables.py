@@ -7,6 +7,7 @@ import pandas as pd
 
 from bench.reports.compare import HULL, Row
 from bench.reports.curves import REFERENCE
+from bench.reports.headline import HEADLINES, apart, metric_of, renamed
 from bench.reports.layout import (
     NONE,
     Column,
@@ -66,6 +67,10 @@ THEORETICAL_NOTE = """
 Theoretical MAdds: without products that the method makes zero but executes all the same. Never a saving, and not what
 rows are compared by.
 """
+DETECTION_NOTE = """
+Detectors are ordered by mean average precision at IoU 0.5 (all points, difficult objects ignored), and ranked by the
+paired test on F1 of each image. AP of each class, by both rules of VOC, stands in detection.md.
+"""
 
 
 def write_leaderboard(
@@ -81,14 +86,18 @@ def write_leaderboard(
     )
     has_theory = any(value is not None for value in shown["madds_theoretical"])
     parts = ["# Leaderboard", LEADERBOARD_NOTE, *([THEORETICAL_NOTE] if has_theory else [])]
+    parts += [DETECTION_NOTE] if set(shown["metric"]) - {"top1"} else []
     for (split,), group in groups_of(shown, "split"):
         images = f"{rows_of(group)[0]['images']:,} images"
-        parts += [f"## {', '.join([split, images, *_only_model(group)])}", section(group, LEADERBOARD)]
+        parts += [
+            f"## {', '.join([split, images, *_only_model(group)])}",
+            section(group, renamed(LEADERBOARD, metric_of(group))),
+        ]
     if left_out:
         parts.append(f"Not in this table, because not evaluated: {left_out} runs (see failures.md).")
     return [
         write_markdown(folder / "leaderboard.md", stamp, *parts),
-        write_csv(folder / "leaderboard.csv", stamp, shown, LEADERBOARD),
+        write_csv(folder / "leaderboard.csv", stamp, *apart(shown, LEADERBOARD)),
     ]
 
 
@@ -163,10 +172,11 @@ def write_controls(folder: Path, stamp: Stamp, controls: pd.DataFrame) -> list[P
     shown = controls.assign(interval=[interval(row["low"], row["high"]) for row in rows_of(controls)])
     parts = ["# Dynamic points against their controls", CONTROLS_NOTE]
     for (split,), group in groups_of(shown, "split"):
-        parts += [f"## {titled(split, group)}", section(group, CONTROLS)]
+        columns = renamed(CONTROLS, metric_of(group), paired=True)
+        parts += [f"## {titled(split, group)}", section(group, columns)]
     return [
         write_markdown(folder / "controls.md", stamp, *parts),
-        write_csv(folder / "controls.csv", stamp, shown, CONTROLS),
+        write_csv(folder / "controls.csv", stamp, *apart(shown, CONTROLS, paired=True)),
     ]
 
 
@@ -235,5 +245,5 @@ def _wide(group: pd.DataFrame) -> pd.DataFrame:
 def _measure_title(row: dict, costliest: float) -> str:
     low, high = count(row["madds_low"]), count(row["madds_high"])
     if row["measure"] == "accuracy":
-        return f"top-1 at {low} ({row['madds_low'] / costliest:.0%})"
+        return f"{HEADLINES[row['metric']].title.removesuffix(' %')} at {low} ({row['madds_low'] / costliest:.0%})"
     return f"area from {low} to {high}" if row["measure"] == "area" else row["measure"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,12 @@ class Cost(NamedTuple):
 
 
 class Unit(nn.Module):
-    """The smallest piece of a supernet: runs under a choice, knows its cost, and can be extracted to plain layers."""
+    """The smallest piece of a supernet: runs under a choice, knows its cost, and can be extracted to plain layers.
+
+    task: what the output of a supernet that ends in this unit is for, as datasets name it.
+    """
+
+    task: ClassVar[str] = "classification"
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not say how it runs")
@@ -86,7 +91,8 @@ class Segment(nn.Module):
 class Supernet(nn.Module):
     """Shared weights that hold every sub-network of a choice space.
 
-    `supernet(x, choice)`: (B, C, H, W) to (B, classes). The choice is an argument of the call and leaves no trace.
+    `supernet(x, choice)`: (B, C, H, W) to (B, classes), or what else its task predicts. The choice is an argument of
+    the call and leaves no trace.
     """
 
     def __init__(
@@ -98,6 +104,11 @@ class Supernet(nn.Module):
         self.segments = nn.ModuleList(segments)
         self.input_channels = input_channels
         self.gate_hidden = gate_hidden
+
+    @property
+    def task(self) -> str:
+        """What its output is for: that of its last unit."""
+        return self.segments[-1].units[-1].task  # type: ignore[union-attr, return-value]
 
     def forward(self, x: Tensor, choice: AnyChoice, start: int = 0) -> Tensor:
         """Run under a choice; with `start`, x is what arrives at that segment instead of an image."""

@@ -1,0 +1,171 @@
+"""Detection from end to end on painted rectangles: every method of the recipe, evaluated, proven, reported, drawn."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+from voc_folder import make_set
+
+from bench import draw
+from bench.core.errors import UserError
+from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+from bench.core.store import PHASES, Store
+from bench.methods import completed
+from bench.recipes import check, placed
+from bench.recipes_detection import bccd, detectors, voc_animals, voc_ds_mbnet
+from bench.reports import generate
+from bench.reports.runs import read_runs
+from bench.run import run_phase
+
+DATA = DataSpec("voc", "painted", image_size=64)
+TRAIN = TrainSpec(epochs=1, batch_size=8, lr=0.01)
+GATE = {"routing": ((0, 1, 2, 3),), "gate_epochs": 1}
+TEST_IMAGES = 5
+
+
+def specs_of(seed=0):
+    specs = detectors([seed], DATA, TRAIN, GATE, widths=(0.25,), choices=(0,))
+    quick = ProfileSpec(batch_sizes=(1,), rounds=1, warmup=0)
+    changed = {}
+    for spec in specs:
+        parent = changed[spec.init_from].run_id if spec.init_from else None
+        changed[spec.run_id] = completed(replace(spec, profile=quick, init_from=parent))
+    return list(changed.values())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    make_set(root, train=16, val=8, test=TEST_IMAGES)
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(root, tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("results"))
+    for spec in specs_of():
+        for phase in PHASES:
+            run_phase(spec, phase, store.root, root)
+    return store
+
+
+@pytest.fixture(scope="module")
+def tables(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    generate(store.root, out, "test")
+    return out / "tables"
+
+
+def evaluations(store):
+    return {run.spec.method: run for run in read_runs(store.root)}
+
+
+def test_every_method_of_the_recipe_is_evaluated(store):
+    found = evaluations(store)
+    assert set(found) == {"ds_net", "random_gate", "fixed_choice", "us_net", "uniform", "class_prior"}
+    assert all(run.missing == [] for run in found.values())
+
+
+def test_metrics_are_named_apart_with_the_precision_of_each_class(store):
+    for method, run in evaluations(store).items():
+        records = {(r.point, r.metric): r for r in run.records("eval")}
+        for point, summary in run.bodies["eval"]["results"]["points"].items():
+            main = records[point, "map50_voc"]
+            assert summary["headline"]["value"] == main.value
+            assert "top1" not in summary
+            assert main.details["classes"].keys() == {"blue", "red"}
+            assert main.value == pytest.approx(np.mean(list(main.details["classes"].values())))
+            low, high = main.details["interval"]
+            assert 0 <= low <= main.value <= high <= 1
+            assert 0 <= records[point, "map50_voc07"].value <= 1
+            assert records[point, "f1_image"].n == TEST_IMAGES
+            assert ((point, "madds_backbone") in records) == (method != "class_prior")
+
+
+def test_backbone_and_head_add_up(store):
+    from bench.models import MODELS
+
+    run = evaluations(store)["fixed_choice"]
+    net = MODELS.get(run.spec.model)(classes=2)
+    values = {(r.point, r.metric): r.value for r in run.records("eval")}
+    for number in range(4):
+        choice = net.space.uniform(number)
+        shape = (net.space.width(choice, len(net.space.stages) - 1), 8, 8)
+        head = net.segments[-1].units[-1].cost(choice, shape).madds  # type: ignore[union-attr]
+        assert values[f"uniform{number}", "madds"] - values[f"uniform{number}", "madds_backbone"] == head
+
+
+def test_per_image_scores_stay_beside_the_run(store):
+    for run in evaluations(store).values():
+        arrays = load_file(run.folder / "per_image.safetensors")
+        for point, summary in run.bodies["eval"]["results"]["points"].items():
+            score = arrays[f"{point}/score"]
+            assert score.shape == (TEST_IMAGES,)
+            assert float(score.sum(dtype=np.float64)) == summary["headline"]["score"]
+
+
+def test_claims_are_proven_for_every_image(store):
+    for run in evaluations(store).values():
+        for summary in run.bodies["eval"]["results"]["points"].values():
+            assert summary["executed_proof"]["networks"]
+
+
+def test_the_leaderboard_says_what_it_orders_by(tables):
+    text = (tables / "leaderboard.md").read_text()
+    assert "mAP@0.5 %" in text
+    assert "top-1 %" not in text
+    assert "top-1 %" not in (tables / "controls.md").read_text()
+    assert "F1 %" in (tables / "controls.md").read_text()
+    assert "mAP@0.5 at" in (tables / "curves.md").read_text()
+    table = pd.read_csv(tables / "leaderboard.csv", skiprows=1)
+    assert "map50_voc_percent" in table
+    assert not [name for name in table if "top1" in name]
+
+
+def test_the_table_of_detectors_has_every_class_and_seed(tables, store):
+    table = pd.read_csv(tables / "detection.csv", skiprows=1)
+    points = sum(len(run.bodies["eval"]["results"]["points"]) for run in evaluations(store).values())
+    assert len(table) == 2 * points
+    assert set(table["class"]) == {"blue", "red"}
+    text = (tables / "detection.md").read_text()
+    assert "| blue |" in " ".join(text.split())
+
+
+def test_boxes_are_drawn_on_validation_images(store, root, tmp_path, capsys):
+    run = evaluations(store)["fixed_choice"]
+    out = tmp_path / "seen.png"
+    draw.main([run.run_id, "--results", str(store.root), "--data", str(root), "--images", "3", "--out", str(out)])
+    with draw.Image.open(out) as image:
+        assert image.size == (3 * 64 * draw.ENLARGED, 64 * draw.ENLARGED)
+        assert (np.asarray(image.convert("RGB")) == 255).all(2).sum() > 100, "the objects that are there are white"
+    with pytest.raises(SystemExit, match="unknown point"):
+        draw.main([run.run_id, "--results", str(store.root), "--data", str(root), "--point", "x"])
+
+
+def test_a_model_for_another_task_is_refused_before_any_work(root):
+    detector = RunSpec("uniform", "ds_mobilenet_det_micro", DataSpec("digits"))
+    classifier = RunSpec("uniform", "ds_mobilenet_micro32", DATA, TRAIN)
+    with pytest.raises(UserError, match="ds_mobilenet_det_micro is a model for detection, and digits"):
+        check([detector], root)
+    with pytest.raises(UserError, match="ds_mobilenet_micro32 is a model for classification, and voc/painted@1"):
+        check([classifier], root)
+
+
+def test_a_damaged_set_leaves_no_partial_record(tmp_path):
+    folder = make_set(tmp_path, train=16, val=8, test=TEST_IMAGES)
+    path = min((folder / "JPEGImages").iterdir())
+    path.write_bytes(path.read_bytes()[:-100])
+    store, spec = Store(tmp_path / "results"), specs_of()[-1]
+    with pytest.raises(UserError, match="is missing or damaged"):
+        run_phase(spec, "train", store.root, tmp_path)
+    assert not any(store.has(spec.run_id, phase) for phase in PHASES)
+    assert "damaged" in json.dumps(store.read_error(spec.run_id))
+
+
+@pytest.mark.parametrize(("recipe", "runs"), [(bccd, 6), (voc_animals, 8), (voc_ds_mbnet, 4)])
+def test_the_recipes_hold_valid_specs(recipe, runs):
+    specs = placed(recipe([0, 1]), None)
+    assert len({spec.run_id for spec in specs}) == len(specs) == 2 * runs
