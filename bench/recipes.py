@@ -31,7 +31,7 @@ RECIPES = Registry(
         "ablation_sandwich": "bench.recipes_ablations:ablation_sandwich",
         "ablation_routing": "bench.recipes_ablations:ablation_routing",
         "ablation_mvco": "bench.recipes_ablations:ablation_mvco",
-        "ablation_order": "bench.recipes_order:ablation_order",
+        "channel_order": "bench.recipes_order:channel_order",
         "tiny_imagenet_smoke": "bench.recipes_images:tiny_imagenet_smoke",
         "imagenet_ds_mbnet": "bench.recipes_images:imagenet_ds_mbnet",
         "imagenet_ds_resnet": "bench.recipes_images:imagenet_ds_resnet",

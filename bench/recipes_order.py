@@ -17,7 +17,7 @@ ORDERED = (RESNET, RESNET_BN, VIT_PP)
 ORDERS = ("none", "l1", "random")
 
 
-def ablation_order(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
+def channel_order(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     """What the order of channels is worth: the accuracy of every slice of one full network on digits, its channels as
     they are, by their L1 norm, and at random.
 

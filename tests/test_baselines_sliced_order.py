@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from small_runs import Trained, context_of, digits, small_spec
 
 from bench.methods import method_of
-from bench.recipes_order import ablation_order
+from bench.recipes_order import channel_order
 from bench.slicing.attention import SlicedAttention
 from bench.slicing.group_norm import SlicedGroupNorm
 from bench.slicing.layers import SlicedConv2d, SlicedLinear
@@ -53,7 +53,7 @@ def test_the_full_network_is_trained_and_all_of_it(tmp_path):
 
 
 def test_the_arms_of_the_ablation_hold_the_same_weights():
-    specs = {spec.run_id: spec for spec in ablation_order((0,))}
+    specs = {spec.run_id: spec for spec in channel_order((0,))}
     arms = {}
     for spec in specs.values():
         if spec.method == "sliced_order":
