@@ -22,6 +22,7 @@ RECIPES = Registry(
         "quickstart": "bench.recipes:quickstart",
         "cifar10_smoke": "bench.recipes:cifar10_smoke",
         "cifar10": "bench.recipes:cifar10",
+        "digits_all": "bench.recipes_digits:digits_all",
         "digits_families": "bench.recipes_families:digits_families",
         "cifar10_families": "bench.recipes_families:cifar10_families",
         "ablation_distillation": "bench.recipes_ablations:ablation_distillation",
@@ -156,6 +157,7 @@ def with_overrides(specs: Sequence[RunSpec], settings: Mapping[str, str]) -> lis
 
     options = {spec.method: {f.name for f in fields(method_of(spec.method).Options)} for spec in specs}
     every_option = set().union(*options.values())
+    settings = _as_lists(settings, every_option)
     for key in settings:
         _check_key(key, every_option)
 
@@ -167,6 +169,14 @@ def with_overrides(specs: Sequence[RunSpec], settings: Mapping[str, str]) -> lis
         return with_settings(spec, mine, options[spec.method])
 
     return changed(specs, change)
+
+
+def _as_lists(settings: Mapping[str, str], options: set[str]) -> dict[str, str]:
+    """The settings, `budget=0.5` as `budgets=[0.5]` where methods have the list alone."""
+    if "budget" in options or "budgets" not in options:
+        return dict(settings)
+    names = {"budget": "budgets", "options.budget": "options.budgets"}
+    return {names.get(key, key): f"[{value}]" if key in names else value for key, value in settings.items()}
 
 
 SECTIONS = {"data": DataSpec, "train": TrainSpec, "profile": ProfileSpec}

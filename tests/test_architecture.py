@@ -32,6 +32,7 @@ ROWS = (
         "recipes_order",
         "recipes_images",
         "recipes_detection",
+        "recipes_digits",
         "export",
     },
     {"estimate"},  # `--dry-run`
@@ -47,6 +48,7 @@ WIRING = {"cli", "listing", "benchmarks"}
 SIDEWAYS = {
     ("evaluation", "training"),  # a task says what the score of an image is
     ("evaluation", "profilers"),  # the executed proof is evaluated by the counters
+    ("recipes_digits", "recipes"),  # every method is what the quickstart runs, and the others
     ("recipes_order", "recipes_families"),  # likewise
     ("recipes_ablations", "recipes_families"),  # the families and how each is trained
     ("baselines", "dynamic_slimmable"),  # the controls run on DS-Net's checkpoint

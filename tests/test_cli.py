@@ -169,7 +169,7 @@ def test_a_spec_file_that_is_not_one(refused, tmp_path, content, sentence):
         ({"data": {"protocol": "mine"}}, "unknown protocol of digits 'mine'; known: official"),
         ({"data": {"train_images": 10**6}}, "train_images must be between 1 and the 900 of digits/official@1"),
         ({"train": {"batch_size": 901}}, "batch size 901 is larger than the 900 images of digits/official@1:train"),
-        ({"model": US}, "ds_net serves ds_mobilenet_micro32, "),
+        ({"model": US}, "ds_net serves ds_mobilenet_det_micro, "),
         (
             {"method": "uniform", "model": "ds_vit_micro32"},
             "ds_vit_micro32 cannot take images of 8 x 8: this Vision Transformer reads",

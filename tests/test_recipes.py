@@ -9,7 +9,7 @@ import pytest
 from bench import recipes
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
-from bench.methods import completed
+from bench.methods import METHODS, completed
 from bench.recipes import RECIPES, changed, check, placed, resolve, with_overrides
 
 DS, US = "ds_mobilenet_micro8", "us_mobilenet_micro8"
@@ -121,12 +121,28 @@ def test_an_option_reaches_only_the_methods_that_have_it():
 
 
 def test_a_setting_that_no_run_has_is_named_with_the_nearest_of_all_methods():
-    with pytest.raises(UserError, match=r"unknown key 'budget'; did you mean 'budgets'\?"):
-        with_overrides(resolve("quickstart", range(1)), {"budget": "[0.5]"})
+    with pytest.raises(UserError, match=r"unknown key 'budgts'; did you mean 'budgets'\?"):
+        with_overrides(resolve("quickstart", range(1)), {"budgts": "[0.5]"})
     with pytest.raises(
         UserError, match=r"unknown key in options 'epochs'; did you mean 'gate_epochs'\?|finetune_epochs"
     ):
         with_overrides(resolve("quickstart", range(1)), {"options.epochs": "1"})
+
+
+@pytest.mark.parametrize("key", ["budget", "options.budget"])
+def test_one_budget_stands_for_a_list_of_one(key):
+    after = by_method(with_overrides(resolve("quickstart", range(1)), {key: "0.5"}))
+    assert after["pruning"].options["budgets"] == (0.5,)
+    assert all("budgets" not in spec.options for method, spec in after.items() if method != "pruning")
+
+
+def test_digits_all_holds_every_method_that_classifies():
+    specs = resolve("digits_all", range(2))
+    check(placed(specs, "cpu"), None)
+    assert {spec.method for spec in specs} >= set(METHODS.names()) - {"class_prior", "smallest"}
+    ids = [spec.run_id for spec in specs]
+    assert len(set(ids)) == len(ids)
+    assert {spec.init_from for spec in specs} - {None} <= set(ids)
 
 
 # Names, files and functions.
