@@ -19,7 +19,6 @@ METRICS: dict[str, tuple[str, str]] = {
     "map_coco": ("fraction", "COCO's mAP, mean over IoU 0.50 to 0.95, by torchmetrics and pycocotools"),
     "f1_image": ("fraction", "mean over the images of F1 at IoU 0.5: what paired tests of detectors compare"),
     "madds_backbone": ("MAdds/image", "madds without those of the detector's head, mean over the images"),
-    "loss": ("nats", "mean cross-entropy over the images of the split"),
     "madds": (
         "MAdds/image",
         "multiply-adds of convolutions and matrix products, mean over the images, gates included",
@@ -28,10 +27,6 @@ METRICS: dict[str, tuple[str, str]] = {
         "MAdds/image",
         "madds without products that a method makes zero but executes all the same, mean over the images",
     ),
-    "madds_pool": (
-        "MAdds/image",
-        "madds plus one for each input element of every average pool (DS-Net README)",
-    ),
     "params_stored": ("parameters", "parameters kept in memory to run the point, buffers excluded"),
     "params_active": ("parameters", "parameters used for an image, mean over the images, buffers excluded"),
     "latency_ms": (
@@ -39,7 +34,6 @@ METRICS: dict[str, tuple[str, str]] = {
         "median wall time of one forward of one batch; batch, threads and form in details",
     ),
     "images_per_s": ("images/s", "batch size over median latency"),
-    "peak_memory_mb": ("MB", "largest resident memory of the process while the phase ran"),
 }
 
 
