@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bench.core.errors import UserError
+from bench.data.voc import EDGE, OFFICIAL_EDGE
 from bench.models import MODELS
 from bench.profilers.choices import routable
 from bench.profilers.model import active_parameters, check_size, own_size, profile_supernet, profile_timm
@@ -24,7 +25,7 @@ NONE = Timing()
 def test_every_micro_preset_has_a_profile_at_its_own_size(name):
     found = profile_supernet(name, None, "all", NONE)
     net = MODELS.get(name)()
-    assert found["image_size"] == own_size(name) == int(name.rpartition("micro")[2])
+    assert found["image_size"] == own_size(name) == int(name.rpartition("micro")[2] or EDGE)
     assert [row["name"] for row in found["subnetworks"]] == [net.space.name_of(choice) for choice in net.space.named]
     madds = [row["madds"] for row in found["subnetworks"][: len(net.space.uniform_choices)]]
     assert madds == sorted(madds)
@@ -131,6 +132,7 @@ def test_finished_batches_are_not_measured_again_and_progress_is_told():
 
 def test_sizes():
     assert [own_size(name) for name in ("ds_vit_micro64", "ds_mobilenet_v1", "ds_mobilenet_micro32")] == [64, 224, 32]
+    assert [own_size(name) for name in ("ds_resnet_det_micro", "ds_mobilenet_v1_det")] == [EDGE, OFFICIAL_EDGE]
     check_size(MODELS.get("ds_mobilenet_micro8")(), DS, 1)
     with pytest.raises(UserError, match="ds_vit_micro8 cannot take images of 9 x 9: "):
         profile_supernet("ds_vit_micro8", 9, "0", NONE)

@@ -35,6 +35,8 @@ from bench.slicing.extract import extract_segment, parameters_of
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Supernet
 
+DETECTOR_SIZES = {"_det_micro": 160, "_det": 300}
+
 
 @dataclass
 class SubnetworkProfile:
@@ -57,9 +59,12 @@ class SubnetworkProfile:
 
 
 def own_size(name: str) -> int:
-    """Height and width of the images that a preset is made for: N where its name ends in microN, else 224."""
+    """Height and width of the images that a preset is made for, by the end of its name: N after microN, 160 and 300
+    for detectors (`det_micro`, `det`), else 224."""
     micro = re.search(r"micro(\d+)$", name)
-    return int(micro[1]) if micro else 224
+    if micro:
+        return int(micro[1])
+    return next((size for end, size in DETECTOR_SIZES.items() if name.endswith(end)), 224)
 
 
 def check_size(net: Supernet, name: str, image_size: int) -> None:
