@@ -17,7 +17,7 @@ from bench.slicing.choice import ChoiceSpace
 from bench.slicing.supernet import Supernet
 
 MICRO_WIDTH, FULL_WIDTH = 64, 128
-RESNET_MICRO = ((8, 2, 2), (16, 2, 2), (32, 3, 1))
+RESNET_MICRO = ((16, 2, 2), (16, 2, 2), (32, 3, 1))
 
 
 def detector_head(
@@ -54,5 +54,5 @@ def us_mobilenet_det_micro(classes: int = 3, input_channels: int = 3) -> Superne
 def ds_resnet_det_micro(classes: int = 3, input_channels: int = 3) -> Supernet:
     """DS-ResNet's plan for images of about 160 pixels: three gates of four options, group norm."""
     stages = resnet.sliced(RESNET_MICRO, resnet.RATIOS, 4)
-    config = ResNetConfig(resnet.MICRO_STEM, *resnet.STEM32, stages, (0, 1, 2), 2, gate_hidden=16)
+    config = ResNetConfig(resnet.MICRO_STEM, *resnet.STEM32, stages, (0, 1, 2), 4, gate_hidden=16)
     return resnet.build(config, classes, input_channels, partial(detector_head, factor=EXPANSION))
