@@ -285,7 +285,9 @@ SPIN = "import time; end = time.time() + 0.6\nwhile time.time() < end: pass"
 
 def test_processor_time_of_children_is_our_own():
     before = load._own_seconds()
-    work = "import time\nwhile time.process_time() < 0.4: pass"  # of its own processor time, however busy the machine is
+    work = (
+        "import time\nwhile time.process_time() < 0.4: pass"  # of its own processor time, however busy the machine is
+    )
     with subprocess.Popen([sys.executable, "-c", work]) as child:
         child.wait()
     assert load._own_seconds() - before > 0.2
