@@ -196,6 +196,29 @@ def test_the_seed_moves_the_weights(case, tmp_path):
         assert not torch.equal(mine(images()[0]).output, other(images()[0]).output)
 
 
+BUDGETED = [
+    name for name in NAMES if "budgets" in {field.name for field in dataclasses.fields(METHODS.get(name).Options)}
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUDGETED)
+def test_a_larger_budget_never_costs_less(name, tmp_path):
+    """Static: the claim. Dynamic: the mean over images and the most that any of them costs, both at most those of the
+    larger budget. A budget is not an order for accuracy."""
+    spec = small_spec(name, options={**SHORT.get(name, {}), "budgets": [0.5, 0.7, 0.9]})
+    points = method_of(name).operating_points(spec, digits(), context_of(spec, tmp_path))
+    named = [point for point in points if point.name.endswith(("0.5", "0.7", "0.9"))]
+    assert len(named) == 3
+    with torch.no_grad():
+        costs = [torch.cat([point.madds(point(x).route) for x in images()]).double() for point in named]
+    means, most = [cost.mean().item() for cost in costs], [cost.max().item() for cost in costs]
+    assert means == sorted(means)
+    assert most == sorted(most)
+    if METHODS.get(name).kind != "dynamic":  # two steps may leave no two images apart
+        assert means[0] < means[-1]
+
+
 # What a method says about itself, and what it accepts.
 
 
