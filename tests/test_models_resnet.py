@@ -25,7 +25,7 @@ from bench.training.gating import new_gates, route_costs
 UNIFORM = [278_085_632, 1_052_311_552, 2_322_677_760, 4_089_184_256]  # METHODS 3.2: 0.278, 1.052, 2.323, 4.089 G
 NAMES = [name for name in MODELS.names() if "resnet" in name]
 GATED = [name for name in NAMES if name.startswith("ds_")]
-GROUPED = [name for name in GATED if "_bn" not in name]
+GROUPED = [name for name in GATED if "_bn" not in name and "_det" not in name]  # a detector's head has norms of its own
 
 
 def size_of(name):
