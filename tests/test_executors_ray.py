@@ -181,6 +181,11 @@ except KeyboardInterrupt:
 """
 
 
+def heed_ctrl_c() -> None:
+    """As in a terminal, also where the tests run in the background: what runs there ignores Ctrl-C, and hands it on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def driver(root: Path, sleep_s: float) -> Iterator[subprocess.Popen]:
     """Another process that runs two specs on a local Ray of its own; left as soon as both hold their leases."""
@@ -188,7 +193,13 @@ def driver(root: Path, sleep_s: float) -> Iterator[subprocess.Popen]:
     environment = os.environ | {"HOME": str(root), "PYTHONPATH": paths}
     command = [sys.executable, "-c", DRIVER, str(root), str(sleep_s)]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     ) as process:
         deadline = time.monotonic() + 60
         while len(attempts(root)) < 2:

@@ -63,6 +63,11 @@ def words(recipe: str, results: Path, executor: str) -> list[str]:
 # The serial executor: processes forked from one that has imported everything, so that a start costs nothing.
 
 
+def heed_ctrl_c() -> None:
+    """As in a terminal, also where the tests run in the background: what runs there ignores Ctrl-C, and hands it on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def command_line(arguments: list[str], log: Path) -> None:
     """What the `slicebench` command does, in a process of its own that writes to `log`."""
     with open(log, "wb") as file:
@@ -70,6 +75,7 @@ def command_line(arguments: list[str], log: Path) -> None:
         os.dup2(file.fileno(), 2)
     from bench.cli import main
 
+    heed_ctrl_c()
     main(arguments)
 
 
@@ -209,7 +215,12 @@ class Driver:
         self.log = results.with_suffix(".log")
         with open(self.log, "wb") as file:
             self.process = subprocess.Popen(
-                line, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                line,
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=heed_ctrl_c,
             )
 
     def is_alive(self) -> bool:
