@@ -46,7 +46,7 @@ class DSNetOptions:
         routing: the routing spaces, one operating point each: lists of options, cheapest first; empty for one space
             that holds every option. With several gates a list is that of every gate, or there is a list for each gate.
             A budget is set by the routing space (METHODS 5.3).
-        gate_epochs ... hard_samples: stage II (`StageTwo`).
+        gate_epochs ... hard_samples: stage II (`StageTwo`). The released code decays a gate's weights by 0.01.
         gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). The attention head is a property of the
             network: the `ds_mobilenet_plain_` presets are without.
         channel_order: order of the channels that stage I starts from (`models/order.py`). It says something where they
@@ -62,6 +62,7 @@ class DSNetOptions:
     routing: tuple[tuple[int | tuple[int, ...], ...], ...] = ()
     gate_epochs: int = 5
     gate_lr: float = 0.05
+    gate_weight_decay: float = 1e-4
     task_weight: float = 1.0
     sgs_weight: float = 1.0
     madds_weight: float = 0.5
@@ -77,6 +78,7 @@ class DSNetOptions:
         return StageTwo(
             epochs=self.gate_epochs,
             lr=self.gate_lr,
+            weight_decay=self.gate_weight_decay,
             task_weight=self.task_weight,
             sgs_weight=self.sgs_weight,
             madds_weight=self.madds_weight,

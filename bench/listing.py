@@ -146,13 +146,14 @@ def runs_table(specs: Sequence[RunSpec], results: Path, data: Path | None = None
     store = Store(results, writable=False) if results.is_dir() else _NoStore(results)
     Plan(specs, store)
     found = estimates(specs, data)
-    hours = sum(found[spec.run_id].hours or 0 for spec in specs)
+    untrained = [spec for spec in specs if not store.has(spec.run_id, "train")]
+    hours = sum(found[spec.run_id].hours or 0 for spec in untrained)
     rows = [_run_row(spec, store, found[spec.run_id]) for spec in specs]
     devices = " and ".join(sorted({spec.device for spec in specs}))
     return "\n".join(
         [
             tabulate(rows, headers="keys", disable_numparse=True),
-            f"{hours:.2f} hours of training in all, one run after the other: estimated here on {devices} from a few "
+            f"{hours:.2f} hours of training are left, one run after the other: estimated here on {devices} from a few "
             "steps of each; MAdds are those of the largest network for one image",
         ]
     )

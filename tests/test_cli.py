@@ -287,7 +287,7 @@ def test_a_cluster_that_does_not_answer(refused):
 def test_a_dry_run_lists_the_runs_and_creates_nothing(slicebench, tmp_path):
     said = slicebench("run", "quickstart", "--dry-run")
     *runs, total = said.out.splitlines()[2:]
-    assert "hours of training in all, one run after the other: estimated here on cpu" in total
+    assert "hours of training are left, one run after the other: estimated here on cpu" in total
     assert (said.code, said.err, len(runs)) == (0, "", 18)
     assert all(line.endswith("train, eval, profile") for line in runs)
     assert list(tmp_path.iterdir()) == []
@@ -306,6 +306,7 @@ def test_a_dry_run_says_what_is_left(slicebench, tmp_path):
         "nothing: complete",
         "eval, profile",
     ]
+    assert said.out.splitlines()[-1].startswith("0.00 hours of training are left")
     assert everything_below(tmp_path / "results") == before
 
 

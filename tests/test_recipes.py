@@ -9,7 +9,7 @@ import pytest
 from bench import recipes
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
-from bench.methods import METHODS, completed
+from bench.methods import METHODS, completed, method_of
 from bench.recipes import RECIPES, changed, check, placed, resolve, with_overrides
 
 DS, US = "ds_mobilenet_micro8", "us_mobilenet_micro8"
@@ -74,6 +74,13 @@ def test_every_full_recipe_says_what_to_expect():
         assert "Not run here." in text
         assert "Expected" in text
         assert "hours" in text
+
+
+def test_the_gate_of_ds_mbnet_trains_as_released():
+    """METHODS 6: stage II has a learning rate and a weight decay of its own, 30 epochs."""
+    (spec,) = (spec for spec in resolve("imagenet_ds_mbnet", range(1)) if spec.method == "ds_net")
+    settings = method_of("ds_net").options(spec).stage_two()
+    assert (settings.epochs, settings.lr, settings.weight_decay) == (30, 0.08, 0.01)
 
 
 def test_all_methods_of_a_comparison_train_alike():

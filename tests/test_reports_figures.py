@@ -7,12 +7,13 @@ import pytest
 from matplotlib.figure import Figure
 from report_store import make_store
 
+from bench.methods import METHODS, method_of
 from bench.reports import figures
 from bench.reports.figures import write_accuracy_latency, write_accuracy_madds, write_routing
 from bench.reports.frame import latency_frame, observations, points_frame
 from bench.reports.runs import Run, read_runs
 from bench.reports.series import series_of
-from bench.reports.style import human, log_axis, looks_of, save, slug
+from bench.reports.style import LOOKS, human, log_axis, looks_of, save, slug
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,14 @@ def test_methods_keep_their_look_and_differ():
     few, many = looks_of(["ds_net", "mine"]), looks_of(["ds_net", "mine", "uniform", "us_net", "yours"])
     assert few["ds_net"] == many["ds_net"]
     assert len(set(many.values())) == 5
+
+
+def test_every_method_of_the_suite_has_a_look_that_no_other_figure_changes():
+    own = {*LOOKS.values()}
+    rooms = {name: type(method_of(name)).__module__.split(".")[0] for name in METHODS.names()}
+    assert set(LOOKS) == {name for name, room in rooms.items() if room in ("bench", "baselines")}
+    assert len(own) == len(LOOKS)
+    assert not own & set(looks_of([f"mine{i}" for i in range(10)]).values())
 
 
 def test_configs_of_one_method_differ_in_their_marker(runs: list[Run]):

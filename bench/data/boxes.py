@@ -149,15 +149,11 @@ class BoxSplit(Split):
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
         """See `Split.train_batches`."""
-        steps = self.steps(batch_size)
-        if not 0 <= start <= steps:
-            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
-        if views < 1:
-            raise ValueError(f"views must be at least 1, not {views}")
-        rows = _slices(keyed_order(len(self), "order", seed, epoch), batch_size)[start:steps]
+        numbers = self._numbers(batch_size, start, views)
+        rows = _slices(keyed_order(len(self), "order", seed, epoch), batch_size)
         if not augment:
-            return (self._plain(each, views, device) for each in rows)
-        return (self._augmented(each, views, device, (seed, epoch, start + i)) for i, each in enumerate(rows))
+            return (self._plain(rows[number], views, device) for number in numbers)
+        return (self._augmented(rows[number], views, device, (seed, epoch, number)) for number in numbers)
 
     def _plain(self, rows: np.ndarray, views: int, device: torch.device | str) -> Batch:
         x = self.normalisation(torch.from_numpy(self.images[rows]).to(device))

@@ -86,6 +86,15 @@ class Split(ABC):
             raise UserError(f"batch size {batch_size} is larger than the {len(self)} images of {self.id}")
         return len(self) // batch_size
 
+    def _numbers(self, batch_size: int, start: int, views: int) -> range:
+        """The steps that `train_batches` yields, its arguments checked."""
+        steps = self.steps(batch_size)
+        if not 0 <= start <= steps:
+            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
+        if views < 1:
+            raise ValueError(f"views must be at least 1, not {views}")
+        return range(start, steps)
+
     def _require_positive(self, batch_size: int) -> None:
         if batch_size < 1:
             raise UserError(f"batch size must be at least 1, not {batch_size}")

@@ -85,15 +85,11 @@ class FolderSplit(Split):
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
         """See `Split.train_batches`; batch_size is that of all processes together."""
-        steps = self.steps(batch_size)
-        if not 0 <= start <= steps:
-            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
-        if views < 1:
-            raise ValueError(f"views must be at least 1, not {views}")
+        numbers = self._numbers(batch_size, start, views)
         count = len(self.rows)
         keys = [keyed_integers(count, "augment", seed, epoch, view) for view in range(views)] if augment else []
         work = _Work(self, keyed_order(count, "order", seed, epoch), batch_size, views, tuple(keys), self.part)
-        return _run(work, range(start, steps), torch.device(device))
+        return _run(work, numbers, torch.device(device))
 
     def steps(self, batch_size: int) -> int:
         """See `Split.steps`; the same in all processes. Raises UserError for a batch of fewer images than processes."""

@@ -70,17 +70,13 @@ class InMemorySplit(Split):
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
         """See `Split.train_batches`."""
-        steps = self.steps(batch_size)
-        if not 0 <= start <= steps:
-            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
-        if views < 1:
-            raise ValueError(f"views must be at least 1, not {views}")
+        numbers = self._numbers(batch_size, start, views)
         here = self._resident(device)
         order, corners = self.order(seed, epoch), None
         if augment:
             draws = [self.draws(seed, epoch, view) for view in range(views)]
             corners = [here.canvas.corners(order, each) for each in draws]
-        rows = [slice(step * batch_size, (step + 1) * batch_size) for step in range(start, steps)]
+        rows = [slice(step * batch_size, (step + 1) * batch_size) for step in numbers]
         return self._shuffled(rows, torch.from_numpy(order).to(device), corners, views, here)
 
     def order(self, seed: int, epoch: int) -> np.ndarray:

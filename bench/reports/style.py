@@ -53,6 +53,14 @@ LOOKS = {
     "pruning": Look("#009E73", "^"),
     "random_gate": Look("#8C8C8C", "X"),
     "fixed_choice": Look("#B8860B", "v"),
+    "sliced_order": Look("#8C8C8C", "^"),
+    "class_prior": Look("#8C8C8C", "D"),
+    "early_exit": Look("#009E73", "o"),
+    "layer_skip": Look("#0072B2", "o"),
+    "channel_gate": Look("#CC79A7", "o"),
+    "token_prune": Look("#56B4E9", "o"),
+    "thinking_vit": Look("#000000", "o"),
+    "nested_vit": Look("#0072B2", "P"),
 }
 MARKERS = "osD^vPX*hp<>8"
 FRONT_COLOR = "#C4C4C4"
