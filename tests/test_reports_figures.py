@@ -83,6 +83,22 @@ def test_many_routes_are_gathered():
     assert sum(shown.values()) == pytest.approx(sum(routing.values()) + 0.5 - 0.5)
 
 
+def test_a_long_legend_is_shown_whole(runs: list[Run], drawn: list[Figure], tmp_path: Path):
+    points, latency = points_frame(runs), latency_frame(runs)
+    ids = {f"more {i}": f"batch_size=30, epochs={i}, lr=0.05, warmup_epochs=2.0" for i in range(20)}
+    twins = {i: {"config_id": i, "variant": variant} for i, variant in ids.items()}
+    mine = {"points": points[points["method"] == "us_net"], "latency": latency[latency["method"] == "us_net"]}
+    many = {name: pd.concat([frame.assign(**twin) for twin in twins.values()]) for name, frame in mine.items()}
+    write_accuracy_madds(tmp_path, many["points"])
+    write_accuracy_latency(tmp_path, many["points"], many["latency"])
+    assert len(drawn) == 2
+    for figure in drawn:
+        figure.draw_without_rendering()
+        (box,) = figure.legends
+        assert len(box.get_texts()) >= 20
+        assert all(figure.bbox.contains(*t.get_window_extent().min) for t in box.get_texts())
+
+
 def test_no_text_overlaps(runs: list[Run], drawn: list[Figure], tmp_path: Path):
     """Titles, labels, ticks and legend keep clear of each other, as laid out."""
     points = points_frame(runs)

@@ -12,6 +12,7 @@ from bench.reports.rows import groups_of, rows_of, select
 from bench.reports.style import FRONT_COLOR, MARKERS, Look, looks_of
 
 DYNAMIC_SIZE, STATIC_SIZE = 8, 5
+MARGIN = 0.5  # inches above and below a legend, a title included
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,14 @@ def draw_front(axes: Axes, front: pd.DataFrame, x: str) -> None:
 
 
 def legend(figure: Figure, series: list[Series], front: bool = False) -> None:
-    """Outside the data, on the right."""
+    """Outside the data, on the right; the figure grows to hold it."""
     handles = [Line2D([], [], label=_wrapped(one.label), **one.drawing) for one in series]
     if front:
         handles.append(Line2D([], [], color=FRONT_COLOR, linewidth=2.5, label="Pareto front of all rows"))
-    figure.legend(handles=handles, loc="outside right upper")
+    box = figure.legend(handles=handles, loc="outside right upper")
+    figure.draw_without_rendering()  # how large it is, is known then
+    needed = box.get_window_extent().height / figure.dpi + MARGIN
+    figure.set_figheight(max(figure.get_figheight(), needed))
 
 
 def legend_width(series: list[Series]) -> float:
