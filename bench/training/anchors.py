@@ -3,6 +3,9 @@
 Each level of the head has `PER_CELL` sizes, the centres of a k-means over the boxes that fall to it, with 1 - IoU of
 width and height as the distance (Redmon & Farhadi 2017, sec. 2). Deterministic: the first centre is the median, each
 next one the box that the centres so far cover worst.
+
+Anchors stand where their cell looks: a 3x3 convolution of stride 2 that pads one pixel is centred on every second
+pixel, from the first on, so that cell i of a map of stride s sees what lies around pixel i * s.
 """
 
 from __future__ import annotations
@@ -57,15 +60,15 @@ def fit_sizes(sizes: np.ndarray) -> list[np.ndarray]:
 
 
 def anchor_grid(sizes: list[np.ndarray], edge: int) -> Tensor:
-    """(A, 4) anchors of a square image of `edge` pixels, left, top, right, bottom: level by level, row by row, the
-    centres in the middle of the cells."""
+    """(A, 4) anchors of a square image of `edge` pixels, left, top, right, bottom: level by level, row by row."""
     generator = AnchorGenerator(((1,),) * len(STRIDES), ((1.0,),) * len(STRIDES))
-    generator.cell_anchors = [_about(each, stride / 2) for each, stride in zip(sizes, STRIDES, strict=True)]
+    generator.cell_anchors = [_about(each) for each in sizes]
     cells = [[-(-edge // stride)] * 2 for stride in STRIDES]
     strides = [[torch.tensor(stride)] * 2 for stride in STRIDES]
     return torch.cat(generator.grid_anchors(cells, strides))
 
 
-def _about(sizes: np.ndarray, centre: float) -> Tensor:
+def _about(sizes: np.ndarray) -> Tensor:
+    """(n, 4) boxes of (n, 2) widths and heights about the middle of the first pixel."""
     half = torch.from_numpy(np.asarray(sizes)).float() / 2
-    return torch.cat([centre - half, centre + half], dim=1)
+    return torch.cat([0.5 - half, 0.5 + half], dim=1)

@@ -1,7 +1,8 @@
 """Detection as a task: the detector's loss, its distillation, and when an image counts as solved.
 
-Our design; no detection code of DS-Net is public (METHODS 6). The loss is RetinaNet's (Lin et al. 2017): sigmoid focal
-loss on all anchors and smooth L1 on the offsets of those that match an object, by torchvision's matcher and box coder.
+Our design; no detection code of DS-Net is public (METHODS 6). The loss is made of RetinaNet's parts (Lin et al. 2017):
+sigmoid focal loss on all anchors and smooth L1 on the offsets of those that match an object, by torchvision's matcher
+and box coder. Other than there, an object's anchors share its weight.
 A teacher gives soft class targets on all anchors, weighted as in focal loss by how far student and teacher are apart
 (Li et al. 2020, quality focal loss), and its boxes where it sees an object. The score of an image is F1 at IoU 0.5.
 """
@@ -27,11 +28,22 @@ from bench.training.found import Found
 
 POSITIVE, NEGATIVE = 0.4, 0.3  # IoU with an object from which an anchor stands for it, below which for none
 CONFIDENCE = 0.3  # of the detections that an image's F1 counts
-LOWEST, CANDIDATES, KEPT = 0.02, 400, 100  # score of a detection; how many before and after suppression, an image
+LOWEST, CANDIDATES = 0.001, 200  # score of a detection; how many of a class are looked at in an image
 SUPPRESSED = 0.5  # IoU with a better one of its class
 SEEN = 0.3  # a teacher's probability from which its box is a target
 BATCH = 64
 NEVER = -20.0  # logit of what is not there
+
+
+def anchor_weights(rows: Tensor, is_object: Tensor, objects: int) -> Tensor:
+    """(B, A): one over the number of anchors that match the same object; 0 for those that match none.
+
+    Args:
+        rows: (B, A) which of the `objects` rows of its image each anchor matches. is_object: (B, A) bool.
+    """
+    matches = is_object.float()
+    counts = matches.new_zeros(len(rows), objects).scatter_add(1, rows, matches)  # (B, objects)
+    return matches / counts.gather(1, rows).clamp(min=1)
 
 
 class Detection:
@@ -59,22 +71,26 @@ class Detection:
         return cls(anchor_grid(sizes, data.image_size), data.classes, data.image_size)
 
     def loss(self, output: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Focal loss and smooth L1, each a sum over the batch's anchors divided by the number that match an object.
+        """Focal loss and smooth L1, for every object the mean over its anchors, and focal loss of anchors that match
+        none; divided by the number of objects in the batch.
 
-        `smoothing` is not used: focal loss has no labels to smooth.
+        A small object has one anchor where a larger one has ten, and would not be learnt beside it by a sum over
+        anchors. `smoothing` is not used: focal loss has no labels to smooth.
         """
         offsets, logits = self._split(output)
         matched = torch.stack([self._match(each) for each in target])  # (B, A)
-        boxes = target.gather(1, matched.clamp(min=0)[..., None].expand(-1, -1, target.shape[2]))  # (B, A, 6)
+        rows = matched.clamp(min=0)
+        boxes = target.gather(1, rows[..., None].expand(-1, -1, target.shape[2]))  # (B, A, 6)
         is_object = (matched >= 0) & (boxes[..., 5] == 0)
         is_nothing = matched == Matcher.BELOW_LOW_THRESHOLD
+        weights = anchor_weights(rows, is_object, target.shape[1])
         wanted = F.one_hot(boxes[..., 4].long().clamp(min=0), len(self.classes)) * is_object[..., None]
         focal = sigmoid_focal_loss(logits, wanted.to(logits.dtype)).sum(2)
-        classes = focal[is_object | is_nothing].sum()
+        classes = (focal * torch.where(is_nothing, 1.0, weights)).sum()
         at = self._anchors(output).expand(len(output), -1, -1)[is_object]
         codes = self.coder.encode_single(boxes[..., :4][is_object], at)
-        located = F.smooth_l1_loss(offsets[is_object], codes, reduction="sum")
-        return (classes + located) / is_object.sum().clamp(min=1)
+        located = F.smooth_l1_loss(offsets[is_object], codes, reduction="none").sum(1) @ weights[is_object]
+        return (classes + located) / weights.sum().clamp(min=1)
 
     def _match(self, target: Tensor) -> Tensor:
         """(A,) the row of (M, 6) that each anchor stands for; BELOW_LOW_THRESHOLD for none, BETWEEN_THRESHOLDS where
@@ -116,24 +132,25 @@ class Detection:
 
     def score(self, output: Tensor, target: Tensor) -> Tensor:
         """(B,): F1 of each image at IoU 0.5 over the detections of at least `CONFIDENCE`."""
-        return torch.tensor([each.f1(CONFIDENCE) for each in self.found(output, target)], device=output.device)
+        found = self.found(output, target, CONFIDENCE)
+        return torch.tensor([each.f1(CONFIDENCE) for each in found], device=output.device)
 
     @torch.no_grad()
-    def found(self, output: Tensor, target: Tensor) -> list[Found]:
-        """What was found in each image, beside what is there."""
+    def found(self, output: Tensor, target: Tensor, lowest: float = LOWEST) -> list[Found]:
+        """What was found in each image with at least the score `lowest`, beside what is there."""
         offsets, logits = self._split(output.float())
-        probability, anchors = logits.sigmoid(), self._anchors(output)
-        return [self._found(*each, anchors) for each in zip(offsets, probability, target, strict=True)]
+        probability = logits.sigmoid()
+        return [self._found(*each, lowest) for each in zip(offsets, probability, target, strict=True)]
 
-    def _found(self, offsets: Tensor, probability: Tensor, target: Tensor, anchors: Tensor) -> Found:
-        order = probability.flatten().sort(descending=True, stable=True)
-        scores, places = order.values[:CANDIDATES], order.indices[:CANDIDATES]
-        places = places[scores >= LOWEST]
-        scores = scores[scores >= LOWEST]
-        at, labels = places // len(self.classes), places % len(self.classes)
-        boxes = self.coder.decode_single(offsets[at], anchors[at])
+    def _found(self, offsets: Tensor, probability: Tensor, target: Tensor, lowest: float) -> Found:
+        order = probability.sort(dim=0, descending=True, stable=True)  # of each class, so that no other crowds it out
+        scores, at = order.values[:CANDIDATES], order.indices[:CANDIDATES]
+        enough = scores >= lowest
+        labels = enough.nonzero()[:, 1]
+        scores, at = scores[enough], at[enough]
+        boxes = self.coder.decode_single(offsets[at], self._anchors(offsets)[at])
         boxes = clip_boxes_to_image(boxes, (self.edge, self.edge))
-        kept = batched_nms(boxes, scores, labels, SUPPRESSED)[:KEPT]
+        kept = batched_nms(boxes, scores, labels, SUPPRESSED)
         objects = target[target[:, 4] >= 0].cpu().numpy()
         return Found(
             boxes[kept].cpu().numpy(),
@@ -163,8 +180,16 @@ class Detection:
     def fitted(self, network: Callable[[Tensor], Tensor], split: Split, device: torch.device) -> Detection:
         """This task with the threshold from which gates count an image as solved: the median F1 of `network`, the
         widest that they may choose, over the validation split. An image is then easy if a slimmer one does as well on
-        it as the widest does on half of the images."""
+        it as the widest does on half of the images. Where that is 0, on which every image would be easy, it is the
+        least that is not."""
         scores = [self.score(network(batch.x), batch.targets) for batch in split.batches(BATCH, device=device)]
         chosen = copy.copy(self)
-        chosen.threshold = float(torch.cat(scores).median())
+        chosen.threshold = solved_from(torch.cat(scores), self.threshold)
         return chosen
+
+
+def solved_from(scores: Tensor, otherwise: float) -> float:
+    """The median of (n,) scores; the least positive one where that is 0, `otherwise` where all are."""
+    positive = scores[scores > 0]
+    median = float(scores.median())
+    return median if median > 0 else float(positive.min()) if len(positive) else otherwise
