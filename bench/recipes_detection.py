@@ -59,20 +59,20 @@ def bccd(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
 
 
 def voc_animals(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
-    """Five animals in 640 photographs of VOC 2011, tested on the 200 of its val list (160x160 pixels): the methods from
-    scratch, and the network that is trained alone also from what it has learnt on Tiny-ImageNet.
+    """Five animals in 640 photographs of VOC 2011, tested on the 200 of its val list (160x160 pixels): one network from
+    scratch, and from what its backbone has learnt on Tiny-ImageNet.
 
     Needs VOC2011animals and tiny-imagenet-100. So few photographs teach a detector little: what is to be seen is that
     both starts are above `class_prior`, and by how much they differ.
     """
-    scratch = detectors(
-        seeds,
-        DataSpec("voc", "VOC2011animals"),
-        TrainSpec(epochs=30, batch_size=16, lr=0.12, warmup_epochs=2, weight_decay=5e-4),
-        {"routing": ((0, 1, 2, 3),), "gate_epochs": 2, "gate_lr": 5.0, "random_widths": 1, "ema": 0.99},
-        widths=(0.25, 1.0),
-    )
-    return [*scratch, *(run for spec in scratch if spec.method == "uniform" for run in started(spec))]
+    data = DataSpec("voc", "VOC2011animals")
+    train = TrainSpec(epochs=30, batch_size=16, lr=0.12, warmup_epochs=2, weight_decay=5e-4)
+    specs = []
+    for seed in seeds:
+        common: dict[str, Any] = {"data": data, "train": train, "profile": PROFILE, "seed": seed}
+        scratch = RunSpec("uniform", DYNAMIC, options={"choices": (WIDEST,)}, **common)
+        specs += [scratch, *started(scratch), RunSpec("class_prior", DYNAMIC, **common)]
+    return specs
 
 
 def started(spec: RunSpec) -> list[RunSpec]:
