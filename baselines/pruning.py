@@ -74,7 +74,6 @@ class Pruning(Method):
     kind = "static"
     paper = "Fang et al. 2023, DepGraph; each criterion names its own (pruning_criteria)"
     Options = PruningOptions
-    leaves = "nothing"
     takes_networks = True
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

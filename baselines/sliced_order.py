@@ -45,6 +45,7 @@ class SlicedOrder(Method):
     name = "sliced_order"
     kind = "control"
     paper = "control of this suite"
+    leaves = "supernet"
     Options = SlicedOrderOptions
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:

@@ -46,6 +46,7 @@ class USNet(Method):
     kind = "slimmable"
     paper = "Yu & Huang, ICCV 2019, arXiv 1903.05134"
     families = ("us_",)
+    leaves = "supernet"
     Options = USNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

@@ -96,6 +96,7 @@ class DSNet(Method):
     paper = "Li et al., CVPR 2021, arXiv 2103.13258"
     families = ("ds_mobilenet_", "ds_resnet")
     except_for = ("ds_mobilenet_pp_", "ds_resnet_pp_", "ds_resnet50_pp")
+    leaves = "supernet"
     Options = DSNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

@@ -25,9 +25,10 @@ from small_runs import (
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec, parse_spec
 from bench.evaluation.proof import prove
-from bench.methods import METHODS, completed, method_of
+from bench.methods import METHODS, check_parent, completed, method_of
 from bench.models import MODELS
 from bench.points import RoutedPoint
+from bench.training.start import SUPERNET, left_by
 
 NAMES = METHODS.names()
 OPTIONS = [(name, field.name) for name in NAMES for field in dataclasses.fields(METHODS.get(name).Options)]
@@ -163,6 +164,15 @@ def test_an_interrupted_run_ends_in_the_same_bytes(case, tmp_path):
             case.run(tmp_path, progress=interrupt_after(reached), checkpoint_s=0.0)
     assert_same(case.points, case.run(tmp_path, checkpoint_s=0.0))
     assert checkpoint_bytes(tmp_path) == checkpoint_bytes(case.trained.directory)
+
+
+def test_a_supernet_is_left_exactly_where_a_method_says_so(case):
+    """Else a run that starts from it would fail after its parent has trained."""
+    left = (case.trained.directory / "checkpoints" / f"{SUPERNET}.safetensors").exists()
+    assert left == (METHODS.get(case.name).leaves == "supernet")
+    if left:
+        state = left_by(case.trained.directory, case.spec.run_id, SUPERNET, "supernet")
+        assert state.keys() == MODELS.get(case.spec.model)().state_dict().keys()
 
 
 def test_a_run_takes_whole_epochs(case):
@@ -334,6 +344,14 @@ def test_a_family_that_a_method_does_not_serve_is_refused(name):
 def test_a_method_that_needs_a_parent_says_so(name):
     with pytest.raises(UserError, match=f"{name} works on another run's checkpoint; name it with init_from"):
         completed(RunSpec(name, small_model(name)))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS.get(name).leaves == "nothing"])
+def test_nothing_starts_from_a_run_that_leaves_nothing(name):
+    parent = completed(raw_spec(name))
+    child = RunSpec("us_net", "us_mobilenet_micro8", init_from=parent.run_id)
+    with pytest.raises(UserError, match=f"a run of {name} leaves no network to train on"):
+        check_parent(child, parent)
 
 
 @pytest.mark.parametrize(
