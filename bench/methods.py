@@ -99,6 +99,9 @@ class Method:
         """Raise `UserError` for settings that this model cannot meet (a width, choice or budget that no sub-network
         has). Called before any work is done; `net` is the spec's model with any weights."""
 
+    def check_data(self, spec: RunSpec, data: Dataset) -> None:
+        """Raise `UserError` for settings that these data cannot meet. Called before any work is done."""
+
     def options(self, spec: RunSpec) -> Any:
         """The spec's options as this method's frozen dataclass, defaults filled in."""
         return self.Options(**_checked_options(self.name, self.Options, dict(spec.options)))

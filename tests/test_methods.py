@@ -363,8 +363,14 @@ def test_nothing_starts_from_a_run_that_leaves_nothing(name):
         ("ds_net", {"routing": [[0, [1]]]}, "mixes options and lists of options"),
         ("ds_net", {"calibration_images": 0}, "calibration_images must be at least 1, not 0"),
         ("ds_net", {"calibration_images": 9, "recalibrate": False}, "says nothing where recalibrate is false"),
+        ("ds_net", {"routing": [[0, 1], [1, 3], [0, 1]]}, "each routing space once, and dynamic0-1 is there twice"),
+        ("ds_net", {"routing": [[0, 1], [[0, 1]]]}, "each routing space once, and dynamic0-1 is there twice"),
         ("us_net", {"widths": [0.3, 0.26]}, "no sub-network has width 0.26"),
+        ("us_net", {"widths": []}, "widths must be at least one width, each named once"),
+        ("us_net", {"widths": [0.5, 0.5000001]}, "widths must be at least one width, each named once"),
+        ("s_net", {"widths": []}, "no sub-network has width none"),
         ("uniform", {"choices": [0, 9]}, "no sub-network 9: this space has choices 0 to 3"),
+        ("uniform", {"choices": [0, 0]}, r"choices must name each sub-network once, not \[0, 0\]"),
     ],
 )
 def test_what_no_sub_network_has_is_refused_before_any_work(name, options, sentence):
@@ -372,6 +378,16 @@ def test_what_no_sub_network_has_is_refused_before_any_work(name, options, sente
     with pytest.raises(UserError, match=sentence) as caught:
         method_of(name).check(spec, MODELS.get(spec.model)(), 8)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["s_mobilenet_micro8", "s_resnet_micro8"])
+def test_channels_that_cannot_change_places_are_not_ordered(model):
+    for order in ("l1", "random"):
+        spec = completed(RunSpec("sliced_order", model, options={"order": order}))
+        with pytest.raises(UserError, match="switchable batch norm has scales for each width"):
+            method_of("sliced_order").check(spec, MODELS.get(model)(), 8)
+    spec = completed(RunSpec("sliced_order", model, options={"order": "none"}))
+    method_of("sliced_order").check(spec, MODELS.get(model)(), 8)
 
 
 def test_a_model_without_a_gate_cannot_be_routed():
