@@ -22,6 +22,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
 from bench.methods import Method, build_model, build_network
+from bench.models.detector_head import DetectorTail
 from bench.points import OperatingPoint, StaticPoint
 from bench.profilers.madds import executed_madds
 from bench.slicing.extract import extract
@@ -80,6 +81,8 @@ class Pruning(Method):
         options: PruningOptions = self.options(spec)
         plain, criterion = extract(net, net.space.uniform_choices[-1]), CRITERIA[options.criterion]
         criterion.check(plain, spec.model)
+        if any(isinstance(module, DetectorTail) and module.finer > 1 for module in plain.modules()):
+            raise UserError(f"{spec.model} turns channels into positions, and pruning cannot follow them there")
         image = torch.zeros(1, net.input_channels, image_size, image_size)
         check_budget(plain, image, min(options.budgets), criterion)
 
@@ -114,6 +117,7 @@ class Pruning(Method):
                 CRITERIA[options.criterion],
                 seed=spec.seed,
                 batches=_calibration(options.taylor_images, spec, data, context),
+                loss=task_of(data).loss,
                 full_madds=full,
             )
             network, full = channels_last(pruned.network), pruned.full_madds
