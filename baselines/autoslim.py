@@ -74,7 +74,6 @@ class AutoSlim(Method):
     kind = "static"
     paper = "Yu & Huang, 2019, arXiv 1903.11728"
     families = ("us_",)
-    leaves = "nothing"
     Options = AutoSlimOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

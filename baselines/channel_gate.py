@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.channel_selection import GatedConv, GatedNetwork, masked
-from baselines.staged import channels_last, one_image, staged
+from baselines.staged import channels_last, one_image, require_pairs, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
@@ -194,7 +194,9 @@ class ChannelGate(Method):
     Options = ChannelGateOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
-        GatedNetwork(staged(net), self.options(spec).groups, 1)
+        options: ChannelGateOptions = self.options(spec)
+        GatedNetwork(staged(net), options.groups, 1)
+        require_pairs(self.name, spec.train.batch_size, options.gate_epochs)
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: ChannelGateOptions = self.options(spec)

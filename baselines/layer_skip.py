@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from baselines.staged import Staged, channels_last, costs_of, one_image, pooled, staged
+from baselines.staged import Staged, channels_last, costs_of, one_image, pooled, require_pairs, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
@@ -221,6 +221,7 @@ class LayerSkip(Method):
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         if not any(map(is_skippable, staged(net).blocks)):
             raise UserError(f"no block of {spec.model} can be skipped: all of them change the shape")
+        require_pairs(self.name, spec.train.batch_size, self.options(spec).gate_epochs)
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: LayerSkipOptions = self.options(spec)

@@ -50,6 +50,7 @@ class NestedViT(Method):
     kind = "slimmable"
     paper = "; ".join(f"{name}: {scheme.paper}" for name, scheme in SCHEMES.items())
     families = ("nested_vit_",)
+    leaves = "supernet"
     Options = NestedViTOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

@@ -22,6 +22,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
 from bench.methods import Method, build_model, build_network
+from bench.models.detector_head import DetectorTail
 from bench.points import OperatingPoint, StaticPoint
 from bench.profilers.madds import executed_madds
 from bench.slicing.extract import extract
@@ -74,13 +75,14 @@ class Pruning(Method):
     kind = "static"
     paper = "Fang et al. 2023, DepGraph; each criterion names its own (pruning_criteria)"
     Options = PruningOptions
-    leaves = "nothing"
     takes_networks = True
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: PruningOptions = self.options(spec)
         plain, criterion = extract(net, net.space.uniform_choices[-1]), CRITERIA[options.criterion]
         criterion.check(plain, spec.model)
+        if any(isinstance(module, DetectorTail) and module.finer > 1 for module in plain.modules()):
+            raise UserError(f"{spec.model} turns channels into positions, and pruning cannot follow them there")
         image = torch.zeros(1, net.input_channels, image_size, image_size)
         check_budget(plain, image, min(options.budgets), criterion)
 
@@ -115,6 +117,7 @@ class Pruning(Method):
                 CRITERIA[options.criterion],
                 seed=spec.seed,
                 batches=_calibration(options.taylor_images, spec, data, context),
+                loss=task_of(data).loss,
                 full_madds=full,
             )
             network, full = channels_last(pruned.network), pruned.full_madds

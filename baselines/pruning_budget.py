@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from baselines.pruning_criteria import Criterion, Evidence, Scores
+from baselines.pruning_criteria import CROSS_ENTROPY, Criterion, Evidence, Loss, Scores
 from baselines.pruning_surgery import Surgeon
 from bench.core.errors import UserError
 from bench.data.dataset import Batch
@@ -49,6 +49,7 @@ def prune_to_budget(
     *,
     seed: int = 0,
     batches: Iterable[Batch] = (),
+    loss: Loss = CROSS_ENTROPY,
     full_madds: int | None = None,
 ) -> Pruned:
     """A copy of `network` that has `budget` of its multiply-adds, within 2 %, the least worthy channels removed.
@@ -58,7 +59,7 @@ def prune_to_budget(
     Args:
         example: (1, C, H, W), an image of the size that multiply-adds are counted for.
         budget: fraction of `full_madds`, in (0, 1].
-        batches: images with labels for a criterion that needs gradients; never of the test split.
+        batches: images with labels for a criterion that needs gradients, those of `loss`; never of the test split.
         full_madds: what the budget is a fraction of; the network's own count where None.
 
     Raises:
@@ -68,7 +69,7 @@ def prune_to_budget(
         raise UserError(f"a pruning budget is a fraction of the full network's multiply-adds in (0, 1], not {budget}")
     criterion.check(network, type(network).__name__)
     surgeon = Surgeon(network, example)
-    scores = criterion.score(Evidence(surgeon.network, surgeon.couplings, seed, batches))
+    scores = criterion.score(Evidence(surgeon.network, surgeon.couplings, seed, batches, loss))
     full = full_madds or _count(network, example)
     widths, madds = _search(surgeon, scores, criterion, example, budget * full)
     if abs(madds - budget * full) > TOLERANCE * budget * full:

@@ -24,6 +24,11 @@ Scores = list[Tensor | None]
 """For each coupling (units,) float64 on the CPU, larger for what is worth keeping; None where nothing can be judged."""
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Mean loss of a batch: from its output and labels to a scalar."""
+CROSS_ENTROPY: Loss = Classification().loss
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a criterion may look at.
@@ -31,12 +36,14 @@ class Evidence:
     Attributes:
         network: the trained network, whose layers the couplings name.
         batches: images with labels, outside the test split, for the criteria that need gradients.
+        loss: whose gradients those are.
     """
 
     network: nn.Module
     couplings: Sequence[Coupling]
     seed: int = 0
     batches: Iterable[Batch] = ()
+    loss: Loss = CROSS_ENTROPY
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ def taylor(evidence: Evidence) -> Scores:
     parameters = list({id(p): p for layers in closed for layer in layers for p in layer.module.parameters()}.values())
     changes = [
         [_change(layers, gradients) for layers in closed]
-        for gradients in (_gradients(evidence.network, batch, parameters) for batch in evidence.batches)
+        for gradients in (_gradients(evidence, batch, parameters) for batch in evidence.batches)
     ]
     if not changes:
         raise UserError("criterion taylor needs images with labels to take gradients on")
@@ -167,12 +174,12 @@ def _mean(values: list[Tensor]) -> Tensor | None:
     return torch.stack(values).mean(0) if values else None
 
 
-def _gradients(network: nn.Module, batch: Batch, parameters: list[nn.Parameter]) -> dict[int, Tensor]:
+def _gradients(evidence: Evidence, batch: Batch, parameters: list[nn.Parameter]) -> dict[int, Tensor]:
     """Gradients of the loss in evaluation mode, by the parameter's id; the network stays as it is."""
-    training = network.training
+    network, training = evidence.network, evidence.network.training
     device = next(network.parameters()).device
     network.eval()
-    loss = Classification().loss(network(batch.x.to(device)), batch.targets.to(device))
+    loss = evidence.loss(network(batch.x.to(device)), batch.targets.to(device))
     gradients = torch.autograd.grad(loss, parameters)
     network.train(training)
     return {id(parameter): gradient for parameter, gradient in zip(parameters, gradients, strict=True)}

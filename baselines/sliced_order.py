@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method, build_model
-from bench.models.order import Order, in_order
+from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.supernet import Supernet, View
 from bench.training import checkpoint
@@ -45,7 +45,11 @@ class SlicedOrder(Method):
     name = "sliced_order"
     kind = "control"
     paper = "control of this suite"
+    leaves = "supernet"
     Options = SlicedOrderOptions
+
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        check_order(net, self.options(spec).order)
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: SlicedOrderOptions = self.options(spec)

@@ -75,6 +75,12 @@ def pooled(x: Tensor) -> Tensor:
     return x.mean((2, 3)) if x.dim() == 4 else x.mean(1)
 
 
+def require_pairs(method: str, batch_size: int, gate_epochs: int) -> None:
+    """Raises `UserError` for batches of one image where gates are trained: their batch norm has nothing to compare."""
+    if gate_epochs > 0 and batch_size < 2:
+        raise UserError(f"{method} trains gates with batch norm, so train.batch_size must be at least 2")
+
+
 def require_classes(method: str, data: Dataset) -> None:
     """Raises `UserError` for data that are not classified."""
     if data.task != "classification":

@@ -42,6 +42,7 @@ class SNet(Method):
     kind = "slimmable"
     paper = "Yu et al., ICLR 2019, arXiv 1812.08928"
     families = ("s_mobilenet_", "s_resnet")
+    leaves = "supernet"
     Options = SNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method, build_model, build_network
@@ -41,8 +42,11 @@ class Uniform(Method):
     takes_networks = True
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
-        for index in self.options(spec).choices:
+        choices = self.options(spec).choices
+        for index in choices:
             net.space.uniform(index)
+        if len(set(choices)) < len(choices):
+            raise UserError(f"choices must name each sub-network once, not {list(choices)}")
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: UniformOptions = self.options(spec)

@@ -46,13 +46,15 @@ class USNet(Method):
     kind = "slimmable"
     paper = "Yu & Huang, ICCV 2019, arXiv 1903.05134"
     families = ("us_",)
+    leaves = "supernet"
     Options = USNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: USNetOptions = self.options(spec)
         options.stage_one()
-        for width in options.widths:
-            step_of(width)
+        steps = {step_of(width) for width in options.widths}
+        if not steps or len(steps) < len(options.widths):
+            raise UserError(f"widths must be at least one width, each named once, not {list(options.widths)}")
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: USNetOptions = self.options(spec)

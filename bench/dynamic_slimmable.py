@@ -12,13 +12,13 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method, build_model, fresh_model, method_of, reseed
-from bench.models.order import Order, in_order
+from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.dynamic import check_routing
 from bench.slicing.gate import Gate, Head, Trunk
 from bench.slicing.supernet import Supernet, View
 from bench.training import checkpoint
-from bench.training.calibrate import calibrate
+from bench.training.calibrate import calibrate, check_images
 from bench.training.context import Context
 from bench.training.gating import (
     HardSamples,
@@ -96,6 +96,7 @@ class DSNet(Method):
     paper = "Li et al., CVPR 2021, arXiv 2103.13258"
     families = ("ds_mobilenet_", "ds_resnet")
     except_for = ("ds_mobilenet_pp_", "ds_resnet_pp_", "ds_resnet50_pp")
+    leaves = "supernet"
     Options = DSNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
@@ -103,10 +104,16 @@ class DSNet(Method):
         self.stage_one(options, net)
         options.stage_two()
         routing_spaces(net, options)
+        check_order(net, options.channel_order)
         if options.gate_trunk == "separate":
             check_shared_trunk(net)
         if options.calibration_images is not None:
             _check_calibration(net, options)
+
+    def check_data(self, spec: RunSpec, data: Dataset) -> None:
+        images = self.options(spec).calibration_images
+        if images is not None:
+            check_images(data.calibration, images)
 
     def stage_one(self, options: DSNetOptions, net: Supernet) -> StageOne:
         """How the supernet of a run is trained. Raises `UserError` for options that exclude each other."""
@@ -220,6 +227,9 @@ def routing_spaces(net: Supernet, options: DSNetOptions) -> list[Routing]:
         for taken in lists:
             if list(taken) != sorted(set(taken)):
                 raise UserError(f"routing space {list(taken)} must list each option once, the cheapest first")
+    for place, lists in enumerate(spaces):
+        if lists in spaces[:place]:
+            raise UserError(f"routing must name each routing space once, and {point_name(lists)} is there twice")
     return spaces
 
 

@@ -69,7 +69,7 @@ class Method:
         needs_parent: True where it works on the checkpoint of another run (`init_from`) and leaves none of its own.
             Other methods may start from one, on any data, and train on.
         leaves: what a finished run holds for others to start from: the checkpoint `final` with a supernet, a checkpoint
-            for each network that was trained alone (by the name of its choice), or nothing.
+            for each network that was trained alone (by the name of its choice), or, where it does not say, nothing.
         takes_networks: True where it may start from networks trained alone (`build_network`), not from supernets only.
     """
 
@@ -81,7 +81,7 @@ class Method:
     version: ClassVar[int] = 1
     Options: ClassVar[type] = NoOptions
     needs_parent: ClassVar[bool] = False
-    leaves: ClassVar[Literal["supernet", "networks", "nothing"]] = "supernet"
+    leaves: ClassVar[Literal["supernet", "networks", "nothing"]] = "nothing"
     takes_networks: ClassVar[bool] = False
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
@@ -98,6 +98,9 @@ class Method:
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         """Raise `UserError` for settings that this model cannot meet (a width, choice or budget that no sub-network
         has). Called before any work is done; `net` is the spec's model with any weights."""
+
+    def check_data(self, spec: RunSpec, data: Dataset) -> None:
+        """Raise `UserError` for settings that these data cannot meet. Called before any work is done."""
 
     def options(self, spec: RunSpec) -> Any:
         """The spec's options as this method's frozen dataclass, defaults filled in."""

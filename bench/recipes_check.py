@@ -49,6 +49,7 @@ def check(
         net = network(spec.model, spec.data)
         try:
             method_of(spec.method).check(spec, net, dataset(spec.data).image_size)
+            method_of(spec.method).check_data(spec, dataset(spec.data))
         except UserError as error:
             raise UserError(f"{spec.method} on {spec.model}: {error}") from error
     check_starts(specs, lambda spec: network(spec.model, spec.data), results, given or {})

@@ -11,7 +11,7 @@ from baselines.channel_gate import ChannelGate, ChannelPoint, Runner, suppressed
 from baselines.channel_selection import GatedConv, GatedNetwork, masked, saliency
 from baselines.staged import one_image, staged
 from bench.core.errors import UserError
-from bench.core.spec import RunSpec
+from bench.core.spec import RunSpec, TrainSpec
 from bench.core.store import Store
 from bench.evaluation.proof import Unproven, prove
 from bench.methods import completed
@@ -214,3 +214,10 @@ def test_groups_that_divide_no_convolution_are_refused_before_any_work():
     spec = completed(RunSpec("channel_gate", "ds_resnet_micro8", options={"groups": 8}))
     with pytest.raises(UserError, match="8 groups do not divide a convolution of 16 channels and its norm"):
         ChannelGate().check(spec, small_net("ds_resnet_micro8"), 8)
+
+
+def test_predictors_that_are_trained_need_two_images_a_batch():
+    net, one = small_net(), TrainSpec(epochs=1, batch_size=1)
+    with pytest.raises(UserError, match=r"channel_gate trains gates .* train.batch_size must be at least 2"):
+        ChannelGate().check(small_spec("channel_gate", train=one), net, 8)
+    ChannelGate().check(small_spec("channel_gate", train=one, options={"gate_epochs": 0}), net, 8)

@@ -10,7 +10,7 @@ from torch import nn
 from baselines.layer_skip import RUN, LayerSkip, SkipNetwork, SkipPoint, is_skippable, rate_loss, run_for, skip_gate
 from baselines.staged import one_image, staged
 from bench.core.errors import UserError
-from bench.core.spec import RunSpec
+from bench.core.spec import RunSpec, TrainSpec
 from bench.evaluation.proof import Unproven, prove
 from bench.methods import completed
 from bench.profilers.madds import executed_by
@@ -159,13 +159,15 @@ def test_a_mask_is_not_a_saving():
         prove(Masked("p", network_of(), IMAGE), split, CPU)
 
 
-@pytest.mark.slow
-def test_training_moves_the_rates_to_their_target(tmp_path):
-    options = {"targets": [0.8, 0.3], "gate_epochs": 30, "gate_lr": 0.1}
+def test_training_moves_the_rates_to_their_target(tmp_path, monkeypatch):
+    """From gates that start halfway, not near their target as they usually do: the loss alone must part them."""
+    monkeypatch.setattr("baselines.layer_skip.skip_gate", lambda width, hidden, target: skip_gate(width, hidden, 0.5))
+    options = {"targets": [0.95, 0.05], "gate_epochs": 10, "gate_lr": 0.1, "rate_weight": 10}
     spec = small_spec("layer_skip", model="ds_resnet_micro8", options=options)
     points = LayerSkip().operating_points(spec, digits(), context_of(spec, tmp_path))
-    rates = [float((point(images(150)).route == RUN).double().mean()) for point in points]
-    assert rates[0] > rates[1] + 0.2
+    high, low = (float((point(images(150)).route == RUN).double().mean()) for point in points)
+    assert high > 0.7
+    assert low < 0.2
 
 
 def test_one_point_a_target(tmp_path):
@@ -186,6 +188,13 @@ def test_one_point_a_target(tmp_path):
 def test_impossible_options_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
         completed(RunSpec("layer_skip", "ds_vit_micro8", options=options))
+
+
+def test_gates_that_are_trained_need_two_images_a_batch():
+    net, one = small_net("ds_resnet_micro8"), TrainSpec(epochs=1, batch_size=1)
+    with pytest.raises(UserError, match=r"layer_skip trains gates .* train.batch_size must be at least 2"):
+        LayerSkip().check(small_spec("layer_skip", train=one), net, 8)
+    LayerSkip().check(small_spec("layer_skip", train=one, options={"gate_epochs": 0}), net, 8)
 
 
 def test_a_network_without_residuals_is_refused():

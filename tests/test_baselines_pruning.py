@@ -17,13 +17,15 @@ from small_runs import (
     state_of,
 )
 from torch import Tensor, nn
+from voc_folder import make_set
 
 from baselines.pruning import Pruning, PruningOptions
 from baselines.pruning_budget import TOLERANCE, Pruned, check_budget, granularity, prune_to_budget
 from baselines.pruning_criteria import CRITERIA
 from baselines.pruning_surgery import Surgeon, rebuild
 from bench.core.errors import UserError
-from bench.core.spec import TrainSpec
+from bench.core.spec import DataSpec, TrainSpec
+from bench.data import load
 from bench.models import MODELS
 from bench.profilers.madds import executed_madds, fvcore_madds
 from bench.slicing.extract import extract
@@ -230,6 +232,28 @@ def test_what_cannot_be_done_is_told_before_any_work(options: dict, model: str, 
     spec = small_spec("pruning", model=model, options=options)
     with pytest.raises(UserError, match=message):
         Pruning().check(spec, MODELS.get(model)(input_channels=1), 8)
+
+
+def test_a_detector_is_pruned_by_its_own_loss(tmp_path: Path):
+    make_set(tmp_path, train=16, val=8, test=1)
+    where = DataSpec("voc", "painted", image_size=64)
+    data = load(where, tmp_path)
+    options = {"criterion": "taylor", "budgets": [0.5], "finetune_epochs": 0, "taylor_images": 8}
+    training = TrainSpec(epochs=1, batch_size=8, lr=0.01)
+    spec = small_spec("pruning", model="ds_mobilenet_det_micro", data=where, train=training, options=options)
+    (point,) = Pruning().operating_points(spec, data, context_of(spec, tmp_path / "run"))
+    net = MODELS.get(spec.model)(classes=2)
+    full, image = net.cost(net.space.uniform_choices[-1], 64).madds, torch.zeros(1, 3, 64, 64)
+    assert point(image).output.shape == net(image, net.space.largest).shape
+    (madds,) = point.madds(torch.empty(1, 0)).tolist()
+    assert madds == fvcore_madds(point.network, image)
+    assert abs(madds - 0.5 * full) <= TOLERANCE * 0.5 * full
+
+
+def test_a_detector_whose_channels_become_positions_is_refused():
+    model = "ds_mobilenet_v1_det"
+    with pytest.raises(UserError, match="ds_mobilenet_v1_det turns channels into positions"):
+        Pruning().check(small_spec("pruning", model=model), MODELS.get(model)(), 96)
 
 
 ITERATIVE = {"criterion": "taylor", "budgets": [0.5], "iterative_steps": 2, "finetune_epochs": 2, "taylor_images": 64}

@@ -25,9 +25,10 @@ from small_runs import (
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec, parse_spec
 from bench.evaluation.proof import prove
-from bench.methods import METHODS, completed, method_of
+from bench.methods import METHODS, check_parent, completed, method_of
 from bench.models import MODELS
 from bench.points import RoutedPoint
+from bench.training.start import SUPERNET, left_by
 
 NAMES = METHODS.names()
 OPTIONS = [(name, field.name) for name in NAMES for field in dataclasses.fields(METHODS.get(name).Options)]
@@ -163,6 +164,15 @@ def test_an_interrupted_run_ends_in_the_same_bytes(case, tmp_path):
             case.run(tmp_path, progress=interrupt_after(reached), checkpoint_s=0.0)
     assert_same(case.points, case.run(tmp_path, checkpoint_s=0.0))
     assert checkpoint_bytes(tmp_path) == checkpoint_bytes(case.trained.directory)
+
+
+def test_a_supernet_is_left_exactly_where_a_method_says_so(case):
+    """Else a run that starts from it would fail after its parent has trained."""
+    left = (case.trained.directory / "checkpoints" / f"{SUPERNET}.safetensors").exists()
+    assert left == (METHODS.get(case.name).leaves == "supernet")
+    if left:
+        state = left_by(case.trained.directory, case.spec.run_id, SUPERNET, "supernet")
+        assert state.keys() == MODELS.get(case.spec.model)().state_dict().keys()
 
 
 def test_a_run_takes_whole_epochs(case):
@@ -336,6 +346,14 @@ def test_a_method_that_needs_a_parent_says_so(name):
         completed(RunSpec(name, small_model(name)))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS.get(name).leaves == "nothing"])
+def test_nothing_starts_from_a_run_that_leaves_nothing(name):
+    parent = completed(raw_spec(name))
+    child = RunSpec("us_net", "us_mobilenet_micro8", init_from=parent.run_id)
+    with pytest.raises(UserError, match=f"a run of {name} leaves no network to train on"):
+        check_parent(child, parent)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
@@ -345,8 +363,14 @@ def test_a_method_that_needs_a_parent_says_so(name):
         ("ds_net", {"routing": [[0, [1]]]}, "mixes options and lists of options"),
         ("ds_net", {"calibration_images": 0}, "calibration_images must be at least 1, not 0"),
         ("ds_net", {"calibration_images": 9, "recalibrate": False}, "says nothing where recalibrate is false"),
+        ("ds_net", {"routing": [[0, 1], [1, 3], [0, 1]]}, "each routing space once, and dynamic0-1 is there twice"),
+        ("ds_net", {"routing": [[0, 1], [[0, 1]]]}, "each routing space once, and dynamic0-1 is there twice"),
         ("us_net", {"widths": [0.3, 0.26]}, "no sub-network has width 0.26"),
+        ("us_net", {"widths": []}, "widths must be at least one width, each named once"),
+        ("us_net", {"widths": [0.5, 0.5000001]}, "widths must be at least one width, each named once"),
+        ("s_net", {"widths": []}, "no sub-network has width none"),
         ("uniform", {"choices": [0, 9]}, "no sub-network 9: this space has choices 0 to 3"),
+        ("uniform", {"choices": [0, 0]}, r"choices must name each sub-network once, not \[0, 0\]"),
     ],
 )
 def test_what_no_sub_network_has_is_refused_before_any_work(name, options, sentence):
@@ -354,6 +378,16 @@ def test_what_no_sub_network_has_is_refused_before_any_work(name, options, sente
     with pytest.raises(UserError, match=sentence) as caught:
         method_of(name).check(spec, MODELS.get(spec.model)(), 8)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["s_mobilenet_micro8", "s_resnet_micro8"])
+def test_channels_that_cannot_change_places_are_not_ordered(model):
+    for order in ("l1", "random"):
+        spec = completed(RunSpec("sliced_order", model, options={"order": order}))
+        with pytest.raises(UserError, match="switchable batch norm has scales for each width"):
+            method_of("sliced_order").check(spec, MODELS.get(model)(), 8)
+    spec = completed(RunSpec("sliced_order", model, options={"order": "none"}))
+    method_of("sliced_order").check(spec, MODELS.get(model)(), 8)
 
 
 def test_a_model_without_a_gate_cannot_be_routed():

@@ -15,6 +15,7 @@ from bench.training.calibrate import calibrate
 SWITCHABLE = ["s_mobilenet_micro8", "s_resnet_micro8"]
 NAMES = [n for n in MODELS.names() if n.endswith("micro8") and ("mobilenet" in n or "resnet" in n)]
 NAMES = [n for n in NAMES if n not in SWITCHABLE]
+DETECTORS = ["ds_mobilenet_det_micro", "us_mobilenet_det_micro", "ds_resnet_det_micro"]
 
 
 def lived_in(name):
@@ -59,6 +60,25 @@ def test_every_axis_that_is_sliced_is_moved_exactly_once(name):
     convolutions = [p for p in net.parameters() if p.dim() == 4]
     assert {id(p) for p in convolutions} <= set(outputs)
     assert {id(p) for p in convolutions if p.shape[1] > 1} <= set(inputs), "one input channel: images and depth-wise"
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@torch.no_grad()
+def test_a_detector_is_ordered_to_its_last_stage(name):
+    torch.manual_seed(0)
+    net, x = MODELS.get(name)().eval(), torch.randn(2, 3, 64, 64)
+    for parameter in net.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    ordered = order_channels(net)
+    largest, smallest = net.space.largest, net.space.smallest
+    expected = net(x, largest)
+    assert (ordered(x, largest) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert not torch.allclose(ordered(x, smallest), net(x, smallest), rtol=1e-3)
+    before, after = (list(channels_of(each))[-1] for each in (net, ordered))
+    assert before.readers[-1] is net.segments[-1].units[-1].reduce.weight
+    assert not torch.equal(before.readers[-1], after.readers[-1])
+    assert torch.equal(before.readers[-1].sort(1).values, after.readers[-1].sort(1).values), "columns, permuted"
+    assert all(not torch.equal(*pair) for pair in zip(before.writers, after.writers, strict=True))
 
 
 def test_the_stream_of_a_resnet_stage_moves_as_one():

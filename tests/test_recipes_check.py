@@ -139,6 +139,13 @@ def test_parents_are_compared_before_anything_runs(tmp_path, child, parent, says
         check([child] if stored else [child, parent], None, tmp_path)
 
 
+def test_calibration_images_are_counted_before_anything_runs():
+    check([RunSpec("ds_net", BN, options={"calibration_images": 150})], None)
+    says = "ds_net on ds_resnet_bn_micro8: calibration_images must be from 1 to the 150 of .*, not 151"
+    with pytest.raises(UserError, match=says):
+        check([RunSpec("ds_net", BN, options={"calibration_images": 151})], None)
+
+
 def test_a_parent_with_another_number_of_images_is_fine():
     parent = RunSpec("ds_net", BN, data=DataSpec(train_images=300))
     check([RunSpec("ds_net", BN, init_from=parent.run_id), parent], None)

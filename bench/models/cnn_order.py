@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bench.core.errors import UserError
 from bench.models.bottleneck import Bottleneck, ConvNorm, Head
 from bench.models.bottleneck import Stem as ResNetStem
+from bench.models.detector_head import DetectorHead
 from bench.models.mobilenet_blocks import Classifier, Depthwise, Pointwise, Stem
 from bench.slicing.group_norm import SlicedGroupNorm
 from bench.slicing.layers import PrefixBatchNorm2d, SwitchableBatchNorm2d
@@ -60,8 +61,8 @@ class Channels:
 
 @torch.no_grad()
 def order_channels(net: Supernet, generator: torch.Generator | None = None) -> Supernet:
-    """A copy of a MobileNet or ResNet supernet with the same full network, its channels in falling order of
-    importance; in a random order where a generator is given (the control)."""
+    """A copy of a MobileNet or ResNet supernet, a classifier or a detector, with the same full network, its channels in
+    falling order of importance; in a random order where a generator is given (the control)."""
     net = copy.deepcopy(net)
     for channels in channels_of(net):
         permute(channels, importance_order(channels, generator))
@@ -96,6 +97,9 @@ def channels_of(net: Supernet) -> Iterator[Channels]:
             stream.write(module.conv3.conv.weight, module.conv3.norm)
         elif isinstance(module, Classifier | Head):
             stream.readers.append(module.linear.weight)
+            yield stream
+        elif isinstance(module, DetectorHead):
+            stream.readers.append(module.reduce.weight)
             yield stream
 
 

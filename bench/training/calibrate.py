@@ -50,10 +50,15 @@ def calibrate(
     net.train(training)
 
 
-def _first(split: Split, images: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """The first images of a split, in batches."""
+def check_images(split: Split, images: int) -> None:
+    """Raise `UserError` where a split does not have so many images to calibrate on."""
     if not 1 <= images <= len(split):
         raise UserError(f"calibration_images must be from 1 to the {len(split)} of {split.id}, not {images}")
+
+
+def _first(split: Split, images: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """The first images of a split, in batches."""
+    check_images(split, images)
     for batch in split.batches(batch_size, device=device):
         yield batch.x[:images]
         images -= len(batch.x)
