@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.dynamic_slimmable import load_trained, point_name
+from bench.dynamic_slimmable import load_trained, point_name, require_gates
 from bench.methods import Method
 from bench.points import OperatingPoint, RoutedPoint, subnetwork_point
 from bench.slicing.dynamic import Router
@@ -74,6 +74,9 @@ class RandomGate(Method):
     families = ("ds_",)
     needs_parent = True
 
+    def check_start(self, parent: RunSpec) -> None:
+        require_gates(parent)
+
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         net, gates = parent_of(data, context)
         key = f"random_gate/{spec.seed}".encode()
@@ -93,6 +96,9 @@ class FixedChoice(Method):
     paper = "control of this suite"
     families = ("ds_",)
     needs_parent = True
+
+    def check_start(self, parent: RunSpec) -> None:
+        require_gates(parent)
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         net, gates = parent_of(data, context)

@@ -243,6 +243,14 @@ def per_gate(routing: tuple[int | tuple[int, ...], ...], gates: int) -> Routing:
     return lists
 
 
+def require_gates(spec: RunSpec) -> None:
+    """Raise `UserError` for a run that leaves no gates."""
+    if not isinstance(method_of(spec.method), DSNet):
+        raise UserError(
+            f"{spec.run_id} is a run of {spec.method}; gates are found in runs of {DSNet.name} and {DSNetPP.name}"
+        )
+
+
 def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
     """The supernet and the gates of a finished run of DS-Net or DS-Net++ (`context.parent`), for methods that start
     from it.
@@ -250,13 +258,9 @@ def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supern
     Args:
         spec: the spec of that run.
     """
-    method = method_of(spec.method)
-    if not isinstance(method, DSNet):
-        raise UserError(
-            f"{spec.run_id} is a run of {spec.method}; gates are found in runs of {DSNet.name} and {DSNetPP.name}"
-        )
+    require_gates(spec)
     assert context.parent is not None
-    options: DSNetOptions = method.options(spec)
+    options: DSNetOptions = method_of(spec.method).options(spec)
     net = fresh_model(spec, data, context)
     folder = context.parent / "checkpoints"
     checkpoint.restore(folder / f"{FINAL}.safetensors", {"supernet": net}, spec.run_id)

@@ -102,6 +102,9 @@ class Method:
     def check_data(self, spec: RunSpec, data: Dataset) -> None:
         """Raise `UserError` for settings that these data cannot meet. Called before any work is done."""
 
+    def check_start(self, parent: RunSpec) -> None:
+        """Raise `UserError` for a run on whose checkpoint this method cannot work, where it needs one."""
+
     def options(self, spec: RunSpec) -> Any:
         """The spec's options as this method's frozen dataclass, defaults filled in."""
         return self.Options(**_checked_options(self.name, self.Options, dict(spec.options)))
@@ -138,6 +141,7 @@ def check_parent(spec: RunSpec, parent: RunSpec) -> None:
     if method.needs_parent:
         if (parent.model, parent.data) != (spec.model, spec.data):
             raise UserError(f"{spec.run_id} starts from {parent.run_id}, which has another model or other data")
+        method.check_start(parent)
     elif left.needs_parent or left.leaves == "nothing":
         raise UserError(
             f"{spec.run_id} starts from {parent.run_id}, but a run of {left.name} leaves no network to train on"

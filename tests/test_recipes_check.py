@@ -123,6 +123,7 @@ def test_weights_are_compared_before_anything_runs(tmp_path):
         (RunSpec("us_net", "us_resnet_micro8"), RunSpec("ds_net", BN), "cannot start from .* a run of ds_resnet_bn"),
         (RunSpec("ds_net", BN), RunSpec("uniform", BN), "uniform trains each network alone"),
         (RunSpec("ds_net", BN), RunSpec("pruning", BN), "a run of pruning leaves no network to train on"),
+        (RunSpec("random_gate", BN), RunSpec("uniform", BN), "is a run of uniform; gates are found in runs of ds_net"),
         (RunSpec("random_gate", BN), RunSpec("ds_net", BN, data=DataSpec(train_images=300)), "or other data"),
     ],
 )
