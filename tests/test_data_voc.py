@@ -69,6 +69,31 @@ def test_07_and_12_are_joined_and_tested_on_07(tmp_path):
     assert [len(s) for s in (data.train, data.calibration, data.validation, data.open_test())] == [16, 2, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("lists", "sentence"),
+    [
+        (
+            {"train": 6, "val": 1, "test": 2},
+            "lists 6 images to train and 1 in val, so none would be left for calibration",
+        ),
+        ({"train": 2, "val": 3}, "lists 2 images to train, so none would be left for train"),
+        ({"train": 1, "val": 3}, "lists 1 images to train, so none would be left for validation and train"),
+    ],
+)
+def test_too_few_images_for_all_splits_are_one_sentence(tmp_path, lists, sentence):
+    make_set(tmp_path, **lists)
+    for train_images in (None, 1):
+        with pytest.raises(UserError, match=f"^voc: painted {sentence}$"):
+            loaded(tmp_path, train_images=train_images)
+
+
+@pytest.mark.parametrize("lists", [{"train": 2, "val": 2, "test": 1}, {"train": 3, "val": 1}])
+def test_one_image_for_each_split_is_enough(tmp_path, lists):
+    make_set(tmp_path, **lists)
+    data = loaded(tmp_path, train_images=1)
+    assert [len(s) for s in (data.train, data.calibration, data.validation, data.open_test())] == [1, 1, 1, 1]
+
+
 def test_sets_of_one_kind_can_be_joined(root):
     make_set(root, "more", train=2, val=2, test=1)
     data = loaded(root, "painted+more")

@@ -93,25 +93,26 @@ def load_voc(spec: DataSpec, root: Path | None = None) -> Dataset:
 
     Every annotation and photograph is read here, those of the test split too, which only `open_test` keeps. Raises
     UserError for whatever is missing or damaged, a box outside its image, an image without boxes, an unknown class,
-    sets whose classes differ, too many train_images and, where `spec.strict`, boxes without an area.
+    sets whose classes differ, too few images for all splits, too many train_images and, where `spec.strict`, boxes
+    without an area.
     """
     official = spec.protocol == "official"
     names = ["VOC2007", "VOC2012"] if official else spec.protocol.split("+")
     lists = _official(root) if official else _lists([find_set(root, name) for name in names])
     edge = spec.image_size or (OFFICIAL_EDGE if official else EDGE)
+    whole = dataset_id("voc", spec.protocol, VERSION)
+    members = _members(lists, spec, whole)
     known = [*lists.train, *lists.held_out, *lists.test]
     annotations = {item: item.annotation() for item in known}
     report_empty(annotations.values(), spec.strict)
     classes = _classes(names, [annotations[item] for item in lists.train])
     rows = max(len(each.boxes) for each in annotations.values())
-    whole = dataset_id("voc", spec.protocol, VERSION)
 
     def split(name: str, items: Sequence[Item], suffix: str = "") -> BoxSplit:
         images = np.stack([read_photograph(i.folder, i.name, annotations[i], edge) for i in items])
         targets = np.stack([_table(annotations[item], classes, edge, rows) for item in items])
         return BoxSplit(name, f"{whole}:{name}{suffix}", images, targets, NORMALISATION, BoxAugmentation())
 
-    members = _members(lists, spec, whole)
     split("test", lists.test)  # fails now if it must, not after the training
     return Dataset(
         name="voc",
@@ -149,14 +150,19 @@ def _items(folder: Path, name: str) -> list[Item]:
 
 
 def _members(lists: Lists, spec: DataSpec, whole: str) -> dict[str, list[Item]]:
-    """Training, calibration and validation images. Raises UserError where an image would be in two splits."""
+    """Training, calibration and validation images. Raises UserError where an image would be in two splits, and where
+    there are too few images for all three."""
     source, count = (lists.held_out or lists.train), len(lists.held_out or lists.train)
     order = keyed_order(count, "split", "voc", VERSION, spec.protocol)
     share = count // 2 if lists.held_out else max(1, count // 10)
     sizes = {"calibration": share} if lists.held_out else {"calibration": share, "validation": share}
     parts = cut(order, sizes, rest="validation" if lists.held_out else "train")
     members = {name: [source[i] for i in rows] for name, rows in parts.items()}
-    train = members.get("train", lists.train)
+    train = members.setdefault("train", lists.train)
+    empty = [name for name, items in members.items() if not items]
+    if empty:
+        told = f"{len(lists.train)} images to train" + (f" and {len(lists.held_out)} in val" if lists.held_out else "")
+        raise UserError(f"voc: {spec.protocol} lists {told}, so none would be left for {' and '.join(empty)}")
     order = keyed_order(len(train), "train", "voc", VERSION, spec.protocol)
     members["train"] = [train[i] for i in train_subset(order, spec.train_images, whole)]
     everything = [*lists.train, *lists.held_out, *lists.test]
