@@ -100,6 +100,16 @@ def test_sets_of_one_kind_can_be_joined(root):
     assert [len(s) for s in (data.train, data.calibration, data.validation, data.open_test())] == [8, 3, 3, 4]
 
 
+def test_a_set_without_a_test_list_holds_nothing_out_beside_one_that_has_one(root):
+    make_set(root, "more", train=20, val=3)
+    data = loaded(root, "painted+more")
+    splits = (data.train, data.calibration, data.validation, data.open_test())
+    assert [len(s) for s in splits] == [26, 2, 2, 6]
+    pictures = [{image.tobytes() for image in s.images} for s in splits]
+    held_out = {image.tobytes() for s in (loaded(root).calibration, loaded(root).validation) for image in s.images}
+    assert pictures[1] | pictures[2] == held_out
+
+
 def test_fewer_training_images_are_a_fixed_subset(root):
     few, all_ = loaded(root, train_images=2), loaded(root)
     assert few.train.id == "voc/painted@1:train[2]"

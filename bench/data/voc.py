@@ -3,7 +3,8 @@
 The protocol names the sets to join: a folder of VOCdevkit ("BCCD"), several ("VOC2007+VOC2012"), or `official`, the
 field's 07+12: trainval of both for training, test of 2007. A set with a test list is used as its authors divide it:
 its val list is halved into calibration and validation. Of one without, val is the test, and a tenth of its training
-images each are held out for calibration and validation, as from 07+12. All by fixed permutations.
+images each are held out for calibration and validation, as from 07+12; joined with a set that has a test list, all of
+its training images train, for the val list of the other is held out already. All by fixed permutations.
 
 Images are resized to a square (160 pixels unless `data.image_size` says otherwise; `official` 300, as SSD) without
 keeping their proportions; an overlap of boxes does not depend on that.
