@@ -158,6 +158,13 @@ def test_an_impossible_annotation_is_one_sentence(root, folder, boxes, sentence)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("setting", [{"augmentation": "full"}, {"skip_corrupt": True}])
+def test_settings_of_class_folders_are_refused_before_anything_is_read(setting):
+    (name,) = setting
+    with pytest.raises(UserError, match=f"data.{name} is for images in folders; voc"):
+        loaded(None, **setting)
+
+
 def test_a_class_that_training_does_not_know_is_refused(root, folder):
     name = (folder / "ImageSets" / "Main" / "test.txt").read_text().split()[0]
     write_xml(folder, name, [("green", 10, 10, 30, 40)])

@@ -23,6 +23,7 @@ from bench.core.spec import DataSpec
 from bench.data.augment import Normalisation
 from bench.data.boxes import BoxAugmentation, BoxSplit, table_of
 from bench.data.dataset import Dataset, dataset_id
+from bench.data.memory import refuse_folder_options
 from bench.data.splits import cut, keyed_order, train_subset
 from bench.data.voc_files import (
     Annotation,
@@ -94,9 +95,10 @@ def load_voc(spec: DataSpec, root: Path | None = None) -> Dataset:
 
     Every annotation and photograph is read here, those of the test split too, which only `open_test` keeps. Raises
     UserError for whatever is missing or damaged, a box outside its image, an image without boxes, an unknown class,
-    sets whose classes differ, too few images for all splits, too many train_images and, where `spec.strict`, boxes
-    without an area.
+    sets whose classes differ, settings that it does not have, too few images for all splits, too many train_images and,
+    where `spec.strict`, boxes without an area.
     """
+    refuse_folder_options(spec)
     official = spec.protocol == "official"
     names = ["VOC2007", "VOC2012"] if official else spec.protocol.split("+")
     lists = _official(root) if official else _lists([find_set(root, name) for name in names])
