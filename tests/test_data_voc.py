@@ -1,6 +1,7 @@
 """The VOC layout: what is read, how it is divided, and what is refused in one sentence."""
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -163,6 +164,24 @@ def test_settings_of_class_folders_are_refused_before_anything_is_read(setting):
     (name,) = setting
     with pytest.raises(UserError, match=f"data.{name} is for images in folders; voc"):
         loaded(None, **setting)
+
+
+@pytest.mark.parametrize(
+    ("tag", "sentence"),
+    [
+        ("size", "annotation has no size/width"),
+        ("height", "annotation has no size/height"),
+        ("bndbox", "object has no bndbox/xmin"),
+        ("ymax", "object has no bndbox/ymax"),
+        ("name", "object has no name"),
+    ],
+)
+@pytest.mark.parametrize("empty", ["", r"<\1></\1>"])
+def test_a_tag_that_is_missing_or_empty_is_named(root, folder, tag, sentence, empty):
+    path = first_of(folder)
+    path.write_text(re.sub(rf"<({tag})>.*?</{tag}>", empty, path.read_text()))
+    with pytest.raises(UserError, match=rf"{path.name} is missing or damaged \({sentence}\)$"):
+        loaded(root)
 
 
 def test_a_class_that_training_does_not_know_is_refused(root, folder):
