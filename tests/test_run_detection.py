@@ -141,8 +141,35 @@ def test_boxes_are_drawn_on_validation_images(store, root, tmp_path, capsys):
     with draw.Image.open(out) as image:
         assert image.size == (3 * 64 * draw.ENLARGED, 64 * draw.ENLARGED)
         assert (np.asarray(image.convert("RGB")) == 255).all(2).sum() > 100, "the objects that are there are white"
-    with pytest.raises(SystemExit, match="unknown point"):
+    with pytest.raises(SystemExit, match="2"):
         draw.main([run.run_id, "--results", str(store.root), "--data", str(root), "--point", "x"])
+    assert capsys.readouterr().err.startswith("error: unknown point of ")
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("x.foo", "x.foo has no ending of an image, such as .png"),
+        ("x", "x has no ending of an image, such as .png"),
+        ("none/x.png", "none/x.png cannot be written: there is no folder none"),
+    ],
+)
+def test_a_drawing_that_cannot_be_written_is_refused_before_any_work(monkeypatch, tmp_path, capsys, out, sentence):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(draw, "draw_run", lambda *_: pytest.fail("something was drawn"))
+    with pytest.raises(SystemExit, match="2"):
+        draw.main(["a-run", "--out", out])
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_drawing_that_fails_to_be_written_is_one_sentence(monkeypatch, tmp_path, capsys):
+    (tmp_path / "x.png").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(draw, "draw_run", lambda *_: draw.Image.new("RGB", (4, 4)))
+    with pytest.raises(SystemExit, match="2"):
+        draw.main(["a-run", "--out", "x.png"])
+    assert capsys.readouterr().err == "error: x.png cannot be written (Is a directory)\n"
 
 
 def test_a_model_for_another_task_is_refused_before_any_work(root):
