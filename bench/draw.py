@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,7 +71,17 @@ def draw_run(run_id: str, results: Path, data_root: Path | None, point: str | No
     return sheet([draw(*each, run.data.classes) for each in zip(split.images, found, strict=False)])
 
 
+def check_writable(out: Path) -> None:
+    """Raise `UserError` for a file that no image can be written to: its ending, or no folder for it."""
+    Image.init()
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"{out} has no ending of an image, such as .png")
+    if not out.parent.is_dir():
+        raise UserError(f"{out} cannot be written: there is no folder {out.parent}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw, save, and say where. A user's mistake is one sentence and exit code 2."""
     known = argparse.ArgumentParser(prog="python -m bench.draw")
     known.add_argument("run_id")
     known.add_argument("--results", type=Path, default=Path("results"))
@@ -80,11 +91,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known.add_argument("--out", type=Path, default=Path("detections.png"))
     given = known.parse_args(arguments)
     try:
+        check_writable(given.out)
         drawn = draw_run(given.run_id, given.results, given.data and Path(given.data), given.point, given.images)
+        _save(drawn, given.out)
     except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    drawn.save(given.out)
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     print(given.out)
+
+
+def _save(drawn: Image.Image, out: Path) -> None:
+    try:
+        drawn.save(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 
 from bench.core.errors import UserError
@@ -35,12 +36,14 @@ TIMED = 3  # steps; the first warms up
 class Estimate:
     """What a run is about to do. hours: None where it trains nothing, or could not be timed.
 
-    madds: multiply-adds of the largest network for one image. images: of one epoch.
+    madds: multiply-adds of the largest network for one image. images: of one epoch. trains: whether it trains anything
+    of its own, or works on what its parent trained.
     """
 
     madds: int
     images: int
     hours: float | None
+    trains: bool = True
 
 
 def estimates(specs: Sequence[RunSpec], data_root: Path | None) -> dict[str, Estimate]:
@@ -61,12 +64,14 @@ def estimates(specs: Sequence[RunSpec], data_root: Path | None) -> dict[str, Est
 
 
 def estimate(spec: RunSpec, data: Dataset) -> Estimate:
-    """One run, timed by its own steps on this machine; a run that starts from another is timed as if it did not."""
+    """One run, timed by its own steps on this machine; one that starts from another run or from pretrained weights is
+    timed as if it did not, because their values take no other time."""
     net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
     madds = net.cost(net.space.largest, data.image_size).madds
     epoch = data.train.steps(spec.train.batch_size) * spec.train.batch_size
-    hours = None if method_of(spec.method).needs_parent else _hours(spec, data)
-    return Estimate(madds, epoch, hours)
+    trains = not method_of(spec.method).needs_parent
+    hours = _hours(replace(spec, weights=None), data) if trains else None
+    return Estimate(madds, epoch, hours, trains)
 
 
 def _hours(spec: RunSpec, data: Dataset) -> float | None:
@@ -132,6 +137,11 @@ class _Excerpt(Split):
     @property
     def digest(self) -> str:
         return self._split.digest
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Of the whole: what a task fits to them (anchors) is as it will be."""
+        return self._split.targets  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self._split)

@@ -147,14 +147,16 @@ def runs_table(specs: Sequence[RunSpec], results: Path, data: Path | None = None
     Plan(specs, store)
     found = estimates(specs, data)
     untrained = [spec for spec in specs if not store.has(spec.run_id, "train")]
-    hours = sum(found[spec.run_id].hours or 0 for spec in untrained)
+    left = [found[spec.run_id] for spec in untrained]
+    hours, untimed = sum(each.hours or 0 for each in left), sum(each.trains and each.hours is None for each in left)
+    without = f", without {untimed} that could not be timed" if untimed else ""
     rows = [_run_row(spec, store, found[spec.run_id]) for spec in specs]
     devices = " and ".join(sorted({spec.device for spec in specs}))
     return "\n".join(
         [
             tabulate(rows, headers="keys", disable_numparse=True),
-            f"{hours:.2f} hours of training are left, one run after the other: estimated here on {devices} from a few "
-            "steps of each; MAdds are those of the largest network for one image",
+            f"{hours:.2f} hours of training are left, one run after the other{without}: estimated here on {devices} "
+            "from a few steps of each; MAdds are those of the largest network for one image",
         ]
     )
 

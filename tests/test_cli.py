@@ -293,6 +293,14 @@ def test_a_dry_run_lists_the_runs_and_creates_nothing(slicebench, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("hours", "words"), [(None, ", without 3 that could not be timed"), (1.5, "")])
+def test_a_dry_run_says_how_many_runs_it_could_not_time(slicebench, monkeypatch, hours, words):
+    """Of six a seed two are controls, which train nothing."""
+    monkeypatch.setattr("bench.estimate._hours", lambda spec, data: hours if spec.method == "pruning" else 1.0)
+    total = slicebench("run", "quickstart", "--dry-run").out.splitlines()[-1]
+    assert f"hours of training are left, one run after the other{words}: estimated here" in total
+
+
 def test_a_dry_run_says_what_is_left(slicebench, tmp_path):
     store = Store(tmp_path / "results")
     whole, half = (RunSpec("uniform", DS, seed=seed) for seed in (0, 1))

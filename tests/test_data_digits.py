@@ -119,9 +119,10 @@ def test_train_images_takes_a_fixed_balanced_subset(digits):
         ),
         (
             DataSpec(augmentation="full"),
-            "data.augmentation is for images in files; digits has one augmentation of its own",
+            "data.augmentation is for images in folders; digits has one augmentation of its own",
         ),
-        (DataSpec(skip_corrupt=True), "data.skip_corrupt is for images in files; digits is read whole, and checked"),
+        (DataSpec(skip_corrupt=True), "data.skip_corrupt is for images in folders; digits is read whole, and checked"),
+        (DataSpec(strict=True), "data.strict is about boxes without an area; digits has no boxes"),
     ],
 )
 def test_errors_are_one_sentence(spec, sentence):

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,12 @@ def test_unknown_protocol_and_augmentation(root):
     assert sentence(root, DataSpec("imagenet", "all")) == "unknown protocol of imagenet 'all'; known: official, subset"
     said = sentence(root, DataSpec("imagenet", "subset", augmentation="ful"))
     assert said == "unknown data.augmentation 'ful'; did you mean 'full'? known: full, light"
+
+
+def test_what_is_about_boxes_is_refused(root):
+    assert sentence(root, replace(SPEC, strict=True)) == (
+        "data.strict is about boxes without an area; imagenet has no boxes"
+    )
 
 
 def damage(path: Path, how: str) -> Path:

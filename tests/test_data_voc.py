@@ -1,6 +1,7 @@
 """The VOC layout: what is read, how it is divided, and what is refused in one sentence."""
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -69,10 +70,45 @@ def test_07_and_12_are_joined_and_tested_on_07(tmp_path):
     assert [len(s) for s in (data.train, data.calibration, data.validation, data.open_test())] == [16, 2, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("lists", "sentence"),
+    [
+        (
+            {"train": 6, "val": 1, "test": 2},
+            "lists 6 images to train and 1 in val, so none would be left for calibration",
+        ),
+        ({"train": 2, "val": 3}, "lists 2 images to train, so none would be left for train"),
+        ({"train": 1, "val": 3}, "lists 1 images to train, so none would be left for validation and train"),
+    ],
+)
+def test_too_few_images_for_all_splits_are_one_sentence(tmp_path, lists, sentence):
+    make_set(tmp_path, **lists)
+    for train_images in (None, 1):
+        with pytest.raises(UserError, match=f"^voc: painted {sentence}$"):
+            loaded(tmp_path, train_images=train_images)
+
+
+@pytest.mark.parametrize("lists", [{"train": 2, "val": 2, "test": 1}, {"train": 3, "val": 1}])
+def test_one_image_for_each_split_is_enough(tmp_path, lists):
+    make_set(tmp_path, **lists)
+    data = loaded(tmp_path, train_images=1)
+    assert [len(s) for s in (data.train, data.calibration, data.validation, data.open_test())] == [1, 1, 1, 1]
+
+
 def test_sets_of_one_kind_can_be_joined(root):
     make_set(root, "more", train=2, val=2, test=1)
     data = loaded(root, "painted+more")
     assert [len(s) for s in (data.train, data.calibration, data.validation, data.open_test())] == [8, 3, 3, 4]
+
+
+def test_a_set_without_a_test_list_holds_nothing_out_beside_one_that_has_one(root):
+    make_set(root, "more", train=20, val=3)
+    data = loaded(root, "painted+more")
+    splits = (data.train, data.calibration, data.validation, data.open_test())
+    assert [len(s) for s in splits] == [26, 2, 2, 6]
+    pictures = [{image.tobytes() for image in s.images} for s in splits]
+    held_out = {image.tobytes() for s in (loaded(root).calibration, loaded(root).validation) for image in s.images}
+    assert pictures[1] | pictures[2] == held_out
 
 
 def test_fewer_training_images_are_a_fixed_subset(root):
@@ -121,6 +157,31 @@ def test_an_impossible_annotation_is_one_sentence(root, folder, boxes, sentence)
     with pytest.raises(UserError, match=f"{path.name}.* {sentence}") as caught:
         loaded(root)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", [{"augmentation": "full"}, {"skip_corrupt": True}])
+def test_settings_of_class_folders_are_refused_before_anything_is_read(setting):
+    (name,) = setting
+    with pytest.raises(UserError, match=f"data.{name} is for images in folders; voc"):
+        loaded(None, **setting)
+
+
+@pytest.mark.parametrize(
+    ("tag", "sentence"),
+    [
+        ("size", "annotation has no size/width"),
+        ("height", "annotation has no size/height"),
+        ("bndbox", "object has no bndbox/xmin"),
+        ("ymax", "object has no bndbox/ymax"),
+        ("name", "object has no name"),
+    ],
+)
+@pytest.mark.parametrize("empty", ["", r"<\1></\1>"])
+def test_a_tag_that_is_missing_or_empty_is_named(root, folder, tag, sentence, empty):
+    path = first_of(folder)
+    path.write_text(re.sub(rf"<({tag})>.*?</{tag}>", empty, path.read_text()))
+    with pytest.raises(UserError, match=rf"{path.name} is missing or damaged \({sentence}\)$"):
+        loaded(root)
 
 
 def test_a_class_that_training_does_not_know_is_refused(root, folder):

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from small_runs import digits, small_spec
+from voc_folder import make_set
 
-from bench.core.spec import RunSpec, TrainSpec
+from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.estimate import _Excerpt, _Watch, estimate, estimates
 from bench.models import MODELS
+from bench.recipes_detection import detectors
 
 SPEC = small_spec("uniform", options={"choices": [0, 3]}, train=TrainSpec(epochs=50, batch_size=32))
 
@@ -53,13 +55,32 @@ def test_every_training_of_a_method_is_counted():
 
 def test_a_control_trains_nothing():
     spec = RunSpec("random_gate", SPEC.model, SPEC.data, SPEC.train, init_from=SPEC.run_id)
-    assert estimate(spec, digits()).hours is None
+    found = estimate(spec, digits())
+    assert (found.hours, found.trains) == (None, False)
 
 
 def test_what_cannot_run_here_is_not_timed():
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
-    assert estimate(replace(SPEC, device="cuda"), digits()).hours is None
+    found = estimate(replace(SPEC, device="cuda"), digits())
+    assert (found.hours, found.trains) == (None, True)
+
+
+def test_pretrained_weights_need_not_be_there_to_be_timed():
+    hours = estimate(replace(SPEC, weights="timm:resnet50"), digits()).hours
+    assert hours is not None
+    assert hours > 0
+
+
+def test_every_detector_that_trains_is_timed(tmp_path):
+    make_set(tmp_path, train=16, val=4, test=2)
+    data, train = DataSpec("voc", "painted", image_size=64), TrainSpec(epochs=2, batch_size=8, lr=0.01)
+    specs = detectors([0], data, train, {"routing": ((0, 1, 2, 3),), "gate_epochs": 1}, widths=(0.25,), choices=(0,))
+    found = estimates(specs, tmp_path)
+    hours = {spec.method: found[spec.run_id].hours for spec in specs}
+    assert [hours[control] for control in ("random_gate", "fixed_choice", "class_prior")] == [None, None, 0]
+    for method in ("ds_net", "us_net", "uniform"):
+        assert (hours[method] or 0) > 0, method
 
 
 def test_an_excerpt_has_the_steps_of_the_whole_and_few_images():

@@ -6,19 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file
+from torchvision.ops import box_iou
 from voc_folder import make_set
 
 from bench import draw
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Store
-from bench.methods import completed
+from bench.methods import METHODS, Method, completed
+from bench.points import StaticPoint
 from bench.recipes import check, placed
 from bench.recipes_detection import bccd, detectors, voc_animals, voc_ds_mbnet
 from bench.reports import generate
 from bench.reports.runs import read_runs
 from bench.run import run_phase
+from bench.training.tasks import task_of
 
 DATA = DataSpec("voc", "painted", image_size=64)
 TRAIN = TrainSpec(epochs=1, batch_size=8, lr=0.01)
@@ -85,6 +89,67 @@ def test_metrics_are_named_apart_with_the_precision_of_each_class(store):
             assert ((point, "madds_backbone") in records) == (method != "class_prior")
 
 
+class Knowing(torch.nn.Module):
+    """Detections by hand: each image, known by its mean colour, has an output of its own.
+
+    x: (B, 3, S, S) to (B, A, 4 + classes). known: (N, 3) mean colours; outputs: (N, A, 4 + classes).
+    """
+
+    def __init__(self, known, outputs):
+        super().__init__()
+        self.same = torch.nn.Linear(3, 3, bias=False)  # something to count: 9 multiply-adds
+        torch.nn.init.eye_(self.same.weight)
+        self.register_buffer("known", known)
+        self.register_buffer("outputs", outputs)
+
+    def forward(self, x):
+        apart = self.same(x.mean((2, 3)))[:, None] - self.known
+        return self.outputs[(1 - apart * apart).sum(2).argmax(1)]
+
+
+class ByHand(Method):
+    """Of five test images, whose blue boxes are five and whose red ones two, it finds four blue ones and one red, and
+    is surest of a blue box where there is none."""
+
+    name, kind = "by_hand", "static"
+
+    def operating_points(self, spec, data, context):
+        task, batch = task_of(data), next(data.open_test().batches(TEST_IMAGES))
+        outputs = torch.full((TEST_IMAGES, len(task.anchors), 4 + len(data.classes)), -6.0)
+        outputs[..., :4] = 0
+        for number, table in enumerate(batch.targets):
+            for *box, label, _ in table[table[:, 4] >= 0].tolist():
+                if (number, data.classes[int(label)]) == (3, "red"):
+                    continue  # missed
+                wrong = number == 0
+                box = torch.tensor([[box[0] + 32, box[1], box[2] + 32, box[3]] if wrong else box])
+                at = int(box_iou(box, task.anchors).argmax())
+                outputs[number, at, :4] = task.coder.encode_single(box, task.anchors[at : at + 1])[0]
+                outputs[number, at, 4 + int(label)] = 8.0 if wrong else 4.0
+        return [StaticPoint("known", Knowing(batch.x.mean((2, 3)), outputs), 9)]
+
+
+def test_what_is_found_is_judged_as_by_hand(root, tmp_path, monkeypatch):
+    """Blue, best first: false, then four right of five objects, so precision is at most 4/5, up to recall 4/5. Red: one
+    right of two. F1 of the images: 0, 1, 1, 2/3 (one of two found), 1."""
+    monkeypatch.setattr(METHODS, "_entries", METHODS._entries | {"by_hand": ByHand})
+    store, spec = Store(tmp_path / "results"), replace(specs_of()[-1], method="by_hand", method_version=1)
+    for phase in PHASES[:2]:
+        run_phase(spec, phase, store.root, root)
+    (run,) = read_runs(store.root)
+    found = {record.metric: record for record in run.records("eval")}
+    assert found["map50_voc"].details["objects"] == {"blue": 5, "red": 2}
+    assert found["map50_voc"].details["classes"] == pytest.approx({"blue": 4 / 5 * 4 / 5, "red": 1 / 2})
+    assert found["map50_voc"].value == pytest.approx((0.64 + 0.5) / 2)
+    assert found["map50_voc07"].details["classes"] == pytest.approx({"blue": 9 / 11 * 4 / 5, "red": 6 / 11})
+    assert found["map50_voc07"].value == pytest.approx((7.2 + 6) / 22)
+    assert found["f1_image"].value == pytest.approx((0 + 1 + 1 + 2 / 3 + 1) / 5)
+    generate(store.root, tmp_path, "test")
+    table = pd.read_csv(tmp_path / "tables" / "detection.csv", skiprows=1)
+    assert dict(zip(table["class"], table["ap50_voc_percent"], strict=True)) == {"blue": 64.0, "red": 50.0}
+    assert table["map50_voc_percent"].tolist() == [57.0, 57.0]
+
+
 def test_backbone_and_head_add_up(store):
     from bench.models import MODELS
 
@@ -141,8 +206,35 @@ def test_boxes_are_drawn_on_validation_images(store, root, tmp_path, capsys):
     with draw.Image.open(out) as image:
         assert image.size == (3 * 64 * draw.ENLARGED, 64 * draw.ENLARGED)
         assert (np.asarray(image.convert("RGB")) == 255).all(2).sum() > 100, "the objects that are there are white"
-    with pytest.raises(SystemExit, match="unknown point"):
+    with pytest.raises(SystemExit, match="2"):
         draw.main([run.run_id, "--results", str(store.root), "--data", str(root), "--point", "x"])
+    assert capsys.readouterr().err.startswith("error: unknown point of ")
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("x.foo", "x.foo has no ending of an image, such as .png"),
+        ("x", "x has no ending of an image, such as .png"),
+        ("none/x.png", "none/x.png cannot be written: there is no folder none"),
+    ],
+)
+def test_a_drawing_that_cannot_be_written_is_refused_before_any_work(monkeypatch, tmp_path, capsys, out, sentence):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(draw, "draw_run", lambda *_: pytest.fail("something was drawn"))
+    with pytest.raises(SystemExit, match="2"):
+        draw.main(["a-run", "--out", out])
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_drawing_that_fails_to_be_written_is_one_sentence(monkeypatch, tmp_path, capsys):
+    (tmp_path / "x.png").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(draw, "draw_run", lambda *_: draw.Image.new("RGB", (4, 4)))
+    with pytest.raises(SystemExit, match="2"):
+        draw.main(["a-run", "--out", "x.png"])
+    assert capsys.readouterr().err == "error: x.png cannot be written (Is a directory)\n"
 
 
 def test_a_model_for_another_task_is_refused_before_any_work(root):

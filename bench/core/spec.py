@@ -36,8 +36,9 @@ class DataSpec:
     """Which data: a dataset's key, its protocol, and the size of a fixed subset of its train images.
 
     image_size: height and width in pixels that the networks get; None: the dataset's own. augmentation: one by name,
-    where the dataset has several; None: its usual one. skip_corrupt: leave out images that cannot be decoded, which
-    are an error otherwise. strict: what a dataset would leave out with a warning is an error.
+    where the dataset has several; None: its usual one. skip_corrupt: leave out images in class folders that cannot be
+    decoded, which are an error otherwise. strict: boxes without an area are an error; otherwise they are left out with
+    a warning. A dataset that has no use for one of the last three refuses it.
     """
 
     __pydantic_config__ = _STRICT

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.spec import DataSpec
 
 
 class Batch(NamedTuple):
@@ -141,3 +142,9 @@ class Dataset:
 def dataset_id(name: str, protocol: str, version: int) -> str:
     """How a dataset is named in records: "cifar10/holdout@1"."""
     return f"{name}/{protocol}@{version}"
+
+
+def refuse_strict(spec: DataSpec) -> None:
+    """Raises UserError for the setting that only a dataset with boxes has."""
+    if spec.strict:
+        raise UserError(f"data.strict is about boxes without an area; {spec.name} has no boxes")

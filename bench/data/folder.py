@@ -46,7 +46,8 @@ class FolderSplit(Split):
         return self.index.labels[self.rows]
 
     def shard(self, rank: int, processes: int) -> "FolderSplit":
-        """What one of several processes works on.
+        """What one of several processes works on. For whoever starts several: the suite's own runs are one process
+        each, and evaluate all of a split in it.
 
         In evaluation every image falls to exactly one process, so sums over them are exact counts; a sampler that pads
         the shares to equal length would count some images twice. In training each process has its share of every batch.

@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.core.errors import UserError, unknown
 from bench.core.spec import DataSpec
-from bench.data.dataset import Dataset, dataset_id
+from bench.data.dataset import Dataset, dataset_id, refuse_strict
 from bench.data.folder import FolderSplit
 from bench.data.folder_index import Index, read_index, why_corrupt
 from bench.data.splits import balanced_order, cut, train_subset
@@ -82,12 +82,14 @@ def read(folders: Folders, spec: DataSpec, root: Path | None) -> Dataset:
     """A dataset in folders. Files are listed and looked at here, and decoded when they are used.
 
     Raises:
-        UserError: an unknown protocol or augmentation; no such folders, an empty class folder, classes that differ
-            between train and val, another number of classes or test images than the protocol has; corrupt files, unless
-            data.skip_corrupt leaves them out, which is a warning that names and counts them; too many train_images.
+        UserError: an unknown protocol or augmentation; data.strict; no such folders, an empty class folder, classes
+            that differ between train and val, another number of classes or test images than the protocol has; corrupt
+            files, unless data.skip_corrupt leaves them out, which is a warning that names and counts them; too many
+            train_images.
     """
     if spec.protocol not in PROTOCOLS:
         raise unknown(f"protocol of {folders.name}", spec.protocol, PROTOCOLS)
+    refuse_strict(spec)
     pixels = pipeline(spec.image_size or folders.image_size, spec.augmentation or folders.augmentation, folders.crop)
     folder = find(folders, root)
     train, test = (_index(folders, folder / part, spec.skip_corrupt) for part in ("train", "val"))

@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec
 from bench.data.augment import Augmentation, Canvas, Draws, Normalisation
-from bench.data.dataset import Batch, Dataset, Split, dataset_id
+from bench.data.dataset import Batch, Dataset, Split, dataset_id, refuse_strict
 from bench.data.splits import keyed_order, train_subset
 
 
@@ -164,9 +164,10 @@ def assemble(
 
     images: (N, H, W, C) uint8; targets: (N,). `read_test` gives those of the test split when it is opened. With
     data.image_size the batches of all splits are resized. Raises UserError when `spec` asks for more training images
-    than there are, or for what only images in files have.
+    than there are, or for what only images in class folders or datasets with boxes have.
     """
-    refuse_file_options(spec)
+    refuse_folder_options(spec)
+    refuse_strict(spec)
     whole = dataset_id(card.name, spec.protocol, card.version)
     train = train_subset(members["train"], spec.train_images, whole)
     subset = "" if spec.train_images is None else f"[{spec.train_images}]"
@@ -188,9 +189,9 @@ def assemble(
     )
 
 
-def refuse_file_options(spec: DataSpec) -> None:
-    """Raises UserError for settings that a dataset in memory does not have."""
+def refuse_folder_options(spec: DataSpec) -> None:
+    """Raises UserError for settings that only a dataset in class folders has."""
     if spec.augmentation is not None:
-        raise UserError(f"data.augmentation is for images in files; {spec.name} has one augmentation of its own")
+        raise UserError(f"data.augmentation is for images in folders; {spec.name} has one augmentation of its own")
     if spec.skip_corrupt:
-        raise UserError(f"data.skip_corrupt is for images in files; {spec.name} is read whole, and checked")
+        raise UserError(f"data.skip_corrupt is for images in folders; {spec.name} is read whole, and checked")

@@ -1,4 +1,7 @@
-"""Counts over the processes of a group, where a split is shared by several (`FolderSplit.shard`)."""
+"""Counts over the processes of a group, where a split is shared by several (`FolderSplit.shard`).
+
+For whoever starts several processes: the suite's own runs are one each, and Ray does several runs at once.
+"""
 
 import torch
 from torch import distributed

@@ -3,7 +3,8 @@
 The protocol names the sets to join: a folder of VOCdevkit ("BCCD"), several ("VOC2007+VOC2012"), or `official`, the
 field's 07+12: trainval of both for training, test of 2007. A set with a test list is used as its authors divide it:
 its val list is halved into calibration and validation. Of one without, val is the test, and a tenth of its training
-images each are held out for calibration and validation, as from 07+12. All by fixed permutations.
+images each are held out for calibration and validation, as from 07+12; joined with a set that has a test list, all of
+its training images train, for the val list of the other is held out already. All by fixed permutations.
 
 Images are resized to a square (160 pixels unless `data.image_size` says otherwise; `official` 300, as SSD) without
 keeping their proportions; an overlap of boxes does not depend on that.
@@ -22,6 +23,7 @@ from bench.core.spec import DataSpec
 from bench.data.augment import Normalisation
 from bench.data.boxes import BoxAugmentation, BoxSplit, table_of
 from bench.data.dataset import Dataset, dataset_id
+from bench.data.memory import refuse_folder_options
 from bench.data.splits import cut, keyed_order, train_subset
 from bench.data.voc_files import (
     Annotation,
@@ -93,25 +95,27 @@ def load_voc(spec: DataSpec, root: Path | None = None) -> Dataset:
 
     Every annotation and photograph is read here, those of the test split too, which only `open_test` keeps. Raises
     UserError for whatever is missing or damaged, a box outside its image, an image without boxes, an unknown class,
-    sets whose classes differ, too many train_images and, where `spec.strict`, boxes without an area.
+    sets whose classes differ, settings that it does not have, too few images for all splits, too many train_images and,
+    where `spec.strict`, boxes without an area.
     """
+    refuse_folder_options(spec)
     official = spec.protocol == "official"
     names = ["VOC2007", "VOC2012"] if official else spec.protocol.split("+")
     lists = _official(root) if official else _lists([find_set(root, name) for name in names])
     edge = spec.image_size or (OFFICIAL_EDGE if official else EDGE)
+    whole = dataset_id("voc", spec.protocol, VERSION)
+    members = _members(lists, spec, whole)
     known = [*lists.train, *lists.held_out, *lists.test]
     annotations = {item: item.annotation() for item in known}
     report_empty(annotations.values(), spec.strict)
     classes = _classes(names, [annotations[item] for item in lists.train])
     rows = max(len(each.boxes) for each in annotations.values())
-    whole = dataset_id("voc", spec.protocol, VERSION)
 
     def split(name: str, items: Sequence[Item], suffix: str = "") -> BoxSplit:
         images = np.stack([read_photograph(i.folder, i.name, annotations[i], edge) for i in items])
         targets = np.stack([_table(annotations[item], classes, edge, rows) for item in items])
         return BoxSplit(name, f"{whole}:{name}{suffix}", images, targets, NORMALISATION, BoxAugmentation())
 
-    members = _members(lists, spec, whole)
     split("test", lists.test)  # fails now if it must, not after the training
     return Dataset(
         name="voc",
@@ -149,14 +153,19 @@ def _items(folder: Path, name: str) -> list[Item]:
 
 
 def _members(lists: Lists, spec: DataSpec, whole: str) -> dict[str, list[Item]]:
-    """Training, calibration and validation images. Raises UserError where an image would be in two splits."""
+    """Training, calibration and validation images. Raises UserError where an image would be in two splits, and where
+    there are too few images for all three."""
     source, count = (lists.held_out or lists.train), len(lists.held_out or lists.train)
     order = keyed_order(count, "split", "voc", VERSION, spec.protocol)
     share = count // 2 if lists.held_out else max(1, count // 10)
     sizes = {"calibration": share} if lists.held_out else {"calibration": share, "validation": share}
     parts = cut(order, sizes, rest="validation" if lists.held_out else "train")
     members = {name: [source[i] for i in rows] for name, rows in parts.items()}
-    train = members.get("train", lists.train)
+    train = members.setdefault("train", lists.train)
+    empty = [name for name, items in members.items() if not items]
+    if empty:
+        told = f"{len(lists.train)} images to train" + (f" and {len(lists.held_out)} in val" if lists.held_out else "")
+        raise UserError(f"voc: {spec.protocol} lists {told}, so none would be left for {' and '.join(empty)}")
     order = keyed_order(len(train), "train", "voc", VERSION, spec.protocol)
     members["train"] = [train[i] for i in train_subset(order, spec.train_images, whole)]
     everything = [*lists.train, *lists.held_out, *lists.test]

@@ -77,9 +77,10 @@ def read_annotation(path: Path) -> Annotation:
     """
     try:
         tree = ElementTree.parse(path).getroot()
-        size = int(tree.findtext("size/width", "")), int(tree.findtext("size/height", ""))
+        size = int(_text(tree, "size/width")), int(_text(tree, "size/height"))
         objects = tree.findall("object")
         corners = [_corners(each) for each in objects]
+        labels = [_text(each, "name") for each in objects]
         difficult = [int(each.findtext("difficult", "0")) != 0 for each in objects]
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise UserError(f"voc: the annotation {path} is missing or damaged ({error})") from error
@@ -92,14 +93,22 @@ def read_annotation(path: Path) -> Annotation:
         raise UserError(f"voc: {path} has no boxes")
     boxes = np.array([corners[i] for i in kept], np.float32)
     boxes[:, :2] = np.maximum(boxes[:, :2] - 1, 0)
-    names = tuple(objects[i].findtext("name", "") for i in kept)
+    names = tuple(labels[i] for i in kept)
     flags = np.array([difficult[i] for i in kept])
     return Annotation(path, size, boxes / np.array([*size, *size], np.float32), names, flags, len(corners) - len(kept))
 
 
 def _corners(each: ElementTree.Element) -> tuple[float, float, float, float]:
-    left, top, right, bottom = (float(each.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax"))
+    left, top, right, bottom = (float(_text(each, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
     return left, top, right, bottom
+
+
+def _text(element: ElementTree.Element, tag: str) -> str:
+    """What stands in a tag. Raises ValueError, naming the tag, where it is missing or empty."""
+    text = element.findtext(tag)
+    if not text:
+        raise ValueError(f"{element.tag} has no {tag}")
+    return text
 
 
 def report_empty(annotations: Iterable[Annotation], strict: bool) -> None:

@@ -20,7 +20,6 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, sigmoid_focal_loss
 
 from bench.core.errors import UserError
-from bench.data.boxes import BoxSplit
 from bench.data.dataset import Dataset, Split
 from bench.models.detector_head import OFFSETS
 from bench.training.anchors import anchor_grid, fit_sizes
@@ -63,9 +62,10 @@ class Detection:
     @classmethod
     def of(cls, data: Dataset) -> Detection:
         """The task of a dataset with boxes, anchors fitted to those of its training images."""
-        if not isinstance(data.train, BoxSplit):
+        targets = getattr(data.train, "targets", np.empty(0))  # (N, M, 6) of whatever split has boxes
+        if targets.ndim != 3:
             raise UserError(f"{data.id} has no boxes, so nothing can be detected")
-        rows = data.train.targets.reshape(-1, data.train.targets.shape[-1])
+        rows = targets.reshape(-1, targets.shape[-1])
         boxes = rows[rows[:, 4] >= 0]
         sizes = fit_sizes((boxes[:, 2:4] - boxes[:, :2]).astype(np.float64))
         return cls(anchor_grid(sizes, data.image_size), data.classes, data.image_size)
