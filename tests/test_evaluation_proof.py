@@ -89,6 +89,34 @@ def test_with_more_routes_than_are_counted_every_image_is_still_executed(split, 
     assert proven["uncounted_routes"] == len(routes) - 3
 
 
+class InTwo:
+    """A split in two batches."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def batches(self, batch_size, device="cpu"):
+        half = len(self.batch.x) // 2
+        for rows in (slice(0, half), slice(half, None)):
+            yield self.batch._replace(views=(self.batch.x[rows],), targets=self.batch.targets[rows])
+
+
+@pytest.mark.parametrize("most", [32, 4])
+def test_routes_that_only_later_batches_take_are_counted_or_told(split, monkeypatch, most):
+    monkeypatch.setattr(proof, "GRAPHS", most)
+    point = routed_point("ds_vit_micro8")
+    with torch.no_grad():
+        route = [tuple(row) for row in point(split.batch.x).route.tolist()]
+    first, taken = set(route[: IMAGES // 2]), set(route)
+    assert len(first) < len(taken)
+    assert len(taken) > 4
+    proven = prove(point, InTwo(split.batch), CPU)
+    assert len(proven["networks"]) == min(most, len(taken))
+    assert proven.get("uncounted_routes", 0) == max(len(taken) - most, 0)
+    if most == 32:
+        assert proven["networks"].keys() == {"-".join(map(str, row)) for row in taken}
+
+
 class CheatsOnTheLast(RoutedPoint):
     """Claims one multiply-add less, for one route that is neither run by itself nor counted."""
 

@@ -135,3 +135,26 @@ def test_the_tables(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert table["difference_percent"][0] == pytest.approx(
         table["top1_percent"][0] - table["full_top1_percent"][0], abs=2e-4
     )
+
+
+def test_multiply_adds_are_of_the_seeds_that_both_have(tmp_path: Path):
+    """Gates that spend more on a seed which the other arm lacks do not change the comparison."""
+    store = Store(tmp_path)
+
+    def costly(seed: int) -> dict[str, dict]:
+        point = dynamic_point(seed, clever=True)
+        return {"dynamic0-1": point | {"madds": point["madds"] * (100 if seed == 0 else 1)}}
+
+    full = write_arm(store, costly, gate_lr=20.0)
+    some = [spec_of("ds_net", seed, gate_lr=2.0) for seed in SEEDS[1:]]
+    for spec in some:
+        write_eval(store, spec, costly(spec.seed))
+    write_ablation(store.root, "ablation_x", [Group({"full": full, "some": [spec.run_id for spec in some]}, None)])
+    (row,) = found(tmp_path, "ablation_x").rows.to_dict("records")
+    assert row["seeds"] == 2
+    assert (
+        row["madds_mean"]
+        == row["full_madds"]
+        == np.mean([costly(seed)["dynamic0-1"]["madds"].mean() for seed in (1, 2)])
+    )
+    assert row["madds_change"] == 0

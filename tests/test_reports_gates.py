@@ -15,6 +15,7 @@ from bench.reports.gates import (
     entropy_bits,
     fixed_points,
     gates_frame,
+    is_wide,
     oracle,
     routing_space,
     sent_on,
@@ -78,10 +79,20 @@ def test_no_routing_of_fixed_choices_beats_the_oracle():
         assert solved <= best.score
 
 
+def test_what_is_sent_on_is_judged_by_what_gates_may_take():
+    """Gates that send every image to the last option of their lists send every image on."""
+    route = np.array([[1, 2], [1, 2]])
+    assert is_wide(routing_space("dynamic0-1_0-2"), route).all()
+    assert not is_wide(routing_space("dynamic1-3_2-3"), route).any()
+    assert is_wide(routing_space("dynamic1-2"), route).all()
+    assert is_wide([], np.array([[0], [1]])).tolist() == [False, True]
+
+
 def test_which_fixed_points_lie_in_a_routing_space():
     fixed = ["uniform0", "uniform1", "uniform3"]
-    assert routing_space("dynamic0-12-3") == (0, 12, 3)
-    assert routing_space("dynamic0-1_0-2") is routing_space("routed_0_to_3") is None
+    assert routing_space("dynamic0-12-3") == [[0, 12, 3]]
+    assert routing_space("dynamic0-1_0-2") == [[0, 1], [0, 2]]
+    assert routing_space("routed_0_to_3") == []
     assert fixed_points("dynamic1-3", fixed, only=False) == ["uniform1", "uniform3"]
     assert fixed_points("dynamic1-2", fixed, only=False) == [], "uniform2 was not run"
     assert fixed_points("dynamic0-1_0-2", fixed, only=False) == []

@@ -11,7 +11,7 @@ from bench.core.ablation import Group
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.evaluation.significance import PairedBootstrap
-from bench.reports.compare import Row, common_means, difference, scores_by_seed, verdicts
+from bench.reports.compare import Row, common_means, difference, madds_by_seed, scores_by_seed, verdicts
 from bench.reports.frame import natural
 from bench.reports.rows import rows_of
 from bench.reports.runs import Run, settings_of, short
@@ -87,6 +87,7 @@ def _lines(
     mine = [run for run in runs if run.config_id in configs and "eval" in run.bodies]
     scores = {run.run_id: read_scores(run) for run in mine}
     by_row = {row: scores_by_seed(row, mine, scores) for row in sorted(held)}
+    costs = {row: madds_by_seed(row, mine, scores) for row in held}
     try:
         bootstrap = PairedBootstrap(by_row)
     except ValueError as error:
@@ -96,14 +97,14 @@ def _lines(
         if not by_row[row].keys() & by_row[other].keys():
             continue
         ours, theirs = common_means(by_row[row], by_row[other])
+        madds, full_madds = common_means(costs[row], costs[other])
         pair = difference(bootstrap, row, other, ours - theirs)
         lines.append(
             {name: named[row][name] for name in ("dataset", "split", "model", "method", "kind", "config_id", "point")}
             | {"arm": words, "changed": changed[words], "against": other[1], "against_config": other[0]}
             | {"top1_mean": ours, "full_top1": theirs, "seeds": pair.seeds, "difference": pair.difference}
             | {"low": pair.low, "high": pair.high, "p_value": pair.p_value}
-            | {"madds_mean": named[row]["madds_mean"], "full_madds": named[other]["madds_mean"]}
-            | {"madds_change": named[row]["madds_mean"] / named[other]["madds_mean"] - 1}
+            | {"madds_mean": madds, "full_madds": full_madds, "madds_change": madds / full_madds - 1}
         )
     return pd.DataFrame(verdicts(lines))
 

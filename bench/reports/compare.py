@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -59,15 +60,25 @@ def compare(points: pd.DataFrame, runs: Sequence[Run]) -> tuple[dict[Row, int | 
         except ValueError as error:
             raise UserError(f"the runs on {split} cannot be compared: {error}") from error
         rank |= ranks(bootstrap, list(named))
-        controls += verdicts([_judged(named[c.of], c, by_row[c.of], bootstrap) for c in held])
+        costs = {row: madds_by_seed(row, runs, scores) for row in {control.of for control in held}}
+        controls += verdicts([_judged(named[c.of], c, by_row[c.of], costs[c.of], bootstrap) for c in held])
     return rank, pd.DataFrame(controls)
 
 
 def scores_by_seed(row: Row, runs: Iterable[Run], scores: dict[str, ByPoint]) -> BySeed:
     """Per-image scores of a row by seed; `scores` holds those of every evaluated run by run_id."""
+    return {seed: found.score for seed, found in _by_seed(row, runs, scores)}
+
+
+def madds_by_seed(row: Row, runs: Iterable[Run], scores: dict[str, ByPoint]) -> BySeed:
+    """Per-image MAdds likewise."""
+    return {seed: found.madds for seed, found in _by_seed(row, runs, scores)}
+
+
+def _by_seed(row: Row, runs: Iterable[Run], scores: dict[str, ByPoint]) -> list[tuple[int, PointScores]]:
     config_id, point = row
-    found = ((run.spec.seed, scores.get(run.run_id, {})) for run in runs if run.config_id == config_id)
-    return {seed: by_point[point].score for seed, by_point in sorted(found) if point in by_point}
+    found = [(run.spec.seed, scores.get(run.run_id, {})) for run in runs if run.config_id == config_id]
+    return sorted(((seed, by_point[point]) for seed, by_point in found if point in by_point), key=itemgetter(0))
 
 
 def _controls_of(row: dict[str, Any], runs: Sequence[Run], scores: dict[str, ByPoint]) -> Iterator[Control]:
@@ -105,7 +116,9 @@ def _on_the_hull(point: str, gate: ByPoint, control: ByPoint) -> tuple[NDArray, 
     return shares @ table, float(shares @ costs)
 
 
-def _judged(row: dict[str, Any], control: Control, scores: BySeed, bootstrap: PairedBootstrap) -> dict[str, Any]:
+def _judged(
+    row: dict[str, Any], control: Control, scores: BySeed, costs: BySeed, bootstrap: PairedBootstrap
+) -> dict[str, Any]:
     """One line of the controls table, on the seeds that both have; accuracies as fractions."""
     seeds = bootstrap.common_seeds(control.of, control.row)
     ours, theirs = common_means(scores, control.scores)
@@ -115,7 +128,7 @@ def _judged(row: dict[str, Any], control: Control, scores: BySeed, bootstrap: Pa
         "control": control.name,
         "seeds": pair.seeds,
         "top1_mean": ours,
-        "madds_mean": row["madds_mean"],
+        "madds_mean": float(np.mean([costs[seed].mean(dtype=np.float64) for seed in seeds])),
         "control_top1": theirs,
         "control_madds": float(np.mean([control.madds[seed] for seed in seeds])),
         "difference": pair.difference,
@@ -126,7 +139,7 @@ def _judged(row: dict[str, Any], control: Control, scores: BySeed, bootstrap: Pa
 
 
 def common_means(first: BySeed, second: BySeed) -> tuple[float, float]:
-    """Mean score of each of two rows on the seeds that both have."""
+    """Mean score, or MAdds, of each of two rows on the seeds that both have."""
     seeds = sorted(first.keys() & second.keys())
     ours, theirs = (np.mean([row[seed].mean(dtype=np.float64) for seed in seeds]) for row in (first, second))
     return float(ours), float(theirs)

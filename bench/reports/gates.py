@@ -76,11 +76,11 @@ def oracle(costs: NDArray, scores: NDArray) -> Oracle:
     return Oracle(float(taken.mean(dtype=np.float64)), float(np.asarray(costs, np.float64)[order][best].mean()))
 
 
-def routing_space(point: str) -> tuple[int, ...] | None:
-    """The options that every gate of a dynamic point may take, by its name ("dynamic0-2"); None where it does not say
-    so, as where gates differ."""
-    found = re.fullmatch(r"dynamic(\d+(?:-\d+)*)", point)
-    return tuple(map(int, found[1].split("-"))) if found else None
+def routing_space(point: str) -> list[list[int]]:
+    """The options that gates may take by a dynamic point's name: one list for all of them ("dynamic0-2"), or one for
+    each ("dynamic0-1_0-2"); none where the name is another."""
+    found = re.fullmatch(r"dynamic(\d+(?:[-_]\d+)*)", point)
+    return [[int(option) for option in options.split("-")] for options in found[1].split("_")] if found else []
 
 
 def fixed_points(point: str, fixed: Sequence[str], only: bool) -> list[str]:
@@ -91,7 +91,8 @@ def fixed_points(point: str, fixed: Sequence[str], only: bool) -> list[str]:
     """
     if only:
         return list(fixed)
-    named = [f"uniform{option}" for option in routing_space(point) or ()]
+    space = routing_space(point)
+    named = [f"uniform{option}" for option in space[0]] if len(space) == 1 else []
     return named if set(named) <= set(fixed) else []
 
 
@@ -145,12 +146,13 @@ def _told(point: str, gates: ByPoint, fixed: ByPoint) -> dict[str, float]:
         return told
     costs = np.array([choice.madds.mean() for choice in space])
     scores = np.stack([choice.score for choice in space])
-    narrow, best = scores[costs.argmin()], oracle(costs, scores)
-    wrong, right = sent_on(_is_wide(point, mine.route), narrow)
+    narrow = scores[costs.argmin()]
+    wrong, right = sent_on(is_wide(routing_space(point), mine.route), narrow)
+    told |= {"wide_if_wrong": wrong, "wide_if_right": right, "separation": separation(mine.madds, narrow)}
+    if mine.route.shape[1] > 1:
+        return told  # the fixed choices are a few of the routes that several gates may take
+    best = oracle(costs, scores)
     return told | {
-        "wide_if_wrong": wrong,
-        "wide_if_right": right,
-        "separation": separation(mine.madds, narrow),
         "oracle_top1": best.score,
         "oracle_madds": best.madds,
         "regret": best.score - float(mine.score.mean(dtype=np.float64)),
@@ -158,10 +160,13 @@ def _told(point: str, gates: ByPoint, fixed: ByPoint) -> dict[str, float]:
     }
 
 
-def _is_wide(point: str, route: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,): whether any gate sent the image past the first option of its list."""
-    space = routing_space(point)
-    return np.any(route > (route.min(axis=0) if space is None else space[0]), axis=1)
+def is_wide(space: list[list[int]], route: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,): whether any gate sent the image past the first option of its list; route: (n, G).
+
+    space: as by `routing_space`; where it is empty, the first option is the cheapest that any image took.
+    """
+    first = np.array([options[0] for options in space]) if space else route.min(axis=0)
+    return np.any(route > first, axis=1)
 
 
 def _advantage(controls: pd.DataFrame) -> dict[str, Any]:

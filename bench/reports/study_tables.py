@@ -133,8 +133,8 @@ WORTH_NOTE = """
 What the routing is worth. The oracle is derived from the scores of the fixed choices, never run, and pays for no gate:
 the cheapest choice of the routing space that solves an image, else the cheapest. Regret: its top-1 less the gate's, in
 percentage points. The advantages over random routing in the same proportions and over the hull of the fixed choices at
-equal MAdds, with their intervals, are those of the table of controls. n/a: that control was not run, or a routing
-space with different options at different gates.
+equal MAdds, with their intervals, are those of the table of controls. n/a: that control was not run, or several gates,
+whose fixed choices are a few of the routes that an oracle could take.
 """
 
 

@@ -160,8 +160,10 @@ CONTROLS = [
 CONTROLS_NOTE = f"""
 Each dynamic point against what the same checkpoint reaches without looking at the image: `random_gate` sends images to
 the same choices at random, in the gate's own proportions; `{HULL}` is the best blind mixture of the fixed sub-networks
-whose mean MAdds are at most the gate's. Differences in percentage points, by the paired bootstrap over seeds and
-images, on the seeds that both have; p with Holm's correction over the table of a split.
+whose mean MAdds are at most the gate's (with several gates: those with all gates at one place). It is chosen
+on the images that it is judged on, which favours it: "worse" than the hull says less than "better". Differences in
+percentage points, by the paired bootstrap over seeds and images, on the seeds that both have; p with Holm's correction
+over the table of a split.
 """
 
 
