@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -252,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _exit_code(arguments: Sequence[str] | None) -> int:
+    warnings.formatwarning = _formatted
     try:
         code = app(arguments, prog_name="slicebench", standalone_mode=False) or 0
     except UserError as error:
@@ -264,6 +266,17 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
     if code == INTERRUPTED:
         print("\nslicebench: interrupted; run the same command again to go on", file=sys.stderr)
     return code
+
+
+_default_format = warnings.formatwarning
+PACKAGE = Path(__file__).parent
+
+
+def _formatted(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning of this package to its user (a box without an area) as a sentence, others as Python shows them."""
+    if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+        return f"slicebench: warning: {message}\n"
+    return _default_format(message, category, filename, lineno, line)
 
 
 def _usage_sentence(error: Any) -> str:

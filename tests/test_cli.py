@@ -604,3 +604,9 @@ def test_a_reader_that_goes_away_is_no_error():
     said = subprocess.run(line, shell=True, capture_output=True, text=True, check=True, env=os.environ)
     assert said.stdout.startswith("method")
     assert said.stderr == ""
+
+
+def test_a_warning_of_ours_is_a_sentence_and_others_are_as_python_shows_them():
+    ours = str(Path(cli.__file__).parent / "data" / "voc.py")
+    assert cli._formatted("2 boxes have no area", UserWarning, ours, 7) == "slicebench: warning: 2 boxes have no area\n"
+    assert "elsewhere.py:7: UserWarning: hm" in cli._formatted("hm", UserWarning, "/elsewhere.py", 7)

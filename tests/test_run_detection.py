@@ -115,7 +115,7 @@ class ByHand(Method):
 
     def operating_points(self, spec, data, context):
         task, batch = task_of(data), next(data.open_test().batches(TEST_IMAGES))
-        outputs = torch.full((TEST_IMAGES, len(task.anchors), 4 + len(data.classes)), -6.0)
+        outputs = torch.full((TEST_IMAGES, len(task.anchors), 4 + len(data.classes)), -9.0)
         outputs[..., :4] = 0
         for number, table in enumerate(batch.targets):
             for *box, label, _ in table[table[:, 4] >= 0].tolist():

@@ -69,6 +69,7 @@ def coco_measures(images: Sequence[Found]) -> list[Measure]:
     from torchmetrics.detection import MeanAveragePrecision  # pyright: ignore[reportMissingImports]
 
     metric = MeanAveragePrecision(backend="pycocotools")
+    metric.warn_on_many_detections = False  # the 100 best of an image count, by COCO's rule
     for image in images:
         found = {"boxes": image.boxes, "scores": image.scores, "labels": image.labels}
         truth = {"boxes": image.truth, "labels": image.true_labels, "iscrowd": image.difficult.astype(np.int64)}

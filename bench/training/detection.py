@@ -71,8 +71,8 @@ class Detection:
         return cls(anchor_grid(sizes, data.image_size), data.classes, data.image_size)
 
     def loss(self, output: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Focal loss and smooth L1, for every object the mean over its anchors, and focal loss of anchors that match
-        none; divided by the number of objects in the batch.
+        """Focal loss and smooth L1 of the objects, each the mean over its anchors, averaged over the batch's objects;
+        and the sum of focal loss over anchors that match none, divided by the number of those that match one.
 
         A small object has one anchor where a larger one has ten, and would not be learnt beside it by a sum over
         anchors. `smoothing` is not used: focal loss has no labels to smooth.
@@ -86,11 +86,11 @@ class Detection:
         weights = anchor_weights(rows, is_object, target.shape[1])
         wanted = F.one_hot(boxes[..., 4].long().clamp(min=0), len(self.classes)) * is_object[..., None]
         focal = sigmoid_focal_loss(logits, wanted.to(logits.dtype)).sum(2)
-        classes = (focal * torch.where(is_nothing, 1.0, weights)).sum()
         at = self._anchors(output).expand(len(output), -1, -1)[is_object]
         codes = self.coder.encode_single(boxes[..., :4][is_object], at)
         located = F.smooth_l1_loss(offsets[is_object], codes, reduction="none").sum(1) @ weights[is_object]
-        return (classes + located) / weights.sum().clamp(min=1)
+        of_objects = ((focal * weights).sum() + located) / weights.sum().clamp(min=1)
+        return of_objects + focal[is_nothing].sum() / is_object.sum().clamp(min=1)
 
     def _match(self, target: Tensor) -> Tensor:
         """(A,) the row of (M, 6) that each anchor stands for; BELOW_LOW_THRESHOLD for none, BETWEEN_THRESHOLDS where
@@ -120,7 +120,8 @@ class Detection:
 
     def distill(self, output: Tensor, target: Tensor) -> Tensor:
         """Soft classes on all anchors and smooth L1 to the teacher's boxes where it is sure of an object, each a sum
-        over the batch divided by how many objects the teacher sees (at least one an image)."""
+        over the batch divided by how many anchors stand for an object by the teacher's probabilities (at least one an
+        image). A teacher that is sure of nothing yet thus teaches no louder than one that is."""
         offsets, logits = self._split(output)
         taught, probability = self._split(target)
         apart = (logits.detach().sigmoid() - probability).square()
@@ -128,7 +129,7 @@ class Detection:
         surest = probability.amax(2)  # (B, A)
         seen = surest >= SEEN
         located = F.smooth_l1_loss(offsets[seen], taught[seen], reduction="sum")
-        return (classes + located) / seen.sum().clamp(min=len(output))
+        return (classes + located) / surest.sum().clamp(min=len(output))
 
     def score(self, output: Tensor, target: Tensor) -> Tensor:
         """(B,): F1 of each image at IoU 0.5 over the detections of at least `CONFIDENCE`."""
