@@ -53,7 +53,7 @@ def bccd(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     return detectors(
         seeds,
         DataSpec("voc", "BCCD"),
-        TrainSpec(epochs=30, batch_size=16, lr=0.12, warmup_epochs=2, weight_decay=5e-4),
+        TrainSpec(epochs=40, batch_size=16, lr=0.12, warmup_epochs=2, weight_decay=5e-4),
         {"routing": ((0, 1, 2, 3), (1, 2, 3)), "gate_epochs": 4, "gate_lr": 5.0, "random_widths": 1, "ema": 0.99},
     )
 

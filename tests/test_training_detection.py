@@ -217,6 +217,16 @@ def test_distillation_is_zero_for_the_teacher_itself_and_drops_along_its_gradien
     assert values[-1] < 0.1 * values[0]
 
 
+@pytest.mark.parametrize("sure", [0.1, 0.25])
+def test_a_teacher_is_as_loud_as_it_expects_objects(task, sure):
+    """By hand, for a teacher that says `sure` of every class at every anchor, and a student that says 1/2."""
+    odds = float(torch.logit(torch.tensor(sure)))
+    teacher, student = (torch.zeros(2, PLACES, OFFSETS + 2) for _ in range(2))
+    teacher[..., OFFSETS:] = odds
+    wanted = 2 * (0.5 - sure) ** 2 * np.log(2) / sure  # of an anchor, over what it adds to the expected objects
+    assert float(task.distill(student, task.soften(teacher))) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_a_teacher_that_sees_nothing_teaches_no_boxes(task):
     teacher = task.soften(saying(task, [], [])[None])
     student = saying(task, [], [])[None]

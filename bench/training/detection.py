@@ -71,8 +71,8 @@ class Detection:
         return cls(anchor_grid(sizes, data.image_size), data.classes, data.image_size)
 
     def loss(self, output: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Focal loss and smooth L1 of the objects, each the mean over its anchors, averaged over the batch's objects;
-        and the sum of focal loss over anchors that match none, divided by the number of those that match one.
+        """Focal loss and smooth L1, for every object the mean over its anchors, and focal loss of anchors that match
+        none; divided by the number of objects in the batch.
 
         A small object has one anchor where a larger one has ten, and would not be learnt beside it by a sum over
         anchors. `smoothing` is not used: focal loss has no labels to smooth.
@@ -89,8 +89,8 @@ class Detection:
         at = self._anchors(output).expand(len(output), -1, -1)[is_object]
         codes = self.coder.encode_single(boxes[..., :4][is_object], at)
         located = F.smooth_l1_loss(offsets[is_object], codes, reduction="none").sum(1) @ weights[is_object]
-        of_objects = ((focal * weights).sum() + located) / weights.sum().clamp(min=1)
-        return of_objects + focal[is_nothing].sum() / is_object.sum().clamp(min=1)
+        classes = (focal * torch.where(is_nothing, 1.0, weights)).sum()
+        return (classes + located) / weights.sum().clamp(min=1)
 
     def _match(self, target: Tensor) -> Tensor:
         """(A,) the row of (M, 6) that each anchor stands for; BELOW_LOW_THRESHOLD for none, BETWEEN_THRESHOLDS where
