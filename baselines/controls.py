@@ -65,10 +65,9 @@ class RandomlyRouted(RoutedPoint):
         return route
 
 
-class RandomGate(Method):
-    """The same checkpoint, routed by a hash of the image instead of the gate, in the gate's own proportions."""
+class OnGates(Method):
+    """What both controls have in common: they work on the checkpoint of a run that leaves gates."""
 
-    name = "random_gate"
     kind = "control"
     paper = "control of this suite"
     families = ("ds_",)
@@ -76,6 +75,12 @@ class RandomGate(Method):
 
     def check_start(self, parent: RunSpec) -> None:
         require_gates(parent)
+
+
+class RandomGate(OnGates):
+    """The same checkpoint, routed by a hash of the image instead of the gate, in the gate's own proportions."""
+
+    name = "random_gate"
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         net, gates = parent_of(data, context)
@@ -87,18 +92,11 @@ class RandomGate(Method):
         return points
 
 
-class FixedChoice(Method):
+class FixedChoice(OnGates):
     """The same checkpoint at choices that its gates may take, for every image alike: with several gates, those at which
     all gates stand at the same place of their lists (the last place of a shorter list)."""
 
     name = "fixed_choice"
-    kind = "control"
-    paper = "control of this suite"
-    families = ("ds_",)
-    needs_parent = True
-
-    def check_start(self, parent: RunSpec) -> None:
-        require_gates(parent)
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         net, gates = parent_of(data, context)
