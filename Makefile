@@ -33,7 +33,7 @@ test: $(STAMP)
 	$(PYTEST) -m ray $(ARGS)
 
 bench: $(STAMP)
-	$(BIN)/python -m bench.benchmarks $(ARGS)
+	$(BIN)/python -m tests.speed $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

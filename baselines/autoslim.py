@@ -28,11 +28,11 @@ from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_collected
 from bench.slicing.layers import BatchChoice, CollectingChoice
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import Task, task_of
 from bench.training import checkpoint
 from bench.training.context import Context
 from bench.training.joint import Lesson, train_jointly
 from bench.training.loop import train_classifier
-from bench.training.tasks import Task, task_of
 
 
 @dataclass(frozen=True)

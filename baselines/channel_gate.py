@@ -32,9 +32,9 @@ from bench.profilers.madds import executed_by, executed_madds
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, train_classifier
-from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.staged import Staged, pooled
 from bench.core.errors import UserError
-from bench.models.bottleneck import PlainBottleneck
+from bench.models.resnet.bottleneck import PlainBottleneck
 from bench.slicing.dynamic import take
 
 Run = Callable[[nn.Module, Tensor], Tensor]

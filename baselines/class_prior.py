@@ -9,8 +9,8 @@ from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method
 from bench.points import OperatingPoint, StaticPoint
+from bench.tasks.task import task_of
 from bench.training.context import Context
-from bench.training.tasks import task_of
 
 
 class Constant(nn.Module):

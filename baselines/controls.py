@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.dynamic_slimmable import load_trained, point_name, require_gates
 from bench.methods import Method
+from bench.methods.ds_net import load_trained, point_name, require_gates
 from bench.points import OperatingPoint, RoutedPoint, subnetwork_point
 from bench.slicing.dynamic import Router
 from bench.slicing.gate import Gate

@@ -27,10 +27,10 @@ from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction, take
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training import checkpoint
 from bench.training.context import Context
 from bench.training.loop import Plan, fit
-from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)

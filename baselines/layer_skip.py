@@ -22,16 +22,16 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
 from bench.methods import Method, build_model, reseed
-from bench.models.bottleneck import PlainBottleneck
-from bench.models.vit_plain import PlainBlock
+from bench.models.resnet.bottleneck import PlainBottleneck
+from bench.models.vit.plain import PlainBlock
 from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.gate import decide, gumbel_straight_through
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, train_classifier
-from bench.training.tasks import task_of
 
 SKIP, RUN = 0, 1
 

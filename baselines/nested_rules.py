@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.training.joint import Lesson
 
-STREAM = 0  # the stage that holds the embedding, in the spaces of `bench/models/nested_vit.py`
+STREAM = 0  # the stage that holds the embedding, in the spaces of `bench/models/vit/nested.py`
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`nested_vit`: narrower Vision Transformers within a wide one, by the scheme of MatFormer, HydraViT or Scala.
 
-All three train the same network (`bench/models/nested_vit.py`) under the same optimizer, so what is compared is their
+All three train the same network (`bench/models/vit/nested.py`) under the same optimizer, so what is compared is their
 sub-networks, sampling and distillation, not their papers' recipes.
 """
 
@@ -17,10 +17,10 @@ from bench.methods import Method, build_model
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training.context import Context
 from bench.training.joint import train_jointly
 from bench.training.start import SUPERNET
-from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)

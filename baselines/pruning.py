@@ -22,15 +22,15 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
 from bench.methods import Method, build_model, build_network
-from bench.models.detector_head import DetectorTail
+from bench.models.detector.head import DetectorTail
 from bench.points import OperatingPoint, StaticPoint
 from bench.profilers.madds import executed_madds
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training import checkpoint
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, train_classifier
-from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)

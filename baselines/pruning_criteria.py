@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from baselines.pruning_coupling import NORMS, Coupling, Layer
 from bench.core.errors import UserError
 from bench.data.dataset import Batch
+from bench.tasks.task import Classification
 from bench.training.loop import stable_seed
-from bench.training.tasks import Classification
 
 Scores = list[Tensor | None]
 """For each coupling (units,) float64 on the CPU, larger for what is worth keeping; None where nothing can be judged."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from baselines.pruning_coupling import Coupling, channels_a_group, couplings_of, is_attention
 from bench.core.errors import UserError
-from bench.models.vit_plain import PlainStage
+from bench.models.vit.plain import PlainStage
 from bench.slicing.attention import PlainAttention
 
 

@@ -18,12 +18,12 @@ from bench.methods import Method, build_model
 from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.supernet import Supernet, View
+from bench.tasks.task import task_of
 from bench.training import checkpoint
 from bench.training.calibrate import calibrate
 from bench.training.context import Context
 from bench.training.loop import stable_seed, train_classifier
 from bench.training.start import SUPERNET
-from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.data.dataset import Dataset
-from bench.models.mobilenet_blocks import Depthwise
-from bench.models.vit_plain import PlainStage
+from bench.models.mobilenet.blocks import Depthwise
+from bench.models.vit.plain import PlainStage
 from bench.profilers.madds import executed_madds
 from bench.slicing.supernet import Supernet
 

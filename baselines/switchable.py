@@ -15,14 +15,14 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method, build_model
-from bench.models.mobilenet import SWITCHABLE_MULTIPLIERS
+from bench.models.mobilenet.network import SWITCHABLE_MULTIPLIERS
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training.context import Context
 from bench.training.joint import Lesson, train_jointly
 from bench.training.start import SUPERNET
-from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from bench.methods import Method, build_model, reseed
 from bench.points import OperatingPoint
 from bench.slicing.extract import parameters_of
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training.context import Context
 from bench.training.loop import Plan, fit
-from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)

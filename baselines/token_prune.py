@@ -36,14 +36,14 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
 from bench.methods import Method, build_model, trainable_copy
-from bench.models.vit_plain import PlainBlock, PlainEmbedding, PlainHead, PlainStage
+from bench.models.vit.plain import PlainBlock, PlainEmbedding, PlainHead, PlainStage
 from bench.points import OperatingPoint
 from bench.slicing.attention import attention_cost
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, stable_seed
-from bench.training.tasks import task_of
 
 
 def class_attention(qkv: Tensor, heads: int, head_dim: int) -> Tensor:

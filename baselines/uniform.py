@@ -12,9 +12,9 @@ from bench.data.dataset import Dataset
 from bench.methods import Method, build_model, build_network
 from bench.points import OperatingPoint, StaticPoint
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training.context import Context
 from bench.training.loop import train_classifier
-from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)

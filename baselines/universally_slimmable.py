@@ -12,14 +12,14 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method, build_model
-from bench.models.mobilenet import WIDTH_MULTIPLIERS
+from bench.models.mobilenet.network import WIDTH_MULTIPLIERS
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import task_of
 from bench.training import checkpoint
 from bench.training.calibrate import calibrate
 from bench.training.context import Context
 from bench.training.supernet import StageOne, train_supernet
-from bench.training.tasks import task_of
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,10 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs, time a few steps, stop")] = False,
 ) -> None:
     """Train, evaluate and profile a recipe's runs, then write and print the leaderboard. Complete work is kept."""
-    from bench import recipes, recipes_check
+    from bench.commands.listing import runs_table
     from bench.core.store import Store
-    from bench.listing import runs_table
+    from bench.recipes import registry as recipes
+    from bench.runs import check as recipes_check
 
     if executor is Executor.serial and address is not None:
         raise UserError("--address names a Ray cluster; leave it out, or use --executor ray")
@@ -70,7 +71,7 @@ def run(
         given = recipes_check.given_weights(weights)
         settings = [*(set_ or []), *(f"weights={name}" for name in given)]
         specs, groups = _specs(recipe, settings, seeds, device, address)
-        recipes.check(specs, data, results, given)
+        recipes_check.check(specs, data, results, given)
     if dry_run:
         typer.echo(runs_table(specs, results, data))
         return
@@ -103,7 +104,7 @@ def _load(plugins: list[str] | None) -> None:
 
 def _specs(recipe: str, settings: list[str], seeds: int | None, device: Device, address: str | None):
     """The recipe's specs as they will run: settings applied, device resolved, options checked; and what it compares."""
-    from bench import recipes
+    from bench.recipes import registry as recipes
 
     pairs = dict(_pair(text) for text in settings)
     fixed = None if device is Device.auto and "device" in pairs else device.value  # --set holds where it says nothing
@@ -203,9 +204,9 @@ def profile(
 
     With --json a profile that was broken off goes on at the batch size where it was, by the same command.
     """
-    from bench.listing import profile_table
-    from bench.profile import Request
-    from bench.profile import profile as profiled
+    from bench.commands.listing import profile_table
+    from bench.commands.profile import Request
+    from bench.commands.profile import profile as profiled
 
     with _progress() as tell:
         request = Request(model, image_size, choices, time, batch, form, gate_options, time_limit)
@@ -238,7 +239,7 @@ Listed = StrEnum("Listed", "methods models datasets recipes metrics reported")
 @app.command("list")
 def list_(what: Listed, plugin: Plugins = None) -> None:
     """List what the suite knows."""
-    from bench.listing import listing
+    from bench.commands.listing import listing
 
     _load(plugin)
     typer.echo(listing(str(what)))

@@ -18,7 +18,7 @@ from bench.core.store import Store
 
 
 def fake_phase(spec: RunSpec, phase: str, store_root: Path, data_root: Path | None) -> None:
-    """The manners of `bench.run.run_phase`: under the run's lease, skipping what is complete, recording errors."""
+    """As `bench.runs.phases.run_phase`: under the run's lease, skipping what is complete, recording errors."""
     store = Store(store_root)
     with store.lease(spec.run_id):
         if store.has(spec.run_id, phase):

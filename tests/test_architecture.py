@@ -12,52 +12,37 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted(path for room in ("bench", "baselines") for path in (ROOT / room).rglob("*.py"))
+FILES = sorted(path for room in ("bench", "baselines", "tests/speed") for path in (ROOT / room).rglob("*.py"))
 
 # From the bottom up: a room imports itself and the rows below it.
 ROWS = (
     {"core"},
+    {"statistics"},
     {"slicing"},
     {"points"},
     {"models", "data"},
+    {"tasks"},
     {"training", "evaluation", "profilers"},
     {"methods"},
-    {"dynamic_slimmable", "baselines"},
-    {"recipes_check"},
-    {
-        "run",
-        "recipes",
-        "recipes_families",
-        "recipes_ablations",
-        "recipes_order",
-        "recipes_images",
-        "recipes_detection",
-        "recipes_digits",
-        "export",
-    },
-    {"estimate"},  # `--dry-run`
-    {"listing", "profile", "draw"},  # `slicebench list`, `slicebench profile`, `python -m bench.draw`
+    {"baselines"},
+    {"runs", "recipes", "export"},
+    {"commands"},
     {"cli"},
-    {"__main__", "benchmarks"},
+    {"__main__", "speed"},
 )
-# Beside the rows: they stand on core alone, and only the command line wires them in.
+# Beside the rows: they stand on core and statistics alone, and only the command line wires them in.
 BESIDE = {"executors", "reports"}
-WIRING = {"cli", "listing", "benchmarks"}
+BELOW_BESIDE = {"core", "statistics"}
+WIRING = {"cli", "commands", "speed"}
 
 # Within a row, only in this direction.
 SIDEWAYS = {
-    ("evaluation", "training"),  # a task says what the score of an image is
     ("evaluation", "profilers"),  # the executed proof is evaluated by the counters
-    ("recipes_digits", "recipes"),  # every method is what the quickstart runs, and the others
-    ("recipes_order", "recipes_families"),  # likewise
-    ("recipes_ablations", "recipes_families"),  # the families and how each is trained
-    ("baselines", "dynamic_slimmable"),  # the controls run on DS-Net's checkpoint
+    ("runs", "recipes"),  # what is found out before anything runs, and the settings of a command
 }
 # Single modules that may import a module which the rows would refuse.
 EXCEPTIONS = {
-    ("bench.executors.attempt", "bench.run"),  # the default runner, imported in the worker when work is done
-    # Pure statistics without torch; evaluation and reports must not have two versions of an interval.
-    *(("bench.reports", f"bench.evaluation.{module}") for module in ("statistics", "significance", "tradeoff")),
+    ("bench.executors.attempt", "bench.runs.phases"),  # the default runner, imported in the worker when work is done
 }
 
 # Who may import a heavy or replaceable library, by path prefix.
@@ -67,7 +52,7 @@ LIBRARIES = {
     "matplotlib": ("bench/reports/",),
     "fvcore": ("bench/profilers/",),
     "pydantic": ("bench/core/",),
-    "typer": ("bench/cli.py", "bench/__main__.py"),
+    "typer": ("bench/cli.py", "bench/commands/", "bench/__main__.py"),
 }
 
 MAX_LINES = 300
@@ -86,11 +71,12 @@ def module_name(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """`core` for `bench.core.spec`, `run` for `bench.run`, `baselines` for all of baselines, else ""."""
+    """`core` for `bench.core.spec`, `baselines` for all of baselines, `speed` for all of tests.speed, else ""."""
     top, _, rest = module.partition(".")
+    room = rest.partition(".")[0]
     if top == "baselines":
         return top
-    return rest.partition(".")[0] if top == "bench" else ""
+    return room if top == "bench" or (top, room) == ("tests", "speed") else ""
 
 
 def imports(tree: ast.AST, module: str, package: bool = False) -> Iterator[str]:
@@ -125,7 +111,7 @@ def is_allowed(importer: str, imported: str) -> bool:
     if mine == theirs or (mine, theirs) in SIDEWAYS or is_excepted(importer, imported):
         return True
     if mine in BESIDE:
-        return theirs == "core"
+        return theirs in BELOW_BESIDE
     if theirs in BESIDE:
         return mine in WIRING
     return 0 <= row_of(theirs) < row_of(mine)
@@ -236,6 +222,54 @@ def test_a_file_holds_one_idea():
     assert {path for path, count in lines.items() if count > MAX_LINES} == set(LONGER)
 
 
+def imported_files(path: Path, tree: ast.Module) -> set[str]:
+    """The modules of this project that a file imports, whole files and not names in them, at import time or later."""
+    names = {module_name(file) for file in FILES}
+    found = imports(tree, module_name(path), path.stem == "__init__")
+    return {name if name in names else name.rpartition(".")[0] for name in found} & names - {module_name(path)}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of two or more nodes that reach each other (Tarjan's strongly connected components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    groups = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph[node]):
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[node] = min(low[node], low[other])
+        if low[node] == index[node]:
+            cut = stack.index(node)
+            groups.append(sorted(stack[cut:]))
+            del stack[cut:]
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return [group for group in groups if len(group) > 1]
+
+
+def test_no_circle_of_files():
+    assert circles({module_name(path): imported_files(path, tree_of(path)) for path in FILES}) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "found"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}, [["a", "b", "c"]]),
+    ],
+)
+def test_the_circle_rule(graph, found):
+    assert circles(graph) == found
+
+
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 
@@ -259,9 +293,12 @@ for package in packages:
 @pytest.mark.parametrize(
     ("blocked", "packages"),
     [
-        ("torch,torchvision,timm,ray,pydantic,pandas", "bench.core"),
+        ("torch,torchvision,timm,ray,pydantic,pandas", "bench.core,bench.statistics"),
         ("torch,torchvision,timm,ray,pydantic", "bench.reports"),
-        ("pydantic,fvcore,ray,pandas,matplotlib", "bench.slicing,bench.models,bench.training,bench.profilers"),
+        (
+            "pydantic,fvcore,ray,pandas,matplotlib",
+            "bench.slicing,bench.models,bench.tasks,bench.training,bench.profilers",
+        ),
         ("ray,torch", "bench.executors"),
     ],
 )
@@ -283,18 +320,19 @@ def test_rooms_import_without(blocked, packages):
         ("bench.slicing.ops", "bench.slicing.choice", True),
         ("bench.data.cifar", "bench.models", False),
         ("bench.training.loop", "bench.evaluation.accuracy", False),
-        ("bench.evaluation.accuracy", "bench.training.tasks", True),
+        ("bench.evaluation.accuracy", "bench.tasks.task", True),
         ("bench.methods", "baselines.uniform", False),
-        ("bench.dynamic_slimmable", "baselines.uniform", False),
-        ("baselines.controls", "bench.dynamic_slimmable", True),
+        ("bench.methods.ds_net", "baselines.uniform", False),
+        ("baselines.controls", "bench.methods.ds_net", True),
         ("bench.core.spec", "bench.methods", False),
         ("bench.reports.frame", "bench.core.store", True),
-        ("bench.reports.frame", "bench.evaluation.statistics", True),
+        ("bench.reports.frame", "bench.statistics.intervals", True),
         ("bench.reports.frame", "bench.evaluation.accuracy", False),
-        ("bench.executors.serial", "bench.run", False),
-        ("bench.executors.attempt", "bench.run.run_phase", True),
+        ("bench.executors.serial", "bench.runs.phases", False),
+        ("bench.executors.attempt", "bench.runs.phases.run_phase", True),
         ("bench.cli", "bench.reports.frame", True),
-        ("bench.run", "bench.reports.frame", False),
+        ("bench.commands.run", "bench.reports.frame", True),
+        ("bench.runs.phases", "bench.reports.frame", False),
         ("bench.profilers.latency", "bench.brand_new", False),
     ],
 )
@@ -303,9 +341,9 @@ def test_the_import_rule(importer, imported, allowed):
 
 
 def test_all_forms_of_import_are_seen():
-    source = "import ray\ndef f():\n    from bench.run import x\nfrom . import ops\nfrom ..core import spec\n"
+    source = "import ray\ndef f():\n    from bench.runs import x\nfrom . import ops\nfrom ..core import spec\n"
     found = set(imports(ast.parse(source), "bench.slicing.gate"))
-    assert found == {"ray", "bench.run.x", "bench.slicing.ops", "bench.core.spec"}
+    assert found == {"ray", "bench.runs.x", "bench.slicing.ops", "bench.core.spec"}
     assert set(imports(ast.parse("from . import ops"), "bench.slicing", package=True)) == {"bench.slicing.ops"}
 
 

@@ -16,7 +16,7 @@ from bench.core.store import Store
 from bench.evaluation.proof import Unproven, prove
 from bench.methods import completed
 from bench.profilers.madds import executed_by
-from bench.run import run_phase
+from bench.runs.phases import run_phase
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded
 

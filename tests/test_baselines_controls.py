@@ -17,13 +17,13 @@ from small_runs import (
 
 from baselines.controls import FixedChoice, RandomGate, RandomlyRouted, image_keys, level_routes
 from bench.core.errors import UserError
-from bench.dynamic_slimmable import FINAL, gate_name, point_name, routing_spaces
 from bench.evaluation.accuracy import evaluate
 from bench.methods import build_model, completed, method_of
+from bench.methods.ds_net import FINAL, gate_name, point_name, routing_spaces
 from bench.points import RoutedPoint
+from bench.tasks.task import Classification
 from bench.training import checkpoint
 from bench.training.gating import named_gates
-from bench.training.tasks import Classification
 
 
 def images(count=150, batch=40):

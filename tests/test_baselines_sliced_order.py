@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from small_runs import Trained, context_of, digits, small_spec
 
 from bench.methods import method_of
-from bench.recipes_order import channel_order
+from bench.recipes.order import channel_order
 from bench.slicing.attention import SlicedAttention
 from bench.slicing.group_norm import SlicedGroupNorm
 from bench.slicing.layers import SlicedConv2d, SlicedLinear

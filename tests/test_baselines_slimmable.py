@@ -16,9 +16,9 @@ from bench.models import MODELS
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.layers import BatchChoice, SwitchableBatchNorm2d
+from bench.tasks.task import Classification
 from bench.training import checkpoint
 from bench.training.joint import Lesson
-from bench.training.tasks import Classification
 
 SWITCHABLE = ["s_mobilenet_micro8", "s_resnet_micro8"]
 

@@ -13,8 +13,8 @@ from bench.core.errors import UserError
 from bench.evaluation.proof import Unproven, prove
 from bench.methods import method_of
 from bench.models import MODELS
-from bench.models.vit import build
-from bench.models.vit_space import ViTConfig
+from bench.models.vit.network import build
+from bench.models.vit.space import ViTConfig
 from bench.profilers.madds import executed_by
 from bench.slicing.extract import extract, parameters_of
 

@@ -8,12 +8,12 @@ import re
 import pytest
 import torch
 
-from bench.benchmarks import __main__ as everything
-from bench.benchmarks import script as scripting
-from bench.benchmarks.harness import Comparison, Isolated, Prepared, _rounds, at_most, compare, faster
-from bench.benchmarks.worker import Worker, serve
 from bench.profilers.latency import sampler
-from bench.profilers.paired import Ratio
+from bench.statistics.paired import Ratio
+from tests.speed import __main__ as everything
+from tests.speed import script as scripting
+from tests.speed.harness import Comparison, Isolated, Prepared, _rounds, at_most, compare, faster
+from tests.speed.worker import Worker, serve
 
 NOISE = 0.02
 
@@ -232,7 +232,7 @@ def test_a_dying_worker_is_reported_with_its_exit_code(steps_module):
 
 
 def test_a_target_that_does_not_exist_is_an_answer_not_a_hang():
-    request = {"target": "bench.benchmarks.worker:nothing", "arguments": {}, "threads": 1, "pin": False}
+    request = {"target": "tests.speed.worker:nothing", "arguments": {}, "threads": 1, "pin": False}
     answers = io.StringIO()
     threads = torch.get_num_threads()
     serve(io.StringIO(json.dumps(request) + "\n"), answers)
@@ -276,7 +276,7 @@ def test_a_script_that_fails_has_no_result(capfd):
 
 
 def test_an_unknown_script_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["bench.benchmarks", "slcing"])
+    monkeypatch.setattr("sys.argv", ["tests.speed", "slcing"])
     with pytest.raises(SystemExit) as left:
         everything.main()
     assert left.value.code == 2

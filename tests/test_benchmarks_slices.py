@@ -6,15 +6,15 @@ import pytest
 import torch
 from small_runs import small_net
 
-from bench.benchmarks import export, multigate, vit_slicing
-from bench.benchmarks.__main__ import scripts
-from bench.benchmarks.script import Options
 from bench.models import MODELS
-from bench.models.vit import ds_vit_s
+from bench.models.vit.network import ds_vit_s
 from bench.profilers.choices import routable
 from bench.profilers.madds import executed_madds
 from bench.slicing.dynamic import ExtractedSegments, by_path, by_segment, fixed_router, run_grouped
 from bench.slicing.extract import extract
+from tests.speed import export, multigate, vit_slicing
+from tests.speed.__main__ import scripts
+from tests.speed.script import Options
 
 ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
 SHORT = Options(0.0, 1, None)  # one round

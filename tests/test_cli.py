@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def slicebench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bench.estimate.BUDGET_S", 0.0)  # dry runs are timed once, roughly
+    monkeypatch.setattr("bench.runs.estimate.BUDGET_S", 0.0)  # dry runs are timed once, roughly
 
     def run(*arguments: object) -> Said:
         capsys.readouterr()
@@ -296,7 +296,7 @@ def test_a_dry_run_lists_the_runs_and_creates_nothing(slicebench, tmp_path):
 @pytest.mark.parametrize(("hours", "words"), [(None, ", without 3 that could not be timed"), (1.5, "")])
 def test_a_dry_run_says_how_many_runs_it_could_not_time(slicebench, monkeypatch, hours, words):
     """Of six a seed two are controls, which train nothing."""
-    monkeypatch.setattr("bench.estimate._hours", lambda spec, data: hours if spec.method == "pruning" else 1.0)
+    monkeypatch.setattr("bench.runs.estimate._hours", lambda spec, data: hours if spec.method == "pruning" else 1.0)
     total = slicebench("run", "quickstart", "--dry-run").out.splitlines()[-1]
     assert f"hours of training are left, one run after the other{words}: estimated here" in total
 

@@ -30,7 +30,7 @@ def test_environment_names_neither_host_nor_user_nor_path():
 
 def test_commit_is_that_of_our_own_checkout(monkeypatch: pytest.MonkeyPatch):
     said = {("rev-parse", "HEAD"): "0123abcd", ("ls-files", "--error-unmatch", "provenance.py"): "provenance.py"}
-    monkeypatch.setattr(provenance, "_git", lambda *arguments: said.get(arguments, " M bench/run.py"))
+    monkeypatch.setattr(provenance, "_git", lambda *arguments: said.get(arguments, " M bench/runs/phases.py"))
     assert provenance._commit() == "0123abcd"
     assert provenance._dirty() is True
     del said["ls-files", "--error-unmatch", "provenance.py"]  # installed inside somebody else's checkout

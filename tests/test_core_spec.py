@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 
 from bench.core.errors import UserError
 from bench.core.frozen import FrozenDict
+from bench.core.settings import parse_spec, parse_specs_file, with_settings
 from bench.core.spec import (
     DataSpec,
     ProfileSpec,
     RunSpec,
     TrainSpec,
     canonical,
-    parse_spec,
-    parse_specs_file,
-    with_settings,
 )
 
 # Names of results that exist in the world. A change here renames them: find another way.

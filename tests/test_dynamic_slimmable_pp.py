@@ -6,9 +6,9 @@ from small_runs import CPU, FirstImages, Trained, checkpoint_bytes, context_of, 
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.dynamic_slimmable import DSNet, DSNetPP, DSNetPPOptions
 from bench.evaluation.proof import prove
 from bench.methods import completed, method_of
+from bench.methods.ds_net import DSNet, DSNetPP, DSNetPPOptions
 from bench.models import MODELS
 
 FAMILIES = {
@@ -112,7 +112,7 @@ def test_a_preset_of_the_other_is_refused(method, model):
 
 @pytest.mark.parametrize("recipe", ["digits_families", "cifar10_families", "ablation_mvco"])
 def test_recipes_name_only_what_exists(recipe):
-    from bench.recipes import RECIPES, placed
+    from bench.recipes.registry import RECIPES, placed
 
     specs = placed(RECIPES.get(recipe)((0, 1)), None)
     known = {spec.run_id for spec in specs}

@@ -8,9 +8,9 @@ from small_runs import digits, small_spec
 from voc_folder import make_set
 
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
-from bench.estimate import _Excerpt, _Watch, estimate, estimates
 from bench.models import MODELS
-from bench.recipes_detection import detectors
+from bench.recipes.detection import detectors
+from bench.runs.estimate import _Excerpt, _Watch, estimate, estimates
 
 SPEC = small_spec("uniform", options={"choices": [0, 3]}, train=TrainSpec(epochs=50, batch_size=32))
 

@@ -8,7 +8,7 @@ from small_runs import CPU, FirstImages, changed, digits, routed_point, state_of
 
 from bench.evaluation.accuracy import BATCH, evaluate
 from bench.points import OperatingPoint, Prediction
-from bench.training.tasks import Classification
+from bench.tasks.task import Classification
 
 
 class Told(OperatingPoint):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.evaluation.average_precision import average_precision, bootstrap_interval, findings_of, mean_precision
 from bench.evaluation.measures import coco_measures
-from bench.training.found import FALSE, HIT, IGNORED, Found, overlaps, verdicts
+from bench.tasks.detection.average_precision import average_precision, bootstrap_interval, findings_of, mean_precision
+from bench.tasks.detection.found import FALSE, HIT, IGNORED, Found, overlaps, verdicts
 
 A, B, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [50, 50, 60, 60]
 

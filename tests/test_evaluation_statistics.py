@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from bench.evaluation import significance
-from bench.evaluation.significance import PairedBootstrap, ranks
-from bench.evaluation.statistics import holm, summarise
+from bench.statistics import significance
+from bench.statistics.intervals import holm, summarise
+from bench.statistics.significance import PairedBootstrap, ranks
 
 
 def rows_of(generator, accuracies, seeds=3, images=400):

@@ -7,7 +7,7 @@ import moocore
 import numpy as np
 import pytest
 
-from bench.evaluation import tradeoff
+from bench.statistics import tradeoff
 
 
 def random_points(seed, n=30, levels=None):

@@ -23,7 +23,7 @@ from bench.export.routed import nodes_of
 from bench.export.runner import Routed
 from bench.export.source import Plain, find, open_run
 from bench.points import Prediction, RoutedPoint
-from bench.run import run_phase
+from bench.runs.phases import run_phase
 from bench.slicing.dynamic import ExtractedSegments
 from bench.slicing.gate import Gate
 

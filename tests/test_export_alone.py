@@ -15,7 +15,7 @@ from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.data import load
 from bench.export import export_run
 from bench.export.source import Plain, find, open_run
-from bench.run import run_phase
+from bench.runs.phases import run_phase
 
 ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
 DATA = Path(os.environ.get("SLICEBENCH_DATA", "/nowhere"))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 RECIPE = """
 import functools
 
-from bench import run
+from bench.runs import phases as run
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 
 run.Context = functools.partial(run.Context, checkpoint_s=0.0)  # a checkpoint after every step

@@ -23,7 +23,8 @@ from small_runs import (
 )
 
 from bench.core.errors import UserError
-from bench.core.spec import RunSpec, parse_spec
+from bench.core.settings import parse_spec
+from bench.core.spec import RunSpec
 from bench.evaluation.proof import prove
 from bench.methods import METHODS, check_parent, completed, method_of
 from bench.models import MODELS

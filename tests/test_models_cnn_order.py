@@ -7,8 +7,8 @@ from small_runs import CPU, small_net, state_of
 
 from bench.core.errors import UserError
 from bench.models import MODELS
-from bench.models.bottleneck import Bottleneck
 from bench.models.cnn_order import Channels, channels_of, importance_order, order_channels
+from bench.models.resnet.bottleneck import Bottleneck
 from bench.slicing.layers import PrefixBatchNorm2d
 from bench.training.calibrate import calibrate
 

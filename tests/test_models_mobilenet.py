@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.models.mobilenet import ds_mobilenet_v1, us_mobilenet_v1
+from bench.models.mobilenet.network import ds_mobilenet_v1, us_mobilenet_v1
 from bench.profilers.model import profile_supernet
 from bench.profilers.timing import Timing
 from bench.slicing.choice import Choice

@@ -7,9 +7,10 @@ import pytest
 import torch
 from small_runs import small_net
 
-from bench.models import MODELS, deit
-from bench.models.nested_vit import NestedBlock, NestedEmbedding, NestedHead, part, times
-from bench.models.vit_order import order_heads, order_hidden, order_stream
+from bench.models import MODELS
+from bench.models.vit import timm_names as deit
+from bench.models.vit.nested import NestedBlock, NestedEmbedding, NestedHead, part, times
+from bench.models.vit.order import order_heads, order_hidden, order_stream
 from bench.profilers.madds import executed_madds
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract, parameters_of

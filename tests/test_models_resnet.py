@@ -11,10 +11,11 @@ from timm.models.resnet import ResNet as TimmResNet
 from torch import nn
 
 from bench.core.errors import UserError
-from bench.models import MODELS, resnet
-from bench.models.bottleneck import Bottleneck, GateInput, moments
-from bench.models.resnet_space import BottleneckStage, ResNetConfig
-from bench.models.resnet_timm import from_timm, key_map, load_timm, to_timm
+from bench.models import MODELS
+from bench.models.resnet import network as resnet
+from bench.models.resnet.bottleneck import Bottleneck, GateInput, moments
+from bench.models.resnet.space import BottleneckStage, ResNetConfig
+from bench.models.resnet.timm_names import from_timm, key_map, load_timm, to_timm
 from bench.profilers.madds import executed_madds
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import ExtractedSegments, ViewSegments, fixed_router, run_grouped

@@ -12,10 +12,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.errors import UserError
-from bench.models import MODELS, deit, vit
-from bench.models.vit_order import order_channels
-from bench.models.vit_plain import PlainStage, moments
-from bench.models.vit_space import DEIT_S, DEIT_TI, ViTConfig, micro
+from bench.models import MODELS
+from bench.models.vit import network as vit
+from bench.models.vit import timm_names as deit
+from bench.models.vit.order import order_channels
+from bench.models.vit.plain import PlainStage, moments
+from bench.models.vit.space import DEIT_S, DEIT_TI, ViTConfig, micro
 from bench.points import RoutedPoint
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import (

@@ -8,7 +8,8 @@ from small_runs import small_net, state_of
 from torch import nn
 
 from bench.core.errors import UserError
-from bench.models import MODELS, resnet_timm
+from bench.models import MODELS
+from bench.models.resnet import timm_names as resnet_timm
 from bench.models.transfer import from_timm, head_of, transfer
 from bench.models.weights import Weights, fetch, find, given, keep, read_file
 from bench.slicing.extract import extract

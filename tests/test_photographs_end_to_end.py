@@ -7,14 +7,15 @@ import pytest
 from data_archives import made_up_cifar100, write_binary100
 from image_folders import CLASSES, write_folders
 
-from bench import recipes
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Store
 from bench.data.cifar import Sizes, load_cifar100
-from bench.estimate import estimates
 from bench.executors.serial import run_all
 from bench.models import MODELS
+from bench.recipes import registry as recipes
 from bench.reports import generate
+from bench.runs.check import check
+from bench.runs.estimate import estimates
 
 TWO_STEPS = {
     "train.max_steps": "2",
@@ -50,7 +51,7 @@ def test_imagenet_with_ds_mobilenet_at_224_for_two_steps(tmp_path):
     settings = {**TWO_STEPS, "data.protocol": "subset", "options.routing": "[[0, 1, 2, 3]]"}
     specs = recipes.with_overrides(recipes.resolve("imagenet_ds_mbnet", range(1)), settings)
     specs = recipes.placed(specs, "cpu")
-    recipes.check(specs, tmp_path)
+    check(specs, tmp_path)
     assert [spec.method for spec in specs] == ["ds_net", "random_gate", "fixed_choice"]
     assert all((spec.model, spec.data.name) == ("ds_mobilenet_v1", "imagenet") for spec in specs)
     net = MODELS.get("ds_mobilenet_v1")(classes=len(CLASSES))

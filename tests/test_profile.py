@@ -13,10 +13,10 @@ import pytest
 import torch
 from small_runs import Interrupted, small_net
 
+from bench.commands.listing import profile_table
+from bench.commands.profile import ALL_FORMS, Request, profile
 from bench.core.errors import UserError
 from bench.export.onnx_file import Session
-from bench.listing import profile_table
-from bench.profile import ALL_FORMS, Request, profile
 from bench.profilers.timing import silent
 from bench.slicing.extract import extract
 

@@ -15,7 +15,7 @@ from torch.utils.benchmark import Timer
 
 from bench.profilers import allocator, load
 from bench.profilers.latency import as_served, measure, measure_networks, synchroniser, time_round
-from bench.profilers.paired import median_interval, paired_ratio, quantile
+from bench.statistics.paired import median_interval, paired_ratio, quantile
 
 LAUNCH_S, WORK_S = 1e-5, 2e-3
 

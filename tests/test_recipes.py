@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import recipes
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.methods import METHODS, completed, method_of
-from bench.recipes import RECIPES, changed, check, placed, resolve, with_overrides
+from bench.recipes import registry as recipes
+from bench.recipes.registry import RECIPES, changed, placed, resolve, with_overrides
+from bench.runs.check import check
 
 DS, US = "ds_mobilenet_micro8", "us_mobilenet_micro8"
 PARENT = RunSpec("ds_net", DS)

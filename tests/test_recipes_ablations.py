@@ -7,8 +7,8 @@ import pytest
 from bench.core.ablation import Ablation, groups_of
 from bench.methods import method_of
 from bench.models import MODELS
-from bench.recipes import RECIPES, placed, resolve, with_overrides
-from bench.recipes_ablations import FULL, OWN_LAYER_LR
+from bench.recipes.ablations import FULL, OWN_LAYER_LR
+from bench.recipes.registry import RECIPES, placed, resolve, with_overrides
 
 NAMES = [name for name in RECIPES.names() if name.startswith("ablation_")]
 DIGITS = [name for name in NAMES if name not in ("ablation_mvco", "ablation_distillation_cifar10")]
@@ -117,7 +117,7 @@ def test_a_variant_that_a_setting_has_made_the_full_method_is_none():
 
 
 def test_the_reference_of_the_routing_spaces_is_a_point_of_the_full_method():
-    from bench.dynamic_slimmable import point_name, routing_spaces
+    from bench.methods.ds_net import point_name, routing_spaces
 
     full = first_runs("ablation_routing")[FULL]
     spaces = routing_spaces(MODELS.get(full.model)(), method_of("ds_net").options(full))

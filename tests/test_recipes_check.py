@@ -12,9 +12,9 @@ from bench import cli
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import Store
-from bench.models import resnet_timm
-from bench.recipes import check, with_overrides
-from bench.recipes_check import given_weights, keep_weights
+from bench.models.resnet import timm_names as resnet_timm
+from bench.recipes.registry import with_overrides
+from bench.runs.check import check, given_weights, keep_weights
 from bench.training import checkpoint as checkpoints
 
 VIT, BN, DS = "ds_vit_micro8", "ds_resnet_bn_micro8", "ds_mobilenet_micro8"

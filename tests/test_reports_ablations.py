@@ -9,11 +9,11 @@ from report_store import WIDTHS, dynamic_point, make_store, solved, spec_of, sta
 
 from bench.core.ablation import Group, read_ablations, write_ablation
 from bench.core.store import Store
-from bench.evaluation.significance import PairedBootstrap
 from bench.reports import figures, generate
 from bench.reports.ablations import changed_settings, sections
 from bench.reports.frame import points_frame
 from bench.reports.runs import read_runs
+from bench.statistics.significance import PairedBootstrap
 
 SEEDS = range(3)
 

@@ -8,7 +8,8 @@ import pytest
 from report_store import make_store, points_of, spec_of, write_eval
 
 from bench.core.errors import UserError
-from bench.core.spec import RunSpec, with_settings
+from bench.core.settings import with_settings
+from bench.core.spec import RunSpec
 from bench.core.store import Store
 from bench.reports import generate
 from bench.reports.frame import load, observations, points_frame

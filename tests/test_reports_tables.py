@@ -15,13 +15,13 @@ from report_store import IMAGES, SPLIT, WIDTHS, make_store, points_of, spec_of, 
 
 from bench.core.errors import UserError
 from bench.core.store import Store
-from bench.evaluation.significance import PairedBootstrap
 from bench.reports import figures, generate
 from bench.reports.compare import HULL, compare
 from bench.reports.curves import curves_frame
 from bench.reports.frame import latency_frame, natural, observations, points_frame
 from bench.reports.layout import NONE, count, fixed, interval, number, signed
 from bench.reports.runs import read_runs, records_digest
+from bench.statistics.significance import PairedBootstrap
 
 COMMAND = "slicebench report --results results"
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from bench import run as run_module
 from bench.core.errors import UserError
 from bench.core.record import METRICS
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
@@ -18,7 +17,8 @@ from bench.core.store import PHASES, Busy, Store
 from bench.data import load
 from bench.methods import METHODS, Method, completed
 from bench.points import StaticPoint
-from bench.run import run_phase
+from bench.runs import phases as run_module
+from bench.runs.phases import run_phase
 from bench.training import checkpoint
 
 TEST_IMAGES = 597

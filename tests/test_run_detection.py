@@ -11,18 +11,19 @@ from safetensors.numpy import load_file
 from torchvision.ops import box_iou
 from voc_folder import make_set
 
-from bench import draw
+from bench.commands import draw
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Store
 from bench.methods import METHODS, Method, completed
 from bench.points import StaticPoint
-from bench.recipes import check, placed
-from bench.recipes_detection import bccd, detectors, voc_animals, voc_ds_mbnet
+from bench.recipes.detection import bccd, detectors, voc_animals, voc_ds_mbnet
+from bench.recipes.registry import placed
 from bench.reports import generate
 from bench.reports.runs import read_runs
-from bench.run import run_phase
-from bench.training.tasks import task_of
+from bench.runs.check import check
+from bench.runs.phases import run_phase
+from bench.tasks.task import task_of
 
 DATA = DataSpec("voc", "painted", image_size=64)
 TRAIN = TrainSpec(epochs=1, batch_size=8, lr=0.01)

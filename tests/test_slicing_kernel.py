@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from small_runs import small_net
 
 from bench.core.errors import UserError
-from bench.models.mobilenet import ds_mobilenet_pp_micro32, ds_mobilenet_pp_v1, ds_mobilenet_v1
-from bench.models.mobilenet_blocks import Depthwise
+from bench.models.mobilenet.blocks import Depthwise
+from bench.models.mobilenet.network import ds_mobilenet_pp_micro32, ds_mobilenet_pp_v1, ds_mobilenet_v1
 from bench.slicing import ops
 from bench.slicing.choice import Choice, ChoiceSpace, Decision, Stage
 from bench.slicing.extract import extract

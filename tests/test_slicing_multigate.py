@@ -9,7 +9,7 @@ from small_runs import digits, full_routing, routed_point, small_net
 
 from baselines.controls import RandomlyRouted, level_routes
 from bench.core.errors import UserError
-from bench.dynamic_slimmable import DSNetOptions, per_gate, point_name, routing_spaces
+from bench.methods.ds_net import DSNetOptions, per_gate, point_name, routing_spaces
 from bench.models import MODELS
 from bench.profilers.madds import executed_madds
 from bench.slicing.choice import Choice
@@ -24,8 +24,8 @@ from bench.slicing.dynamic import (
     softened,
 )
 from bench.slicing.layers import SoftChoice
+from bench.tasks.task import Classification
 from bench.training.gating import GateTrainer, StageTwo, new_gates
-from bench.training.tasks import Classification
 
 SEVERAL, PAIRS, SINGLE = "ds_resnet_micro8", "ds_resnet_pp_micro8", "ds_resnet_bn_micro8"
 

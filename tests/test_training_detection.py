@@ -14,12 +14,12 @@ from bench.core.errors import UserError
 from bench.core.spec import DataSpec
 from bench.data import load
 from bench.models import MODELS
-from bench.models.detector_head import OFFSETS, PER_CELL, STRIDES
+from bench.models.detector.head import OFFSETS, PER_CELL, STRIDES
 from bench.models.transfer import head_of, transfer
 from bench.slicing.extract import extract
-from bench.training.anchors import anchor_grid, cluster, fit_sizes, size_overlap
-from bench.training.detection import NEVER, Detection, anchor_weights, solved_from
-from bench.training.tasks import task_of
+from bench.tasks.detection.anchors import anchor_grid, cluster, fit_sizes, size_overlap
+from bench.tasks.detection.task import NEVER, Detection, anchor_weights, solved_from
+from bench.tasks.task import task_of
 
 EDGE = 64
 PLACES = PER_CELL * sum((EDGE // stride) ** 2 for stride in STRIDES)

@@ -23,6 +23,7 @@ from torch import nn
 from bench.core.spec import TrainSpec
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Features
+from bench.tasks.task import Classification
 from bench.training.context import Context
 from bench.training.gating import (
     GateTrainer,
@@ -36,7 +37,6 @@ from bench.training.gating import (
     train_gates,
 )
 from bench.training.optim import sgd
-from bench.training.tasks import Classification
 
 ONE_GATE, MANY_GATES = "ds_mobilenet_micro8", "ds_vit_micro8"
 

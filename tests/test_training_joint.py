@@ -7,9 +7,9 @@ import torch
 from small_runs import CPU, digits, small_net
 
 from bench.core.spec import TrainSpec
+from bench.tasks.task import Classification
 from bench.training.context import Context
 from bench.training.joint import Lesson, joint_step, train_jointly
-from bench.training.tasks import Classification
 
 SMOOTHING = 0.1
 

@@ -11,11 +11,11 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
+from bench.tasks.task import Classification
 from bench.training import checkpoint
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, stable_seed, train_classifier
 from bench.training.optim import learning_rate, move_average, parameter_groups, sgd
-from bench.training.tasks import Classification
 
 SPEC = TrainSpec(epochs=2, batch_size=32, warmup_epochs=0.5)
 STEPS = 8  # 128 images, so 4 steps an epoch

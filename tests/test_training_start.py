@@ -156,7 +156,7 @@ def test_training_starts_from_pretrained_weights(tmp_path):
 @pytest.mark.parametrize("order", ["l1", "random"])
 @torch.no_grad()
 def test_channels_are_ordered_before_training(order, tmp_path, monkeypatch):
-    from bench import dynamic_slimmable
+    from bench.methods import ds_net as dynamic_slimmable
 
     theirs, name = vit(tmp_path)
     spec, context = started(tmp_path, name, "ds_net_pp", channel_order=order)

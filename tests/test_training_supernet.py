@@ -11,11 +11,11 @@ from torch import nn
 
 from bench.core.spec import TrainSpec
 from bench.models import MODELS
+from bench.tasks.task import Classification
 from bench.training.context import Context
 from bench.training.loop import stable_seed
 from bench.training.optim import learning_rate
 from bench.training.supernet import StageOne, sandwich, supernet_step, teacher_targets, train_supernet
-from bench.training.tasks import Classification
 
 # One gate; no gate; several gates, where random choices are drawn at every gate.
 FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_vit_micro8"]

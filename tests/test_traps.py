@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.models.mobilenet import ds_mobilenet_micro8
+from bench.models.mobilenet.network import ds_mobilenet_micro8
 from bench.points import subnetwork_point
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.layers import SlicedConv2d
@@ -61,7 +61,7 @@ def importers(module: str) -> set[str]:
 
 def test_the_test_split_is_opened_by_final_points_only():
     """Nothing that trains, calibrates or selects can reach it: an epoch cannot be picked on it."""
-    assert callers("open_test") == {"bench/run.py"}
+    assert callers("open_test") == {"bench/runs/phases.py"}
 
 
 def test_nothing_is_pickled():
@@ -81,17 +81,13 @@ def test_nothing_is_pickled():
 
 def test_random_numbers_come_from_seeds_that_are_named():
     """A seed is set where a thing is built or a step begins, and no generator of the whole process is drawn from."""
-    assert callers("torch.manual_seed") - benchmarks() == {"bench/methods.py", "bench/training/loop.py"}
+    assert callers("torch.manual_seed") == {"bench/methods/contract.py", "bench/training/loop.py"}
     seeded = callers("random.seed", "np.random.seed", "torch.seed", "torch.cuda.manual_seed_all")
     assert seeded == {"bench/data/transforms.py"}, "timm's RandAugment draws from them; they are put back afterwards"
     drawn = {f"random.{name}" for name in ("random", "randint", "randrange", "choice", "sample", "shuffle")}
     drawn |= {f"np.random.{name}" for name in ("rand", "randn", "randint", "permutation", "choice", "shuffle")}
     found = {(path, call) for path, called in CALLED.items() for call in called & drawn}
     assert found == set()
-
-
-def benchmarks() -> set[str]:
-    return {path for path in TREES if path.startswith("bench/benchmarks/")}
 
 
 def test_noise_belongs_to_training():

@@ -2,15 +2,14 @@
 
 The `run_id` hashes the canonical JSON, in which every field that equals its default is left out. So a field
 added later, with a default that means "as before", changes no old name; and **no default may ever change**.
-pydantic stands at the file border (`parse_spec`) and is imported there.
+pydantic stands at the file border (`bench/core/settings.py`) and is imported there.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
@@ -185,34 +184,3 @@ def _default(f: Any) -> Any:
 def is_run_id(text: object) -> bool:
     """Whether `text` can be a run_id, and so is safe as the name of a folder."""
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
-
-
-def parse_spec(raw: Any, where: str = "") -> RunSpec:
-    """A RunSpec from JSON values, strictly: no unknown key, no string for a number.
-
-    `where` goes before the message ("specs.json, spec 3: "). Raises UserError, a sentence that names the key.
-    """
-    from bench.core.border import read_spec
-
-    return read_spec(raw, where)
-
-
-def parse_specs_file(path: str | Path) -> list[RunSpec]:
-    """The specs in a JSON file: a list of objects, or one object. Raises UserError, naming file and spec."""
-    from bench.core.border import read_specs_file
-
-    return read_specs_file(Path(path))
-
-
-def with_settings(spec: RunSpec, settings: Mapping[str, Any], options: Iterable[str] | None = None) -> RunSpec:
-    """A copy of `spec` with some keys set: what `--set key=value` does.
-
-    Keys are dotted ("train.epochs", "options.random_widths") or bare ("seed", "epochs"); a bare one is
-    looked up in the run's own fields, train, data, profile, then options. A string value is read as JSON,
-    else kept. `options` names the method's options when the caller knows them; otherwise any `options.key`
-    is taken, but a bare option must be in the spec already. Raises UserError for an unknown key (naming the
-    nearest) or an impossible value.
-    """
-    from bench.core.border import apply_settings
-
-    return apply_settings(spec, settings, options)

@@ -20,7 +20,8 @@ from bench.core.errors import UserError
 from bench.core.files import damaged, read_json, write_json
 from bench.core.lease import TTL_S, Busy, lease
 from bench.core.record import Record, parse_record
-from bench.core.spec import RunSpec, is_run_id, parse_spec
+from bench.core.settings import parse_spec
+from bench.core.spec import RunSpec, is_run_id
 
 __all__ = ["PHASES", "Busy", "Store", "digest"]
 

@@ -10,7 +10,7 @@ import torch
 
 from bench.data.dataset import Split
 from bench.points import OperatingPoint
-from bench.training.tasks import Task
+from bench.tasks.task import Task
 
 BATCH = 250
 """Images of an evaluation batch. Fixed, because float sums may differ in the last bit between batch sizes."""

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from bench.evaluation.accuracy import Evaluation
-from bench.evaluation.average_precision import Rule, bootstrap_interval, findings_of, mean_precision
-from bench.models.detector_head import PlainDetectorHead
+from bench.models.detector.head import PlainDetectorHead
 from bench.points import OperatingPoint
 from bench.profilers.madds import executed_madds
-from bench.training.found import Found
-from bench.training.tasks import Task
+from bench.tasks.detection.average_precision import Rule, bootstrap_interval, findings_of, mean_precision
+from bench.tasks.detection.found import Found
+from bench.tasks.task import Task
 
 RULES: dict[str, Rule] = {"map50_voc": "all_points", "map50_voc07": "11_points"}
 

@@ -30,7 +30,7 @@ def attempt(
     plugins: Sequence[str] = (),
     run: PhaseRunner | None = None,
 ) -> Outcome:
-    """Does one phase by `run`, by default `bench.run.run_phase`. Only an interrupt or exit gets through."""
+    """Does one phase by `run`, by default `bench.runs.phases.run_phase`. Only an interrupt or exit gets through."""
     try:
         for plugin in plugins:
             load_plugin(plugin)
@@ -46,7 +46,7 @@ def attempt(
 
 
 def _run_phase() -> PhaseRunner:
-    from bench.run import run_phase  # imports torch: only where work is done
+    from bench.runs.phases import run_phase  # imports torch: only where work is done
 
     return run_phase
 

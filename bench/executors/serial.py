@@ -26,7 +26,7 @@ def run_all(
     """Does every phase of `specs` that the store lacks; a failed run is recorded and the others go on.
 
     `progress(message, done, total)` counts phases. `plugins` are files for `load_plugin`. `run` stands in
-    for `bench.run.run_phase`. Raises UserError, before anything starts, when a plugin fails, the store cannot
+    for `bench.runs.phases.run_phase`. Raises UserError, before anything starts, when a plugin fails, the store cannot
     be written or a spec starts from a run that is not there. A KeyboardInterrupt passes through and leaves a
     resumable store.
     """

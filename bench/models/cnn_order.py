@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.models.bottleneck import Bottleneck, ConvNorm, Head
-from bench.models.bottleneck import Stem as ResNetStem
-from bench.models.detector_head import DetectorHead
-from bench.models.mobilenet_blocks import Classifier, Depthwise, Pointwise, Stem
+from bench.models.detector.head import DetectorHead
+from bench.models.mobilenet.blocks import Classifier, Depthwise, Pointwise, Stem
+from bench.models.resnet.bottleneck import Bottleneck, ConvNorm, Head
+from bench.models.resnet.bottleneck import Stem as ResNetStem
 from bench.slicing.group_norm import SlicedGroupNorm
 from bench.slicing.layers import PrefixBatchNorm2d, SwitchableBatchNorm2d
 from bench.slicing.supernet import Supernet

@@ -6,8 +6,9 @@ from typing import Literal
 
 import torch
 
-from bench.models import cnn_order, vit_order
-from bench.models.vit import Block
+from bench.models import cnn_order
+from bench.models.vit import order as vit_order
+from bench.models.vit.network import Block
 from bench.slicing.supernet import Supernet
 
 Order = Literal["none", "l1", "random"]

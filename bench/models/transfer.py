@@ -12,13 +12,14 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.models import deit, resnet_timm
-from bench.models.bottleneck import Bottleneck
-from bench.models.bottleneck import Head as ResNetHead
-from bench.models.detector_head import DetectorHead, PlainDetectorHead
-from bench.models.mobilenet_blocks import Classifier
-from bench.models.vit import Block
-from bench.models.vit import Head as ViTHead
+from bench.models.detector.head import DetectorHead, PlainDetectorHead
+from bench.models.mobilenet.blocks import Classifier
+from bench.models.resnet import timm_names as resnet_timm
+from bench.models.resnet.bottleneck import Bottleneck
+from bench.models.resnet.bottleneck import Head as ResNetHead
+from bench.models.vit import timm_names as deit
+from bench.models.vit.network import Block
+from bench.models.vit.network import Head as ViTHead
 from bench.slicing.supernet import Supernet
 
 State = Mapping[str, Tensor]

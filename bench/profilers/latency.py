@@ -2,7 +2,7 @@
 
 A machine's speed drifts by more than the differences we look for, so each round times every candidate once,
 in an order shuffled by a fixed seed, and two candidates are compared by the ratio of their times within a
-round (`bench.profilers.paired`).
+round (`bench.statistics.paired`).
 """
 
 import gc
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bench.profilers import allocator
 from bench.profilers.load import Load, LoadWatch
-from bench.profilers.paired import quantile
+from bench.statistics.paired import quantile
 
 Step = Callable[[], object]
 Clock = Callable[[], float]

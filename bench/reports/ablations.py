@@ -10,12 +10,12 @@ import pandas as pd
 from bench.core.ablation import Group
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.evaluation.significance import PairedBootstrap
 from bench.reports.compare import Row, common_means, difference, madds_by_seed, scores_by_seed, verdicts
 from bench.reports.frame import natural
 from bench.reports.rows import rows_of
 from bench.reports.runs import Run, settings_of, short
 from bench.reports.scores import read_scores
+from bench.statistics.significance import PairedBootstrap
 
 Configs = dict[str, str]
 """Of one arm: method -> config_id."""

@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.core.errors import UserError
-from bench.evaluation.significance import Difference, PairedBootstrap, ranks
-from bench.evaluation.statistics import MINIMUM_SEEDS, holm
-from bench.evaluation.tradeoff import hull_mixture
 from bench.reports.rows import groups_of, rows_of
 from bench.reports.runs import Run
 from bench.reports.scores import PointScores, read_scores
+from bench.statistics.intervals import MINIMUM_SEEDS, holm
+from bench.statistics.significance import Difference, PairedBootstrap, ranks
+from bench.statistics.tradeoff import hull_mixture
 
 Row = tuple[str, str]
 """(config_id, point)"""

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.evaluation.statistics import SeedSummary
-from bench.evaluation.tradeoff import Curve, area_under_curve, common_range, hypervolume, over_seeds, score_at
 from bench.reports.rows import groups_of
+from bench.statistics.intervals import SeedSummary
+from bench.statistics.tradeoff import Curve, area_under_curve, common_range, hypervolume, over_seeds, score_at
 
 BUDGETS = (0.25, 0.5, 0.75)
 """Fractions of the MAdds of the split's costliest point at which accuracies are read off the curves."""

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from bench.core.files import damaged
-from bench.evaluation.statistics import summarise
-from bench.evaluation.tradeoff import pareto_front
 from bench.reports.headline import judged
 from bench.reports.rows import groups_of, rows_of
 from bench.reports.runs import Run, read_runs, variants
+from bench.statistics.intervals import summarise
+from bench.statistics.tradeoff import pareto_front
 
 ROW = ["dataset", "split", "model", "method", "variant", "config_id", "parent_config", "point"]
 """What names a row of the leaderboard."""

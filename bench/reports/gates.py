@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.evaluation.statistics import summarise
 from bench.reports.compare import HULL
 from bench.reports.frame import natural
 from bench.reports.rows import rows_of, select
 from bench.reports.runs import Run
 from bench.reports.scores import PointScores, read_scores
+from bench.statistics.intervals import summarise
 
 ByPoint = dict[str, PointScores]
 

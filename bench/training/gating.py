@@ -27,9 +27,9 @@ from bench.slicing.dynamic import softened
 from bench.slicing.gate import GATES, Gate, Head, ScalarGate, Trunk
 from bench.slicing.layers import SoftChoice
 from bench.slicing.supernet import Features, Supernet
+from bench.tasks.task import Task
 from bench.training.context import Context
 from bench.training.loop import Plan, fit
-from bench.training.tasks import Task
 
 HardSamples = Literal["try_best", "give_up"]
 Routing = tuple[tuple[int, ...], ...]

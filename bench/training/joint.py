@@ -15,9 +15,9 @@ from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
 from bench.slicing.layers import AnyChoice
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import Task
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, stable_seed
-from bench.training.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
+from bench.tasks.task import Task
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, stable_seed
 from bench.training.optim import move_average
-from bench.training.tasks import Task
 
 Distillation = Literal["none", "inplace", "bootstrap", "ensemble_bootstrap"]
 

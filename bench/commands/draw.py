@@ -1,0 +1,111 @@
+"""Look at what a detector sees: `python -m bench.commands.draw RUN_ID --data DIR` draws boxes on validation images.
+
+Found boxes have the colour of their class and say how sure the detector is; the objects that are there are white.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from bench.core.errors import UserError, unknown
+from bench.data.boxes import BoxSplit
+from bench.export.source import open_run
+from bench.tasks.detection.found import Found
+from bench.tasks.detection.task import CONFIDENCE, Detection
+
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")  # Okabe and Ito's palette
+ENLARGED = 3
+COLUMNS = 4
+
+
+def draw(pixels: np.ndarray, found: Found, classes: Sequence[str], confidence: float = CONFIDENCE) -> Image.Image:
+    """One image, (S, S, 3) uint8, enlarged, with the objects that are there and those found at least so surely."""
+    image = Image.fromarray(pixels).resize((ENLARGED * pixels.shape[1], ENLARGED * pixels.shape[0]))
+    pen = ImageDraw.Draw(image)
+    for box in found.truth:
+        pen.rectangle([ENLARGED * float(side) for side in box], outline="white", width=1)
+    for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
+        if score < confidence:
+            continue
+        colour = COLOURS[int(label) % len(COLOURS)]
+        corners = [ENLARGED * float(side) for side in box]
+        pen.rectangle(corners, outline=colour, width=2)
+        pen.text((corners[0] + 3, corners[1] + 1), f"{classes[int(label)]} {score:.2f}", fill=colour)
+    return image
+
+
+def sheet(images: Sequence[Image.Image]) -> Image.Image:
+    """Images of one size side by side, in rows of `COLUMNS`."""
+    width, height = images[0].size
+    columns = min(COLUMNS, len(images))
+    whole = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
+    for number, image in enumerate(images):
+        whole.paste(image, (number % columns * width, number // columns * height))
+    return whole
+
+
+@torch.no_grad()
+def draw_run(run_id: str, results: Path, data_root: Path | None, point: str | None, count: int) -> Image.Image:
+    """The first `count` validation images of a run as one of its points (the last one where None) sees them.
+
+    Raises:
+        UserError: the run is not there, not trained, detects nothing, or has no such point.
+    """
+    run = open_run(run_id, results, data_root)
+    split, points = run.data.validation, {each.name: each for each in run.points}
+    if not isinstance(split, BoxSplit):
+        raise UserError(f"{run_id} is a run on {run.data.id}, where nothing is detected")
+    name = run.names[-1] if point is None else point
+    if name not in points:
+        raise unknown(f"point of {run_id}", name, points)
+    batch = next(split.batches(count))
+    found = Detection.of(run.data).found(points[name](batch.x).output, batch.targets)
+    return sheet([draw(*each, run.data.classes) for each in zip(split.images, found, strict=False)])
+
+
+def check_writable(out: Path) -> None:
+    """Raise `UserError` for a file that no image can be written to: its ending, or no folder for it."""
+    Image.init()
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
+        raise UserError(f"{out} has no ending of an image, such as .png")
+    if not out.parent.is_dir():
+        raise UserError(f"{out} cannot be written: there is no folder {out.parent}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw, save, and say where. A user's mistake is one sentence and exit code 2."""
+    known = argparse.ArgumentParser(prog="python -m bench.commands.draw")
+    known.add_argument("run_id")
+    known.add_argument("--results", type=Path, default=Path("results"))
+    known.add_argument("--data", type=Path, default=os.environ.get("SLICEBENCH_DATA"), help="default: $SLICEBENCH_DATA")
+    known.add_argument("--point", help="default: the last one of the run")
+    known.add_argument("--images", type=int, default=8)
+    known.add_argument("--out", type=Path, default=Path("detections.png"))
+    given = known.parse_args(arguments)
+    try:
+        check_writable(given.out)
+        drawn = draw_run(given.run_id, given.results, given.data and Path(given.data), given.point, given.images)
+        _save(drawn, given.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(given.out)
+
+
+def _save(drawn: Image.Image, out: Path) -> None:
+    try:
+        drawn.save(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
+
+
+if __name__ == "__main__":
+    main()

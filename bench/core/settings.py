@@ -1,0 +1,159 @@
+"""Where specs come in from outside: JSON and `--set`, checked by pydantic, answered in one sentence.
+
+Specs and this file import without pydantic, which is imported when something is read.
+"""
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from bench.core.errors import UserError, unknown
+from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+
+SECTIONS = {"train": TrainSpec, "data": DataSpec, "profile": ProfileSpec}
+ALLOWED = {  # first word of pydantic's error type -> what the key may be
+    "int": "an integer",
+    "float": "a number",
+    "string": "a string",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "an object",
+    "dataclass": "an object",
+}
+
+
+def parse_spec(raw: Any, where: str = "") -> RunSpec:
+    """A RunSpec from JSON values, strictly: no unknown key, no string for a number.
+
+    `where` goes before the message ("specs.json, spec 3: "). Raises UserError, a sentence that names the key.
+    """
+    from pydantic import ValidationError
+
+    try:
+        # Through JSON text, because only there strictness takes a list for a tuple.
+        text = json.dumps(raw, allow_nan=False)
+        return _validator().validate_json(text, strict=True)
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            raise UserError(f"{where}a spec holds JSON values only: {error}") from error
+        raise UserError(f"{where}{_sentence(error.errors(include_url=False)[0])}") from None
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None
+
+
+@functools.cache
+def _validator() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RunSpec)
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    """One pydantic error as a sentence that names the key."""
+    key = ".".join(str(part) for part in problem["loc"])
+    section, _, name = key.rpartition(".")
+    if problem["type"] == "unexpected_keyword_argument":
+        known = _keys(SECTIONS.get(section, RunSpec))
+        return str(unknown(f"key in {section}" if section else "key", name, known))
+    if problem["type"].startswith("missing"):
+        return f"{key} is missing"
+    allowed = ALLOWED.get(problem["type"].partition("_")[0])
+    wanted = f"must be {allowed}" if allowed else f"is wrong ({problem['msg']})"
+    return f"{key or 'a spec'} {wanted}, not {json.dumps(problem['input'])}"
+
+
+def parse_specs_file(file: str | Path) -> list[RunSpec]:
+    """The specs in a JSON file: a list of objects, or one object. Raises UserError, naming file and spec."""
+    path = Path(file)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
+    except OSError as error:
+        raise UserError(f"the spec file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"the spec file {path} is not JSON: {error}") from error
+    items = raw if isinstance(raw, list) else [raw]
+    if not items:
+        raise UserError(f"the spec file {path} holds no spec")
+    return [parse_spec(item, f"{path}, spec {number}: ") for number, item in enumerate(items, start=1)]
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} is given twice in one object")
+    return found
+
+
+def with_settings(spec: RunSpec, settings: Mapping[str, Any], options: Iterable[str] | None = None) -> RunSpec:
+    """A copy of `spec` with some keys set: what `--set key=value` does.
+
+    Keys are dotted ("train.epochs", "options.random_widths") or bare ("seed", "epochs"); a bare one is
+    looked up in the run's own fields, train, data, profile, then options. A string value is read as JSON,
+    else kept. `options` names the method's options when the caller knows them; otherwise any `options.key`
+    is taken, but a bare option must be in the spec already. Raises UserError for an unknown key (naming the
+    nearest) or an impossible value.
+    """
+    raw = spec.to_json()
+    known = None if options is None else set(options)
+    for key, value in settings.items():
+        section, name = _locate(key, set(raw["options"]), known)
+        kind = SECTIONS.get(section, RunSpec) if section != "options" else None
+        target = raw[section] if section else raw
+        target[name] = _value(value, kind, name)
+    return parse_spec(raw)
+
+
+def _locate(key: str, present: set[str], known: set[str] | None) -> tuple[str, str]:
+    """(section, name) of a setting's key; the section is "" for the run's own fields."""
+    section, dot, name = key.partition(".")
+    top = [k for k in _keys(RunSpec) if k not in (*SECTIONS, "options")]
+    if not dot:
+        return _locate_bare(key, top, present | (known or set()))
+    if section not in (*SECTIONS, "options"):
+        raise unknown("section", section, [*SECTIONS, "options"])
+    if section == "options" and known is not None and name not in known:
+        raise unknown("key in options", name, known)
+    if section in SECTIONS and name not in _keys(SECTIONS[section]):
+        raise unknown(f"key in {section}", name, _keys(SECTIONS[section]))
+    return section, name
+
+
+def _locate_bare(key: str, top: list[str], options: set[str]) -> tuple[str, str]:
+    places = {
+        "": top,
+        **{section: _keys(kind) for section, kind in SECTIONS.items()},
+        "options": sorted(options),
+    }
+    for section, names in places.items():
+        if key in names:
+            return section, key
+    if key in places:
+        raise UserError(
+            f"{key!r} is a whole section; set one of its keys, such as {key}.{next(iter(places[key]), 'KEY')}"
+        )
+    raise unknown("key", key, {name for names in places.values() for name in names})
+
+
+def _value(value: Any, kind: type | None, name: str) -> Any:
+    """A setting's value: strings read as JSON where that is what the field takes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = json.loads(value, parse_constant=_refuse_constant)
+    except ValueError:
+        return value
+    hint = get_type_hints(kind)[name] if kind else Any
+    takes_text = str in (hint, *get_args(hint))
+    return value if takes_text and parsed is not None and not isinstance(parsed, str) else parsed
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _keys(kind: type) -> list[str]:
+    return list(kind.__dataclass_fields__)

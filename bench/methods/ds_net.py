@@ -1,0 +1,272 @@
+"""DS-Net: a supernet trained by the sandwich rule, and gates that choose the width for each image (Li et al. 2021).
+
+DS-Net++ (Li et al. 2022) is the same two stages on networks that slice several dimensions, with a gate at each place
+where one stands (`bench/models`), and multi-view consistency for transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.data.dataset import Dataset
+from bench.methods import Method, build_model, fresh_model, method_of, reseed
+from bench.models.order import Order, check_order, in_order
+from bench.points import OperatingPoint, RoutedPoint
+from bench.slicing.dynamic import check_routing
+from bench.slicing.gate import Gate, Head, Trunk
+from bench.slicing.supernet import Supernet, View
+from bench.tasks.task import task_of
+from bench.training import checkpoint
+from bench.training.calibrate import calibrate, check_images
+from bench.training.context import Context
+from bench.training.gating import (
+    HardSamples,
+    Routing,
+    StageTwo,
+    check_shared_trunk,
+    named_gates,
+    new_gates,
+    train_gates,
+)
+from bench.training.loop import stable_seed
+from bench.training.start import SUPERNET as FINAL
+from bench.training.supernet import Distillation, StageOne, train_supernet
+
+
+@dataclass(frozen=True)
+class DSNetOptions:
+    """Every technique of the paper as a switch.
+
+    Attributes:
+        distillation, random_widths, ema, ema_warmup: stage I (`StageOne`).
+        recalibrate: re-estimate batch-norm statistics of every choice before stage II.
+        calibration_images: on the first so many images of the calibration split; null for all of them.
+        routing: the routing spaces, one operating point each: lists of options, cheapest first; empty for one space
+            that holds every option. With several gates a list is that of every gate, or there is a list for each gate.
+            A budget is set by the routing space (METHODS 5.3).
+        gate_epochs ... hard_samples: stage II (`StageTwo`). The released code decays a gate's weights by 0.01.
+        gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). The attention head is a property of the
+            network: the `ds_mobilenet_plain_` presets are without.
+        channel_order: order of the channels that stage I starts from (`models/order.py`). It says something where they
+            are trained: a slice of pretrained weights is then made of the channels that matter most.
+    """
+
+    distillation: Distillation = "bootstrap"
+    random_widths: int = 2
+    ema: float = 0.997
+    ema_warmup: bool = True
+    recalibrate: bool = True
+    calibration_images: int | None = None
+    routing: tuple[tuple[int | tuple[int, ...], ...], ...] = ()
+    gate_epochs: int = 5
+    gate_lr: float = 0.05
+    gate_weight_decay: float = 1e-4
+    task_weight: float = 1.0
+    sgs_weight: float = 1.0
+    madds_weight: float = 0.5
+    hard_samples: HardSamples = "try_best"
+    gate_head: Head = "one_hot"
+    gate_trunk: Trunk = "shared"
+    channel_order: Order = "none"
+
+    def stage_one(self) -> StageOne:
+        return StageOne(self.distillation, self.random_widths, self.ema, self.ema_warmup)
+
+    def stage_two(self) -> StageTwo:
+        return StageTwo(
+            epochs=self.gate_epochs,
+            lr=self.gate_lr,
+            weight_decay=self.gate_weight_decay,
+            task_weight=self.task_weight,
+            sgs_weight=self.sgs_weight,
+            madds_weight=self.madds_weight,
+            hard_samples=self.hard_samples,
+            gate_head=self.gate_head,
+            gate_trunk=self.gate_trunk,
+        )
+
+
+class DSNet(Method):
+    """Dynamic slimmable network: stage I, recalibration, stage II, one dynamic point for each routing space."""
+
+    name = "ds_net"
+    kind = "dynamic"
+    paper = "Li et al., CVPR 2021, arXiv 2103.13258"
+    families = ("ds_mobilenet_", "ds_resnet")
+    except_for = ("ds_mobilenet_pp_", "ds_resnet_pp_", "ds_resnet50_pp")
+    leaves = "supernet"
+    Options = DSNetOptions
+
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+        options = self.options(spec)
+        self.stage_one(options, net)
+        options.stage_two()
+        routing_spaces(net, options)
+        check_order(net, options.channel_order)
+        if options.gate_trunk == "separate":
+            check_shared_trunk(net)
+        if options.calibration_images is not None:
+            _check_calibration(net, options)
+
+    def check_data(self, spec: RunSpec, data: Dataset) -> None:
+        images = self.options(spec).calibration_images
+        if images is not None:
+            check_images(data.calibration, images)
+
+    def stage_one(self, options: DSNetOptions, net: Supernet) -> StageOne:
+        """How the supernet of a run is trained. Raises `UserError` for options that exclude each other."""
+        return options.stage_one()
+
+    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
+        options: DSNetOptions = self.options(spec)
+        net = in_order(build_model(spec, data, context), options.channel_order, stable_seed(spec.seed, "order"))
+        spaces = routing_spaces(net, options)
+        net = self.supernet(net, spec, options, data, context)
+        points: list[OperatingPoint] = []
+        for number, routing in enumerate(spaces):
+            widest = View(net.eval(), net.space.routed([options_[-1] for options_ in routing]))
+            task = task_of(data).fitted(widest, data.validation, context.device)
+            reseed(spec, "gate", number)
+            gates, _ = train_gates(
+                net,
+                routing,
+                data.train,
+                spec.train,
+                spec.seed,
+                options.stage_two(),
+                task,
+                data.image_size,
+                context,
+                gate_name(number),
+            )
+            points.append(RoutedPoint(point_name(routing), net, gates, routing, data.image_size))
+        return points
+
+    def supernet(
+        self, net: Supernet, spec: RunSpec, options: DSNetOptions, data: Dataset, context: Context
+    ) -> Supernet:
+        """Stage I and recalibration, or their finished checkpoint."""
+        settings = self.stage_one(options, net)
+        net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, task_of(data), context)
+        path = context.checkpoint(FINAL)
+        if options.recalibrate and net.space.prefix_statistics and not path.exists():
+            calibrate(net, net.space.named, data.calibration, context.device, images=options.calibration_images)
+        checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, history)
+        checkpoint.restore(path, {"supernet": net}, context.run_id)
+        return net
+
+
+@dataclass(frozen=True)
+class DSNetPPOptions(DSNetOptions):
+    """As `DSNetOptions`, and
+
+    Attributes:
+        multi_view: MvCo, the teacher sees another view of each image (`StageOne`); null: what the abstract credits to
+            the family, MvCo for transformers and plain IB for CNNs (METHODS 1 and 4.2).
+    """
+
+    multi_view: bool | None = None
+
+
+class DSNetPP(DSNet):
+    """DS-Net++: filters and kernel size in CNNs; heads, MLP width and embedding in Vision Transformers.
+
+    Known are the dimensions, the technique of each family and SGS for the gates (METHODS 1 and 2). Not public, so
+    our design: the lists of choices and the places of the gates (documented with each family), the formula of MvCo
+    (`bench/training/supernet.py`), and that all gates are trained at once, each for the same SGS target.
+    """
+
+    name = "ds_net_pp"
+    paper = "Li et al., TPAMI 2023, arXiv 2109.10060"
+    families = ("ds_mobilenet_pp_", "ds_resnet_pp_", "ds_resnet50_pp", "ds_vit_")
+    except_for = ()
+    Options = DSNetPPOptions
+
+    def stage_one(self, options: DSNetPPOptions, net: Supernet) -> StageOne:  # type: ignore[override]
+        settings = options.stage_one()
+        usual = settings.averages and has_attention(net)
+        return replace(settings, multi_view=usual if options.multi_view is None else options.multi_view)
+
+
+def has_attention(net: Supernet) -> bool:
+    """Whether a network slices attention heads: the transformers do."""
+    return any(name == "heads" for stage in net.space.stages for name, _ in stage.dimensions)
+
+
+def _check_calibration(net: Supernet, options: DSNetOptions) -> None:
+    """Raise `UserError` for a number of calibration images that is none or would be without effect."""
+    if options.calibration_images is not None and options.calibration_images < 1:
+        raise UserError(f"calibration_images must be at least 1, not {options.calibration_images}")
+    if not options.recalibrate or not net.space.prefix_statistics:
+        reason = "recalibrate is false" if not options.recalibrate else "this model has no batch norm"
+        raise UserError(f"calibration_images says nothing where {reason}; leave it out")
+
+
+def gate_name(number: int) -> str:
+    return f"gate{number}"
+
+
+def point_name(routing: Routing) -> str:
+    """The name of a dynamic point: what its gates may choose, said once where all may choose the same."""
+    lists = ["-".join(map(str, options)) for options in routing]
+    return "dynamic" + (lists[0] if len(set(lists)) == 1 else "_".join(lists))
+
+
+def routing_spaces(net: Supernet, options: DSNetOptions) -> list[Routing]:
+    """The routing spaces of a run, for each gate, checked against the network. Raises `UserError` for an option that
+    it does not have, or that is listed twice or out of order."""
+    decisions = net.space.decisions
+    if not decisions:
+        raise UserError("this model has no gate, so nothing can be routed; DS-Net needs one with a gate")
+    if not options.routing:
+        return [tuple(tuple(range(len(decision.options))) for decision in decisions)]
+    spaces = [check_routing(net.space, per_gate(routing, len(decisions))) for routing in options.routing]
+    for lists in spaces:
+        for taken in lists:
+            if list(taken) != sorted(set(taken)):
+                raise UserError(f"routing space {list(taken)} must list each option once, the cheapest first")
+    for place, lists in enumerate(spaces):
+        if lists in spaces[:place]:
+            raise UserError(f"routing must name each routing space once, and {point_name(lists)} is there twice")
+    return spaces
+
+
+def per_gate(routing: tuple[int | tuple[int, ...], ...], gates: int) -> Routing:
+    """A routing space as it may be written, one list for all gates or a list for each, as a list for each."""
+    lists = tuple(options for options in routing if isinstance(options, tuple))
+    if not lists:
+        return (tuple(option for option in routing if isinstance(option, int)),) * gates
+    if len(lists) < len(routing):
+        raise UserError(f"routing space {routing} mixes options and lists of options; give one list, or one a gate")
+    return lists
+
+
+def require_gates(spec: RunSpec) -> None:
+    """Raise `UserError` for a run that leaves no gates."""
+    if not isinstance(method_of(spec.method), DSNet):
+        raise UserError(
+            f"{spec.run_id} is a run of {spec.method}; gates are found in runs of {DSNet.name} and {DSNetPP.name}"
+        )
+
+
+def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
+    """The supernet and the gates of a finished run of DS-Net or DS-Net++ (`context.parent`), for methods that start
+    from it.
+
+    Args:
+        spec: the spec of that run.
+    """
+    require_gates(spec)
+    assert context.parent is not None
+    options: DSNetOptions = method_of(spec.method).options(spec)
+    net = fresh_model(spec, data, context)
+    folder = context.parent / "checkpoints"
+    checkpoint.restore(folder / f"{FINAL}.safetensors", {"supernet": net}, spec.run_id)
+    trained = []
+    for number, routing in enumerate(routing_spaces(net, options)):
+        gates = new_gates(net.eval(), routing, data.image_size, options.gate_head, options.gate_trunk)
+        checkpoint.restore(folder / f"{gate_name(number)}.safetensors", named_gates(gates), spec.run_id)
+        trained.append((routing, [gate.eval() for gate in gates]))
+    return net.eval(), trained

@@ -1,0 +1,182 @@
+"""Ablations: the full method beside variants of it that each differ in one technique.
+
+Every recipe on digits holds the same full method, DS-Net on `ds_mobilenet_micro8`, so its runs are trained once for all
+of them. What is a variant of what is written down with the runs (`bench/core/ablation.py`), and the report makes a
+table of the differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bench.core.ablation import Ablation, Arms
+from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+from bench.recipes.families import MOBILENET, MOBILENET_PP, VIT_PP, Family, schedules
+
+FULL = "full method"
+SEEDS = (0, 1, 2)
+BRIEF = ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1)
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The full method of an ablation: a method on a model and data, with its training and options."""
+
+    method: str
+    model: str
+    data: DataSpec
+    train: TrainSpec
+    options: Options
+
+    def variant(self, options: Options = {}, model: str | None = None) -> Setting:  # noqa: B006 (never written to)
+        return replace(self, options={**self.options, **options}, model=model or self.model)
+
+    def runs(self, seeds: Sequence[int], *controls: str) -> list[RunSpec]:
+        """The runs on all seeds, each with controls on its own checkpoint."""
+        specs = []
+        for seed in seeds:
+            common: dict[str, Any] = {"data": self.data, "train": self.train, "profile": BRIEF, "seed": seed}
+            run = RunSpec(self.method, self.model, options=dict(self.options), **common)
+            specs.append(run)
+            specs += [RunSpec(control, self.model, init_from=run.run_id, **common) for control in controls]
+        return specs
+
+
+def on_digits(family: Family, gate_epochs: int) -> Setting:
+    """A family as `digits_families` trains it."""
+    train = schedules(TrainSpec(batch_size=60))[family.prefix]
+    options = {"routing": family.routing(), "gate_epochs": gate_epochs, "gate_lr": family.gate_lr}
+    return Setting(family.method, f"{family.prefix}_micro8", DataSpec("digits"), train, options)
+
+
+DIGITS = on_digits(MOBILENET, gate_epochs=10)
+CIFAR10 = Setting(
+    "ds_net",
+    "ds_mobilenet_micro32",
+    DataSpec("cifar10", "holdout", 3_000),
+    TrainSpec(epochs=4, batch_size=64, lr=0.1, warmup_epochs=1),
+    {"gate_epochs": 2, "gate_lr": MOBILENET.gate_lr},
+)
+
+
+def of_stage_one(full: Setting, seeds: Sequence[int], variants: Mapping[str, Options]) -> Ablation:
+    """Variants in how the supernet comes about, judged by its fixed sub-networks (`fixed_choice`) too."""
+    settings = {FULL: full, **{words: full.variant(options) for words, options in variants.items()}}
+    return Ablation([Arms({words: setting.runs(seeds, "fixed_choice") for words, setting in settings.items()})])
+
+
+def of_gates(settings: Mapping[str, Setting], seeds: Sequence[int], reference: str | None = None) -> Ablation:
+    """Variants in how images are routed: what shares the full method's supernet is compared by dynamic points alone,
+    another network by its fixed sub-networks too. The controls on each checkpoint are for the table of gates."""
+    full = settings[FULL]
+    arms = {}
+    for words, setting in settings.items():
+        judged = ("fixed_choice",) if setting is full or setting.model != full.model else ()
+        arms[words] = setting.runs(seeds, *judged)
+    controls = [spec for setting in settings.values() for spec in setting.runs(seeds, "random_gate", "fixed_choice")]
+    return Ablation([Arms(arms, reference)], controls)
+
+
+TEACHERS: dict[str, Options] = {
+    "no distillation: the labels teach": {"distillation": "none"},
+    "in-place distillation": {"distillation": "inplace"},
+    "ensemble in-place bootstrapping": {"distillation": "ensemble_bootstrap"},
+}
+
+
+def ablation_distillation(seeds: Sequence[int] = SEEDS) -> Ablation:
+    """Who teaches the sub-networks: in-place bootstrapping against three others, on digits.
+
+    With the other recipes on digits (but `ablation_mvco`) about eleven minutes on two cores, reckoned from single runs.
+    """
+    return of_stage_one(DIGITS, seeds, TEACHERS)
+
+
+def ablation_distillation_cifar10(seeds: Sequence[int] = SEEDS) -> Ablation:
+    """Who teaches the sub-networks, on a fixed subset of CIFAR-10 (protocol holdout).
+
+    So short a training on so few images says which teacher helps at its beginning, not in the end. About eight minutes
+    on two cores, reckoned from a single run.
+    """
+    return of_stage_one(CIFAR10, seeds, TEACHERS)
+
+
+def ablation_sandwich(seeds: Sequence[int] = SEEDS) -> Ablation:
+    """How many random sub-networks a step trains between the largest and the smallest: 2 against 0, 1 and 4, on digits.
+
+    A step with fewer is cheaper; all arms take equally many steps.
+    """
+    counts = {"no random widths": 0, "one random width": 1, "four random widths": 4}
+    return of_stage_one(DIGITS, seeds, {words: {"random_widths": count} for words, count in counts.items()})
+
+
+def ablation_bn(seeds: Sequence[int] = SEEDS) -> Ablation:
+    """Batch-norm recalibration on the whole calibration split against fewer images and none, on digits."""
+    variants: dict[str, Options] = {
+        "no recalibration: statistics of the training": {"recalibrate": False},
+        "recalibration on 10 images": {"calibration_images": 10},
+        "recalibration on 40 images": {"calibration_images": 40},
+    }
+    return of_stage_one(DIGITS, seeds, variants)
+
+
+def ablation_gate(seeds: Sequence[int] = SEEDS) -> Ablation:
+    """How the gate is built and taught: SGS, its hard samples, its head, its trunk, and the attention head, on digits.
+
+    Without the attention head no block has channel attention, so the network is cheaper and the gate shares no trunk.
+    A gate with a layer of its own is trained at a rate of its own, as those of the families without attention are.
+    """
+    settings = {
+        FULL: DIGITS,
+        "no SGS": DIGITS.variant({"sgs_weight": 0.0}),
+        "hard samples: give up": DIGITS.variant({"hard_samples": "give_up"}),
+        "scalar head": DIGITS.variant({"gate_head": "scalar"}),
+        "separate trunk": DIGITS.variant({"gate_trunk": "separate", "gate_lr": OWN_LAYER_LR}),
+        "no attention head": DIGITS.variant({"gate_lr": OWN_LAYER_LR}, model="ds_mobilenet_plain_micro8"),
+    }
+    return of_gates(settings, seeds)
+
+
+OWN_LAYER_LR = 0.5
+"""Of a gate with a hidden layer, on digits: at larger rates that layer dies, at smaller ones it learns little."""
+
+
+def ablation_routing(seeds: Sequence[int] = SEEDS) -> Ablation:
+    """What the gate may choose: smaller routing spaces against all four widths, on the same supernet, on digits.
+
+    A budget is set by the routing space (METHODS 5.3), so these points differ in cost as well.
+    """
+    spaces = ((0, 1), (0, 3), (0, 1, 2), (1, 3), (2, 3))
+    settings = {FULL: DIGITS, "another routing space": DIGITS.variant({"routing": spaces})}
+    return of_gates(settings, seeds, reference="dynamic0-1-2-3")
+
+
+IB: Options = {"distillation": "bootstrap", "multi_view": False}
+MVCO: Options = {"distillation": "bootstrap", "multi_view": True}
+INPLACE: Options = {"distillation": "inplace", "multi_view": False}
+
+
+def ablation_mvco(seeds: Sequence[int] = SEEDS) -> Ablation:
+    """Who teaches the sub-networks: IB on and off, MvCo on and off, for DS-MobileNet++ and DS-ViT++ on digits.
+
+    The full method of each family is what the abstract credits it with: IB for CNNs, MvCo for transformers. MvCo
+    without IB does not exist: it is about what the EMA teacher sees. Each arm's sub-networks are evaluated without
+    gates too (`fixed_choice`), for it is them that the arms teach differently. About 6.5 minutes on two cores, reckoned
+    from the time of single steps.
+    """
+    off = "IB off: in-place distillation"
+    families = {
+        MOBILENET_PP: {FULL + " (IB)": IB, off: INPLACE, "MvCo on": MVCO},
+        VIT_PP: {FULL + " (MvCo)": MVCO, "MvCo off: plain IB": IB, off: INPLACE},
+    }
+    groups = []
+    for family, teaching in families.items():
+        setting = on_digits(family, gate_epochs=2)
+        groups.append(
+            Arms({words: setting.variant(options).runs(seeds, "fixed_choice") for words, options in teaching.items()})
+        )
+    return Ablation(groups)

