@@ -18,6 +18,7 @@ from bench.data import load
 from bench.methods import METHODS, Method, completed
 from bench.points import StaticPoint
 from bench.runs import phases as run_module
+from bench.runs import profile as profile_module
 from bench.runs.phases import run_phase
 from bench.training import checkpoint
 
@@ -137,9 +138,9 @@ def test_every_form_is_timed_at_every_batch_size(store):
 def test_timed_batches_are_whole():
     split = load(DataSpec()).open_test()
     cpu = torch.device("cpu")
-    assert [len(x) for x in run_module._timed_batches(split, 1, cpu)] == [1] * 64
-    assert [len(x) for x in run_module._timed_batches(split, 48, cpu)] == [48, 48]
-    (large,) = run_module._timed_batches(split, 1300, cpu)
+    assert [len(x) for x in profile_module._timed_batches(split, 1, cpu)] == [1] * 64
+    assert [len(x) for x in profile_module._timed_batches(split, 48, cpu)] == [48, 48]
+    (large,) = profile_module._timed_batches(split, 1300, cpu)
     images = next(split.batches(TEST_IMAGES)).x
     assert torch.equal(large, torch.cat([images, images, images])[:1300])
     assert large.is_contiguous(memory_format=torch.channels_last)

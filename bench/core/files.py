@@ -1,5 +1,6 @@
 """Files that are either absent or whole, whatever kills the writer."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -63,3 +64,8 @@ def damaged(path: Path, reason: str) -> UserError:
     choice.
     """
     return UserError(f"{path} is damaged: {reason}; move it away and run again to make it anew")
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
