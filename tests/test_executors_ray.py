@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_runs import attempts, fake_phase, family, timing
@@ -22,7 +23,9 @@ from bench.core.provenance import code_digest
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.executors import serial, session
-from bench.executors.ray import RETRIES, node_problem, run_all, shared_token
+from bench.executors.attempt import RAN, Outcome
+from bench.executors.plan import Job, Plan
+from bench.executors.ray import RETRIES, _drive, node_problem, run_all, shared_token
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -341,24 +344,35 @@ def test_a_worker_that_does_not_see_the_results_or_holds_other_code(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("ray_session")
+class Liars:
+    """Workers that say they are done at once, on storage that the driver does not see."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def have_room(self) -> bool:
+        return True
+
+    def start(self, job: Job) -> None:
+        self.jobs.append(job)
+
+    def running(self) -> list[Job]:
+        return self.jobs
+
+    def ended(self, timeout_s: float) -> list[tuple[Job, Outcome]]:
+        done, self.jobs = self.jobs, []
+        return [(job, Outcome(RAN)) for job in done]
+
+    def cancel(self) -> None:
+        assert not self.jobs
+
+
 def test_the_driver_believes_its_own_store(tmp_path: Path):
-    """A worker that says it is done, where the store here holds nothing."""
-    summary = run_all([RunSpec("net", "micro")], tmp_path, None, run=elsewhere)
-    (why,) = summary.failed.values()
+    plan = Plan([RunSpec("net", "micro")], Store(tmp_path))
+    _drive(plan, Liars(), lambda *said: None, 0.1)  # type: ignore[arg-type]
+    (why,) = plan.summary().failed.values()
     assert why == f"a worker says that it is done, but {tmp_path} here does not hold it"
-    assert len(summary.skipped) == 2
-
-
-def elsewhere(spec: RunSpec, phase: str, store_root: Path, data_root: Path | None) -> None:
-    """Does its work, which is gone when the driver looks."""
-    fake_phase(spec, phase, store_root, data_root)
-    threading.Thread(target=vanish, args=(store_root / "runs" / spec.run_id / f"{phase}.json",)).start()
-
-
-def vanish(file: Path) -> None:
-    time.sleep(0.1)
-    file.unlink()
+    assert len(plan.summary().skipped) == 2
 
 
 @pytest.mark.slow
@@ -376,20 +390,12 @@ def test_a_cluster_without_shared_storage_is_refused_before_anything_trains(tmp_
         free.close()
         node = f"{script} start --num-cpus=1 --object-store-memory=80000000 --temp-dir={short} --disable-usage-stats"
         head = f"{node} --head --port={port} --include-dashboard=false --block"
-        nodes = [
-            subprocess.Popen(shlex.split(head), env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-        ]
+        quiet: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "start_new_session": True}
+        nodes = [subprocess.Popen(shlex.split(head), **quiet)]
         try:
             wait_for_port(port)
             joining = f"{hidden} && exec {node} --address=127.0.0.1:{port} --block"
-            nodes.append(
-                subprocess.Popen(
-                    ["unshare", "-m", "sh", "-c", joining],
-                    env=environment,
-                    stdout=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-            )
+            nodes.append(subprocess.Popen(["unshare", "-m", "sh", "-c", joining], **quiet))
             code = TWO_NODES.format(results=str(results), port=port)
             done = subprocess.run(
                 [sys.executable, "-c", code],
@@ -406,9 +412,10 @@ def test_a_cluster_without_shared_storage_is_refused_before_anything_trains(tmp_
             for process in reversed(nodes):
                 os.killpg(process.pid, signal.SIGTERM)
                 try:
-                    process.wait(30)
+                    process.wait(60)
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
 
 
 TWO_NODES = """
