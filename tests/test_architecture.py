@@ -4,6 +4,7 @@ An exception is a line in one of the tables below, with its reason; it is never 
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -147,6 +148,37 @@ def test_every_file_stands_in_a_room():
     rooms = {room_of(module_name(path)) for path in FILES} - {""}
     placed = BESIDE.union(*ROWS)
     assert rooms <= placed, "give the new room a place in this test and in CONTRIBUTING.md"
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_diagram_of_contributing_is_that_of_the_rows():
+    (diagram,) = (block for block in re.findall(r"^```\n(.*?)^```$", CONTRIBUTING, re.MULTILINE | re.DOTALL))
+    *rows, beside = diagram.splitlines()
+    assert [set(row.split(" | ")) for row in rows] == list(reversed(ROWS))
+    words, _, rooms = beside.partition(": ")
+    assert set(rooms.split(" | ")) == BESIDE
+    assert BELOW_BESIDE <= set(words.split())
+
+
+def test_contributing_says_what_every_room_holds():
+    table = re.findall(
+        r"^\| (`.*?`) \| ", CONTRIBUTING.partition("| room | holds |")[2].partition("\n\n")[0], re.MULTILINE
+    )
+    paths = [path for cell in table for path in re.findall(r"`([^`]+)`", cell)]
+    assert all((ROOT / path).exists() for path in paths)
+    named = [Path(path).stem for path in paths]
+    assert sorted(named) == sorted(BESIDE.union(*ROWS))
+
+
+def test_the_front_hall_holds_three_files():
+    assert {path.name for path in (ROOT / "bench").glob("*.py")} <= {
+        "__init__.py",
+        "__main__.py",
+        "cli.py",
+        "points.py",
+    }
 
 
 def test_imports_go_downwards():

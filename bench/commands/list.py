@@ -57,7 +57,7 @@ def _models() -> Iterable[Row]:
 
     for name in MODELS.names():
         what = _what(MODELS, name)
-        yield {"model": name} | ({"what": what} if what else {})
+        yield {"model": name, "what": what} if what else {"model": name}
 
 
 def _timm(pattern: str) -> Iterable[Row]:

@@ -18,7 +18,12 @@ from bench.core.settings import pair
 from bench.core.spec import RunSpec
 
 Executor = StrEnum("Executor", "ray serial")
-Device = StrEnum("Device", "auto cpu cuda")
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
 
 
 def run(
