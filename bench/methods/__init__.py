@@ -5,7 +5,7 @@ The contract is imported when one of its names is asked for, so that methods can
 
 from typing import TYPE_CHECKING, Any
 
-from bench.methods.registry import METHODS
+from bench.methods.table import METHODS
 
 if TYPE_CHECKING:
     from bench.methods.contract import (

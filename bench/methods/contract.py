@@ -13,7 +13,7 @@ from torch import nn
 from bench.core.errors import UserError, unknown
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods.registry import METHODS, Kind
+from bench.methods.table import METHODS, Kind
 from bench.models import MODELS
 from bench.models.transfer import Transferred
 from bench.points import OperatingPoint
