@@ -12,7 +12,7 @@ Kind = Literal["dynamic", "slimmable", "static", "control"]
 
 @dataclass(frozen=True)
 class MethodEntry(Entry):
-    """Where a method's class is, and what is listed of it: its kind, its paper and what it can train, as the class says too."""
+    """Where a method's class is, and what is listed of it, as the class says too."""
 
     kind: Kind
     paper: str = "control of this suite"
