@@ -120,14 +120,12 @@ METHODS = Registry(
             "baselines.controls:RandomGate",
             "a trained gate's own proportions, routed by a hash of the image instead",
             "control",
-            families=("ds_",),
             trains=("dynamic slimmable", "dynamic weight slicing"),
         ),
         "fixed_choice": MethodEntry(
             "baselines.controls:FixedChoice",
             "the sub-networks that a trained gate may choose, each for every image",
             "control",
-            families=("ds_",),
             trains=("dynamic slimmable", "dynamic weight slicing"),
         ),
         "sliced_order": MethodEntry(
