@@ -16,10 +16,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from bench.core.errors import UserError, unknown
+from bench.core.store import Store
 from bench.data.boxes import BoxSplit
-from bench.export.source import open_run
+from bench.runs.run import open_run, points_of
 from bench.tasks.detection.found import Found
-from bench.tasks.detection.task import CONFIDENCE, Detection
+from bench.tasks.detection.task import CONFIDENCE
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")  # Okabe and Ito's palette
 ENLARGED = 3
@@ -59,15 +60,15 @@ def draw_run(run_id: str, results: Path, data_root: Path | None, point: str | No
     Raises:
         UserError: the run is not there, not trained, detects nothing, or has no such point.
     """
-    run = open_run(run_id, results, data_root)
-    split, points = run.data.validation, {each.name: each for each in run.points}
+    run = open_run(Store(results, writable=False), run_id, data_root)
+    split, points = run.data.validation, {each.name: each for each in points_of(run)}
     if not isinstance(split, BoxSplit):
         raise UserError(f"{run_id} is a run on {run.data.id}, where nothing is detected")
-    name = run.names[-1] if point is None else point
+    name = list(points)[-1] if point is None else point
     if name not in points:
         raise unknown(f"point of {run_id}", name, points)
     batch = next(split.batches(count))
-    found = Detection.of(run.data).found(points[name](batch.x).output, batch.targets)
+    found = run.task.found(points[name](batch.x).output, batch.targets)
     return sheet([draw(*each, run.data.classes) for each in zip(split.images, found, strict=False)])
 
 

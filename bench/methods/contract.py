@@ -1,4 +1,4 @@
-"""The method contract: from a spec and data to operating points. Everything after that is common to all methods."""
+"""The method contract: what a class must say and do so that its operating points are measured like all others."""
 
 from __future__ import annotations
 
@@ -7,46 +7,12 @@ import types
 import typing
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import nn
-
 from bench.core.errors import UserError, unknown
-from bench.core.registry import Registry
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.models import MODELS
-from bench.models.transfer import Transferred
 from bench.points import OperatingPoint
-from bench.slicing.choice import Choice
-from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
-from bench.training.context import Context
-from bench.training.loop import stable_seed
-from bench.training.start import SUPERNET, from_parent, from_pretrained, report
-
-METHODS = Registry(
-    "method",
-    {
-        "ds_net": "bench.methods.ds_net:DSNet",
-        "ds_net_pp": "bench.methods.ds_net:DSNetPP",
-        "uniform": "baselines.uniform:Uniform",
-        "s_net": "baselines.switchable:SNet",
-        "us_net": "baselines.universally_slimmable:USNet",
-        "autoslim": "baselines.autoslim:AutoSlim",
-        "nested_vit": "baselines.nested_transformer:NestedViT",
-        "pruning": "baselines.pruning:Pruning",
-        "token_prune": "baselines.token_prune:TokenPrune",
-        "thinking_vit": "baselines.thinking_vit:ThinkingViT",
-        "early_exit": "baselines.early_exit:EarlyExit",
-        "layer_skip": "baselines.layer_skip:LayerSkip",
-        "channel_gate": "baselines.channel_gate:ChannelGate",
-        "random_gate": "baselines.controls:RandomGate",
-        "fixed_choice": "baselines.controls:FixedChoice",
-        "sliced_order": "baselines.sliced_order:SlicedOrder",
-        "class_prior": "baselines.class_prior:ClassPrior",
-    },
-    group="slicebench.methods",
-)
+from bench.training.run import Run
 
 Kind = Literal["dynamic", "slimmable", "static", "control"]
 
@@ -57,7 +23,7 @@ class NoOptions:
 
 
 class Method:
-    """One way to get operating points. A new one is a subclass with `operating_points`, registered by name.
+    """One way to get operating points. A new one is a subclass with `train` and `points`, registered by name.
 
     Attributes:
         kind: "dynamic" (cost depends on the image), "slimmable" (several points share weights), "static", "control".
@@ -84,10 +50,20 @@ class Method:
     leaves: ClassVar[Literal["supernet", "networks", "nothing"]] = "nothing"
     takes_networks: ClassVar[bool] = False
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        """Train what is not trained yet (checkpoints below `context.directory`), else load it; return the points.
+    def train(self, run: Run) -> None:
+        """Write the checkpoints that `points` reads (`train_network`, `fit`, `run.once`), and nothing else.
 
-        Equal specs give equal points. The test split is out of reach: `data` is passed without it being opened.
+        Killed and called again, it goes on where it was, to the same bytes; what is finished is not done again. Equal
+        specs give equal checkpoints. A method that trains nothing leaves this as it is.
+        """
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        """The operating points of a trained run, the same ones every time. Nothing is trained or written.
+
+        The test split is out of reach: `run.data` is passed without it being opened.
+
+        Raises:
+            UserError: a checkpoint is missing, damaged or another run's.
         """
         raise TypeError(f"method {self.name} yields no operating points")
 
@@ -108,124 +84,6 @@ class Method:
     def options(self, spec: RunSpec) -> Any:
         """The spec's options as this method's frozen dataclass, defaults filled in."""
         return self.Options(**_checked_options(self.name, self.Options, dict(spec.options)))
-
-
-def method_of(name: str) -> Method:
-    """The method called `name`. Raises `UserError`, naming the nearest, when there is none."""
-    return METHODS.get(name)()
-
-
-def completed(spec: RunSpec) -> RunSpec:
-    """A spec as it is run: names and options checked, options that equal their default dropped, version filled in.
-
-    Raises:
-        UserError: unknown method, model or option; a method on a family that it does not serve.
-    """
-    method = method_of(spec.method)
-    if spec.model not in MODELS:
-        raise unknown("model", spec.model, MODELS.names())
-    if not method.serves(spec.model):
-        known = ", ".join(name for name in MODELS.names() if method.serves(name))
-        raise UserError(f"{method.name} serves {known}, not {spec.model}")
-    if method.needs_parent and spec.init_from is None:
-        raise UserError(f"{method.name} works on another run's checkpoint; name it with init_from")
-    options = method.options(spec)
-    defaults = {field.name: getattr(method.Options(), field.name) for field in dataclasses.fields(method.Options)}
-    kept = {key: getattr(options, key) for key in spec.options if getattr(options, key) != defaults[key]}
-    return dataclasses.replace(spec, options=kept, method_version=method.version)
-
-
-def check_parent(spec: RunSpec, parent: RunSpec) -> None:
-    """Raise `UserError` for a run that can do nothing with what `parent` leaves. Their networks are not compared."""
-    method, left = method_of(spec.method), method_of(parent.method)
-    if method.needs_parent:
-        if (parent.model, parent.data) != (spec.model, spec.data):
-            raise UserError(f"{spec.run_id} starts from {parent.run_id}, which has another model or other data")
-        method.check_start(parent)
-    elif left.needs_parent or left.leaves == "nothing":
-        raise UserError(
-            f"{spec.run_id} starts from {parent.run_id}, but a run of {left.name} leaves no network to train on"
-        )
-    elif left.leaves == "networks" and not method.takes_networks:
-        raise UserError(
-            f"{spec.run_id} starts from {parent.run_id}, but {left.name} trains each network alone, and {method.name} "
-            "needs a supernet"
-        )
-
-
-def fresh_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
-    """The spec's model preset for the data's classes and channels, with weights that depend on the seed alone.
-
-    Raises:
-        UserError: the model is for another task than the data.
-    """
-    torch.manual_seed(stable_seed(spec.seed, spec.model, "init"))
-    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
-    check_task(net, spec.model, data)
-    return net.to(context.device, memory_format=torch.channels_last)
-
-
-def check_task(net: Supernet, model: str, data: Dataset) -> None:
-    """Raise `UserError` for a model whose output is not what the data's task is about."""
-    if net.task != data.task:
-        raise UserError(f"{model} is a model for {net.task}, and {data.id} is data for {data.task}")
-
-
-def build_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
-    """The spec's model with the weights that training starts from: its seed's, or what it names to start from.
-
-    Raises:
-        UserError: the weights, or the parent's network, are missing or do not fit.
-    """
-    net = fresh_model(spec, data, context)
-    found = _start(net, spec, context)
-    if found is not None:
-        net.load_state_dict(found.state)
-    return net
-
-
-def build_network(net: Supernet, choice: Choice, context: Context) -> nn.Module:
-    """A sub-network of `build_model` as a plain one to be trained alone. Where the parent trained networks alone, it
-    starts from the parent's of that name. Raises `UserError` where it has none."""
-    network = extract(net, choice)
-    if _parent_leaves(context) == "networks":
-        network.load_state_dict(from_parent(network, context, net.space.name_of(choice), "network").state)
-    return trainable_copy(network)
-
-
-def start_of(spec: RunSpec, data: Dataset, context: Context) -> dict[str, Any]:
-    """What a run took to start from, for `train.json`; empty where it started from its seed or works on its parent."""
-    found = _start(fresh_model(spec, data, context), spec, context)
-    if found is not None:
-        return report(spec, found)
-    alone = context.parent is not None and not method_of(spec.method).needs_parent
-    return {"from": spec.init_from, "networks": "each from the parent's of its name"} if alone else {}
-
-
-def _start(net: Supernet, spec: RunSpec, context: Context) -> Transferred | None:
-    """The state that a fresh supernet starts from, if it is not to start as it is."""
-    if spec.weights is not None:
-        return from_pretrained(net, spec.weights, context.weights)
-    if spec.init_from is None or context.parent_spec is None or method_of(spec.method).needs_parent:
-        return None
-    check_parent(spec, context.parent_spec)
-    if _parent_leaves(context) == "networks":
-        return None
-    return from_parent(net, context, SUPERNET, "supernet")
-
-
-def _parent_leaves(context: Context) -> str | None:
-    return None if context.parent_spec is None else method_of(context.parent_spec.method).leaves
-
-
-def reseed(spec: RunSpec, *parts: object) -> None:
-    """Seed torch for building one thing of a run, so that what is built does not depend on what came before."""
-    torch.manual_seed(stable_seed(spec.seed, *parts))
-
-
-def trainable_copy(network: nn.Module) -> nn.Module:
-    """The network with its parameters open to training again."""
-    return network.requires_grad_(True).train()
 
 
 def _checked_options(method: str, kind: type, options: dict[str, Any]) -> dict[str, Any]:
