@@ -40,6 +40,7 @@ WIRING = {"cli", "commands", "speed"}
 SIDEWAYS = {
     ("evaluation", "profilers"),  # the executed proof is evaluated by the counters
     ("runs", "recipes"),  # what is found out before anything runs, and the settings of a command
+    ("export", "runs"),  # what is exported is a run
 }
 # Single modules that may import a module which the rows would refuse.
 EXCEPTIONS = {

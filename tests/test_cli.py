@@ -339,8 +339,8 @@ from bench.points import StaticPoint
 class Linear(Method):
     name, kind = "linear", "static"
 
-    def operating_points(self, spec, data, context):
-        torch.manual_seed(spec.seed)
+    def points(self, run):
+        torch.manual_seed(run.spec.seed)
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         return [StaticPoint("linear", network, 640)]
 
@@ -348,7 +348,7 @@ class Linear(Method):
 class Failing(Method):
     name, kind = "failing", "static"
 
-    def operating_points(self, spec, data, context):
+    def train(self, run):
         raise RuntimeError("no luck")
 
 

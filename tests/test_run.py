@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from bench.points import StaticPoint
 from bench.runs import phases as run_module
 from bench.runs import profile as profile_module
 from bench.runs.phases import run_phase
+from bench.runs.run import open_run
 from bench.training import checkpoint
 
 TEST_IMAGES = 597
@@ -48,10 +50,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch):
-    """Registers a method for one test whose `operating_points` is the given function."""
+    """Registers a method for one test whose `points` is the given function."""
 
-    def register(operating_points) -> RunSpec:
-        kind = type("Broken", (Method,), {"name": "broken", "kind": "static", "operating_points": operating_points})
+    def register(points) -> RunSpec:
+        kind = type("Broken", (Method,), {"name": "broken", "kind": "static", "points": points})
         monkeypatch.setattr(METHODS, "_entries", METHODS._entries | {"broken": kind})
         return RunSpec("broken", "ds_mobilenet_micro8", **SMALL)
 
@@ -173,11 +175,81 @@ def test_an_evaluation_taken_away_is_made_anew_from_the_checkpoints(store, tmp_p
     assert store.read(DS_NET.run_id, "eval")["digest"] == before
 
 
+# What a finished run left is compared before it is read.
+
+
+def copied(store: Store, root: Path, *specs: RunSpec) -> Store:
+    """The trainings of some runs in a store of their own."""
+    for spec in specs:
+        shutil.copytree(store.path(spec.run_id), root / "runs" / spec.run_id)
+        for phase in ("eval", "profile"):
+            (root / "runs" / spec.run_id / f"{phase}.json").unlink()
+    return Store(root)
+
+
+def damage(store: Store, spec: RunSpec, name: str, how: str) -> Path:
+    """A checkpoint taken away, or replaced by one that this run could have written."""
+    file = store.path(spec.run_id) / "checkpoints" / f"{name}.safetensors"
+    tensors, notes = checkpoint.load(file, spec.run_id)
+    file.unlink()
+    if how == "changed":
+        checkpoint.save(file, {key: tensor + 1 for key, tensor in tensors.items()}, spec.run_id, notes)
+    return file
+
+
+@pytest.mark.parametrize(("how", "sentence"), [("missing", "is missing"), ("changed", "is not the one that .* left")])
+@pytest.mark.parametrize("phase", ["eval", "profile"])
+def test_a_run_is_judged_by_the_checkpoints_that_it_left(store, tmp_path, phase, how, sentence):
+    other = copied(store, tmp_path, UNIFORM)
+    file = damage(other, UNIFORM, "uniform0", how)
+    with pytest.raises(UserError, match=rf"uniform0\.safetensors.* {sentence}"):
+        run_phase(UNIFORM, phase, other.root, None)
+    assert file.exists() == (how == "changed"), "nothing is trained in its place"
+    assert not other.has(UNIFORM.run_id, phase)
+
+
+@pytest.mark.parametrize(("how", "sentence"), [("missing", "is missing"), ("changed", "is not the one that .* left")])
+def test_a_child_starts_from_the_checkpoints_that_its_parent_left(store, tmp_path, how, sentence):
+    """Also a control, whenever it reads them, and a run that trains on."""
+    other = copied(store, tmp_path, DS_NET, FIXED)
+    damage(other, DS_NET, "final", how)
+    for spec, phase in ((replace(DS_NET, init_from=DS_NET.run_id), "train"), (FIXED, "eval"), (FIXED, "profile")):
+        with pytest.raises(UserError, match=rf"{DS_NET.run_id}/checkpoints/final\.safetensors.* {sentence}"):
+            run_phase(spec, phase, other.root, None)
+
+
+def test_nothing_is_judged_before_it_is_trained(tmp_path):
+    for phase in ("eval", "profile"):
+        with pytest.raises(UserError, match=f"{UNIFORM.run_id} has not been trained yet"):
+            run_phase(UNIFORM, phase, tmp_path, None)
+    assert not (tmp_path / "runs" / UNIFORM.run_id / "checkpoints").exists()
+
+
+def test_a_finished_run_that_trained_on_needs_its_parent_no_more(store, tmp_path):
+    other = copied(store, tmp_path, DS_NET)
+    child = replace(DS_NET, init_from=DS_NET.run_id)
+    run_phase(child, "train", other.root, None)
+    shutil.rmtree(other.path(DS_NET.run_id))
+    run_phase(child, "eval", other.root, None)
+    assert open_run(other, child, None).parent is None
+
+
+def test_an_opened_run_and_its_parent(store):
+    run = open_run(store, FIXED.run_id, None)
+    assert (run.spec, run.folder, run.weights) == (FIXED, store.path(FIXED.run_id), store.weights)
+    assert run.parent is not None
+    assert (run.parent.spec, run.parent.parent) == (DS_NET, None)
+    assert run.parent.options.gate_epochs == 1
+    assert run.parent.data is run.data
+    with pytest.raises(UserError, match="there is no run uniform-0 in"):
+        open_run(store, "uniform-0", None)
+
+
 # Failures.
 
 
 def test_a_failure_is_written_down_and_raised_and_forgotten_after_success(tmp_path, broken):
-    def fails(self, spec, data, context):
+    def fails(self, run):
         raise RuntimeError("no luck")
 
     spec = broken(fails)
@@ -191,7 +263,7 @@ def test_a_failure_is_written_down_and_raised_and_forgotten_after_success(tmp_pa
     assert not store.has(spec.run_id, "train")
     assert not (store.path(spec.run_id) / "lease.json").exists()
 
-    def works(self, spec, data, context):
+    def works(self, run):
         return [StaticPoint("one", torch.nn.Flatten(), 0)]
 
     broken(works)
@@ -246,8 +318,8 @@ def test_two_processes_do_not_do_a_run_twice(tmp_path, broken):
     """The second one meets the lease; when it is free, the phase is complete and nothing is left to do."""
     entered, leave, done = threading.Event(), threading.Event(), []
 
-    def slow(self, spec, data, context):
-        done.append(spec.run_id)
+    def slow(self, run):
+        done.append(run.run_id)
         entered.set()
         assert leave.wait(20)
         return [StaticPoint("one", torch.nn.Flatten(), 0)]

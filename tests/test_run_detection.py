@@ -25,7 +25,6 @@ from bench.reports.runs import read_runs
 from bench.runs.check import check
 from bench.runs.phases import run_phase
 from bench.runs.prepare import placed
-from bench.tasks.task import task_of
 
 DATA = DataSpec("voc", "painted", image_size=64)
 TRAIN = TrainSpec(epochs=1, batch_size=8, lr=0.01)
@@ -116,8 +115,9 @@ class ByHand(Method):
 
     name, kind = "by_hand", "static"
 
-    def operating_points(self, spec, data, context):
-        task, batch = task_of(data), next(data.open_test().batches(TEST_IMAGES))
+    def points(self, run):
+        data = run.data
+        task, batch = run.task, next(data.open_test().batches(TEST_IMAGES))
         outputs = torch.full((TEST_IMAGES, len(task.anchors), 4 + len(data.classes)), -9.0)
         outputs[..., :4] = 0
         for number, table in enumerate(batch.targets):

@@ -131,14 +131,14 @@ def _stored(run_id: str | None, results: Path | None) -> RunSpec | None:
 
 def _left(parent: RunSpec, results: Path | None) -> Mapping[str, Any] | None:
     """The supernet that a run of an earlier command left, whose data need not be here; None where there is none."""
-    from bench.methods import method_of
-    from bench.training.start import SUPERNET, left_by
+    from bench.methods import SUPERNET, left_by, method_of
+    from bench.runs.run import open_run
 
     assert results is not None
     store = Store(results, writable=False)
     if method_of(parent.method).leaves != "supernet" or not store.has(parent.run_id, "train"):
         return None
-    return left_by(store.path(parent.run_id), parent.run_id, SUPERNET, "supernet")
+    return left_by(open_run(store, parent, None), SUPERNET, "supernet")
 
 
 def _check_networks(spec: RunSpec, parent: RunSpec, state: Mapping[str, Any] | None, net: Supernet) -> None:

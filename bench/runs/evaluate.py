@@ -12,31 +12,30 @@ from safetensors.numpy import save
 from bench.core.files import sha256, write_atomic
 from bench.core.record import METRICS, Record
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
 from bench.evaluation.accuracy import Evaluation, evaluate
 from bench.evaluation.measures import Measure, backbone_measures, measures_of
 from bench.evaluation.proof import prove
 from bench.points import OperatingPoint
-from bench.tasks.task import task_of
-from bench.training.context import Context
+from bench.training.run import Run
 
 PER_IMAGE = "per_image.safetensors"
 
 
-def evaluated(spec: RunSpec, data: Dataset, context: Context, points: list[OperatingPoint]) -> dict[str, Any]:
+def evaluated(run: Run, points: list[OperatingPoint]) -> dict[str, Any]:
     """The test split is opened here, once, by the final points."""
-    split, task = data.open_test(), task_of(data)
+    spec, data, task = run.spec, run.data, run.task
+    split = data.open_test()
     records, results, arrays = [], {}, {}
     for done, point in enumerate(points):
-        context.progress("eval", done, len(points))
-        proof = prove(point, split, context.device)
-        scores = evaluate(point, split, task, context.device)
+        run.progress("eval", done, len(points))
+        proof = prove(point, split, run.device)
+        scores = evaluate(point, split, task, run.device)
         measures = measures_of(task, scores, data.classes)
-        measures += backbone_measures(point, scores.route, next(split.batches(1, device=context.device)).x)
+        measures += backbone_measures(point, scores.route, next(split.batches(1, device=run.device)).x)
         results[point.name] = _summary(point, scores, measures[0], proof)
         records += _accuracy_records(spec, data.id, split.id, point, scores, measures, proof)
         arrays |= scores.tensors(point.name)
-    file = context.directory / PER_IMAGE
+    file = run.folder / PER_IMAGE
     about = {"run_id": spec.run_id, "split": split.id, "digest": split.digest}
     write_atomic(file, save(arrays, {"slicebench": json.dumps(about, sort_keys=True)}))
     per_image = {"file": PER_IMAGE, "sha256": sha256(file)}

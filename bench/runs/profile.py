@@ -10,30 +10,31 @@ from torch import Tensor
 
 from bench.core.record import Record
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Split
 from bench.models import PRESETS
 from bench.points import OperatingPoint
 from bench.profilers.latency import Latency, as_served, measure
 from bench.slicing.extract import extract
 from bench.statistics.paired import paired_ratio
-from bench.training.context import Context
+from bench.training.run import Run
 
 
-def profiled(spec: RunSpec, data: Dataset, context: Context, points: list[OperatingPoint]) -> dict[str, Any]:
+def profiled(run: Run, points: list[OperatingPoint]) -> dict[str, Any]:
     """Latency of every form of every point, interleaved with the preset's full static network as a common yardstick."""
+    spec, data = run.spec, run.data
     split = data.open_test()
     networks = {(point.name, form): m for point in points for form, m in point.executables().items()}
-    net = PRESETS.get(spec.model).build(classes=len(data.classes), channels=data.channels).to(context.device).eval()
+    net = PRESETS.get(spec.model).build(classes=len(data.classes), channels=data.channels).to(run.device).eval()
     full = extract(net, net.space.uniform_choices[-1], fold_bn=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     records = []
     for done, size in enumerate(spec.profile.batch_sizes):
-        context.progress("profile", done, len(spec.profile.batch_sizes))
-        batches = _timed_batches(split, size, context.device)
+        run.progress("profile", done, len(spec.profile.batch_sizes))
+        batches = _timed_batches(split, size, run.device)
         steps = {slot: _cycling(module, batches) for slot, module in networks.items()}
         by_name = {f"{point}/{form}": step for (point, form), step in steps.items()}
         by_name["full"] = _cycling(full, batches)
         with as_served([*networks.values(), full], spec.threads):
-            timed = measure(by_name, spec.profile.rounds, spec.profile.warmup, context.device, seed=spec.seed)
+            timed = measure(by_name, spec.profile.rounds, spec.profile.warmup, run.device, seed=spec.seed)
         yardstick = timed.pop("full")
         for name, latency in timed.items():
             point, _, form = name.rpartition("/")
