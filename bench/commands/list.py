@@ -46,7 +46,7 @@ def _methods() -> Iterable[Row]:
 
     for name in METHODS.names():
         entry = METHODS.entry(name)
-        method = entry if isinstance(entry, Entry) else METHODS.get(name)  # a plugin's own class says the same
+        method: Any = entry if isinstance(entry, Entry) else METHODS.get(name)  # a plugin's own class says the same
         families = ", ".join(method.families) or "all"
         what = _what(METHODS, name)
         yield {"method": name, "kind": method.kind, "serves": families, "paper": method.paper, "what": what}
