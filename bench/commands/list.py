@@ -47,17 +47,20 @@ def _methods() -> Iterable[Row]:
     for name in METHODS.names():
         entry = METHODS.entry(name)
         method: Any = entry if isinstance(entry, Entry) else METHODS.get(name)  # a plugin's own class says the same
-        families = ", ".join(method.families) or "all"
+        trains, families = (", ".join(each) or "all" for each in (method.trains, method.families))
         what = _what(METHODS, name)
-        yield {"method": name, "kind": method.kind, "serves": families, "paper": method.paper, "what": what}
+        facts = {"kind": method.kind, "trains": trains, "families": families, "paper": method.paper}
+        yield {"method": name, **facts, "what": what}
 
 
 def _models() -> Iterable[Row]:
-    from bench.models import MODELS
+    from bench.models import PRESETS
 
-    for name in MODELS.names():
-        what = _what(MODELS, name)
-        yield {"model": name, "what": what} if what else {"model": name}
+    for name in PRESETS.names():
+        preset = PRESETS.get(name)
+        size = f"{preset.channels} x {preset.image_size} x {preset.image_size}"
+        facts = {"family": preset.family.name, "trains as": preset.trains_as, "task": preset.task, "images": size}
+        yield {"model": name, **facts, "what": preset.what}
 
 
 def _timm(pattern: str) -> Iterable[Row]:

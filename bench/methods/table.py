@@ -12,10 +12,11 @@ Kind = Literal["dynamic", "slimmable", "static", "control"]
 
 @dataclass(frozen=True)
 class MethodEntry(Entry):
-    """Where a method's class is, and what is listed of it: its kind, paper and families, as the class says them too."""
+    """Where a method's class is, and what is listed of it, as the class says too."""
 
     kind: Kind
     paper: str = "control of this suite"
+    trains: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
 
 
@@ -27,14 +28,14 @@ METHODS = Registry(
             "a gate chooses how many filters run for each image",
             "dynamic",
             "Li et al., CVPR 2021, arXiv 2103.13258",
-            ("ds_mobilenet_", "ds_resnet"),
+            trains=("dynamic slimmable",),
         ),
         "ds_net_pp": MethodEntry(
             "bench.methods.ds_net:DSNetPP",
             "gates choose filters and kernel size in CNNs; heads, MLP width and embedding in Vision Transformers",
             "dynamic",
             "Li et al., TPAMI 2023, arXiv 2109.10060",
-            ("ds_mobilenet_pp_", "ds_resnet_pp_", "ds_resnet50_pp", "ds_vit_"),
+            trains=("dynamic weight slicing",),
         ),
         "uniform": MethodEntry(
             "baselines.uniform:Uniform",
@@ -47,21 +48,21 @@ METHODS = Registry(
             "a few widths in one set of weights, with batch norm of their own",
             "slimmable",
             "Yu et al., ICLR 2019, arXiv 1812.08928",
-            ("s_mobilenet_", "s_resnet"),
+            trains=("switchable",),
         ),
         "us_net": MethodEntry(
             "baselines.universally_slimmable:USNet",
             "any width in one set of weights, by the sandwich rule and in-place distillation",
             "slimmable",
             "Yu & Huang, ICCV 2019, arXiv 1903.05134",
-            ("us_",),
+            trains=("universally slimmable",),
         ),
         "autoslim": MethodEntry(
             "baselines.autoslim:AutoSlim",
             "widths for a budget found by greedy slimming, then trained from scratch",
             "static",
             "Yu & Huang, 2019, arXiv 1903.11728",
-            ("us_",),
+            trains=("universally slimmable",),
         ),
         "nested_vit": MethodEntry(
             "baselines.nested_transformer:NestedViT",
@@ -69,7 +70,7 @@ METHODS = Registry(
             "slimmable",
             "matformer: NeurIPS 2024, arXiv 2310.07707; hydravit: NeurIPS 2024, arXiv 2409.17978; "
             "scala: NeurIPS 2024, arXiv 2412.04786",
-            ("nested_vit_",),
+            trains=("nested",),
         ),
         "pruning": MethodEntry(
             "baselines.pruning:Pruning",
@@ -82,14 +83,16 @@ METHODS = Registry(
             "a number of tokens for each image, the important ones kept",
             "dynamic",
             "importance by Liang et al., ICLR 2022, arXiv 2202.07800; the number for each image is this suite's",
-            ("ds_vit_",),
+            trains=("dynamic weight slicing",),
+            families=("vit",),
         ),
         "thinking_vit": MethodEntry(
             "baselines.thinking_vit:ThinkingViT",
             "a second round with more heads for images that the first is not sure of",
             "dynamic",
             "ThinkingViT, CVPR 2026, arXiv 2507.10800",
-            ("ds_vit_",),
+            trains=("dynamic weight slicing",),
+            families=("vit",),
         ),
         "early_exit": MethodEntry(
             "baselines.early_exit:EarlyExit",
@@ -102,26 +105,28 @@ METHODS = Registry(
             "a gate at each residual block runs or skips it for each image",
             "dynamic",
             "Wang et al. 2018, arXiv 1711.09485; Veit & Belongie 2018, arXiv 1711.11503",
-            ("ds_resnet", "us_resnet", "ds_vit_"),
+            trains=("dynamic slimmable", "dynamic weight slicing", "universally slimmable"),
+            families=("resnet", "vit"),
         ),
         "channel_gate": MethodEntry(
             "baselines.channel_gate:ChannelGate",
             "each image selects the channels with the greatest predicted saliency",
             "dynamic",
             "Gao et al. 2019, arXiv 1810.05331",
-            ("ds_mobilenet", "us_mobilenet", "ds_resnet", "us_resnet"),
+            trains=("dynamic slimmable", "dynamic weight slicing", "universally slimmable"),
+            families=("mobilenet", "resnet"),
         ),
         "random_gate": MethodEntry(
             "baselines.controls:RandomGate",
             "a trained gate's own proportions, routed by a hash of the image instead",
             "control",
-            families=("ds_",),
+            trains=("dynamic slimmable", "dynamic weight slicing"),
         ),
         "fixed_choice": MethodEntry(
             "baselines.controls:FixedChoice",
             "the sub-networks that a trained gate may choose, each for every image",
             "control",
-            families=("ds_",),
+            trains=("dynamic slimmable", "dynamic weight slicing"),
         ),
         "sliced_order": MethodEntry(
             "baselines.sliced_order:SlicedOrder",
