@@ -46,7 +46,7 @@ def _methods() -> Iterable[Row]:
 
     for name in METHODS.names():
         entry = METHODS.entry(name)
-        method = entry if isinstance(entry, Entry) else METHODS.get(name)  # a plugin's own class says the same
+        method: Any = entry if isinstance(entry, Entry) else METHODS.get(name)  # a plugin's own class says the same
         trains, families = (", ".join(each) or "all" for each in (method.trains, method.families))
         what = _what(METHODS, name)
         facts = {"kind": method.kind, "trains": trains, "families": families, "paper": method.paper}
