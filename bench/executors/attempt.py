@@ -9,7 +9,7 @@ from bench.core.errors import UserError
 from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import Busy, Store
-from bench.executors.plan import PhaseRunner
+from bench.executors.plan import Job, PhaseRunner, Plan, Progress
 
 RAN, BUSY, FAILED = "ran", "busy", "failed"
 PATIENCE_S = 5.0  # a killed worker is reported dead a moment before its process is
@@ -43,6 +43,18 @@ def attempt(
         record_failure(store_root, spec.run_id, phase, error, replace=False)
         return Outcome(FAILED, sentence(error))
     return Outcome(RAN)
+
+
+def settle(plan: Plan, job: Job, outcome: Outcome, tell: Progress, poll_s: float) -> None:
+    """Enter an outcome into the plan; a busy run is looked at again after `poll_s` seconds."""
+    if outcome.status == BUSY:
+        tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
+        plan.postpone(job, time.monotonic() + poll_s)
+    elif outcome.status == RAN:
+        plan.ran(job)
+    else:
+        plan.failed(job, outcome.why)
+        tell(f"{job} failed: {outcome.why}", plan.done, plan.total)
 
 
 def _run_phase() -> PhaseRunner:

@@ -19,7 +19,7 @@ from bench.core.provenance import usable_cores
 from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import Store
-from bench.executors.attempt import BUSY, FAILED, RAN, Outcome, attempt, record_failure, sentence
+from bench.executors.attempt import FAILED, Outcome, attempt, record_failure, sentence, settle
 from bench.executors.plan import Job, PhaseRunner, Plan, Progress, Summary
 
 POLL_S = 2.0  # how often to look at postponed runs, and the longest silence towards `progress`
@@ -76,14 +76,7 @@ def _drive(plan: Plan, tasks: "_Tasks", tell: Progress, poll_s: float) -> None:
                 tasks.start(job)
             tell(", ".join(map(str, tasks.running())) or "waiting", plan.done, plan.total)
             for job, outcome in tasks.ended(poll_s):
-                if outcome.status == BUSY:
-                    tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
-                    plan.postpone(job, time.monotonic() + poll_s)
-                elif outcome.status == RAN:
-                    plan.ran(job)
-                else:
-                    plan.failed(job, outcome.why)
-                    tell(f"{job} failed: {outcome.why}", plan.done, plan.total)
+                settle(plan, job, outcome, tell, poll_s)
     finally:
         tasks.cancel()
 
