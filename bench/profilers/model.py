@@ -16,7 +16,7 @@ from bench.core.errors import UserError
 from bench.models import MODELS
 from bench.profilers.choices import chosen
 from bench.profilers.madds import executed_madds
-from bench.profilers.timing import Kept, Laid, Progress, Timing, built, latencies, measured_now, silent, tried
+from bench.profilers.timing import Kept, Progress, Timing, built, latencies, measured_now, silent, tried
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.dynamic import segment_slot
 from bench.slicing.extract import extract_segment, parameters_of
@@ -174,7 +174,7 @@ def profile_timm(
     x = torch.zeros(1, channels, size, size)
     tried(lambda: network(x), _too_small_or_large(name, size))
     madds = executed_madds(network, x)
-    slots = {(name, "extracted"): Laid(network)}
+    slots = {(name, "extracted"): (network, torch.channels_last)}
     entries = latencies(lambda: slots, name, (channels, size, size), timing, kept, tell)
     row: dict[str, Any] = {
         "name": name,

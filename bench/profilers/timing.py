@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,15 +86,8 @@ class Timing:
         return choices
 
 
-class Laid(NamedTuple):
-    """A module and the memory layout of the images that it is served with."""
-
-    network: nn.Module
-    layout: torch.memory_format = torch.channels_last
-
-
-Slots = Mapping[tuple[str, str], Laid]
-"""Networks by their names and forms."""
+Slots = Mapping[tuple[str, str], tuple[nn.Module, torch.memory_format]]
+"""By name and form: a network, and the memory layout of the images that it is served with."""
 
 
 def built(
@@ -107,7 +100,7 @@ def built(
     for done, (choice, form) in enumerate(slots):
         name = net.space.name_of(choice)
         tell(f"preparing {model} {name}/{form}", done, len(slots))
-        networks[name, form] = Laid(forms[form].build(net, choice, example), forms[form].layout)
+        networks[name, form] = forms[form].build(net, choice, example), forms[form].layout
     return networks
 
 
