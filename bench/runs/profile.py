@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset, Split
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.points import OperatingPoint
 from bench.profilers import METERS
 from bench.profilers.meter import Conditions, Measurement, Served, measure
@@ -30,7 +30,7 @@ def profiled(spec: RunSpec, data: Dataset, context: Context, points: list[Operat
     """
     split = data.open_test()
     networks = {(point.name, form): m for point in points for form, m in point.executables().items()}
-    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels).to(context.device).eval()
+    net = PRESETS.get(spec.model).build(classes=len(data.classes), channels=data.channels).to(context.device).eval()
     networks[FULL] = to_channels_last(extract(net, net.space.uniform_choices[-1], fold_bn=True))
     work = list(itertools.product(map(METERS.get, spec.profile.meters), spec.profile.batch_sizes))
     how: dict[str, Any] = {

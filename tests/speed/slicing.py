@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from bench.models.mobilenet.network import ds_mobilenet_v1
+from bench.models import PRESETS
 from bench.profilers.meter import Served
 from bench.slicing.extract import extract
 from bench.slicing.supernet import View, to_channels_last
@@ -21,7 +21,7 @@ CASES = ((0, 1, 1.05), (13, 1, 1.05), (0, 32, 1.03))  # choice, batch, goal (PER
 
 def run(options: Options) -> Iterator[Comparison]:
     """DS-MobileNet at 224 x 224."""
-    net = to_channels_last(ds_mobilenet_v1().eval())
+    net = to_channels_last(PRESETS.get("ds_mobilenet_v1").build().eval())
     for index, batch, goal in CASES:
         choice = net.space.uniform(index)
         x = torch.randn(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
