@@ -46,15 +46,16 @@ def attempt(
 
 
 def settle(plan: Plan, job: Job, outcome: Outcome, tell: Progress, poll_s: float) -> None:
-    """Enter an outcome into the plan; a busy run is looked at again after `poll_s` seconds."""
+    """Enter an outcome into the plan, which believes the store alone; a busy run is tried again after `poll_s` seconds."""
     if outcome.status == BUSY:
         tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
         plan.postpone(job, time.monotonic() + poll_s)
-    elif outcome.status == RAN:
+    elif outcome.status == RAN and plan.store.has(*job):
         plan.ran(job)
     else:
-        plan.failed(job, outcome.why)
-        tell(f"{job} failed: {outcome.why}", plan.done, plan.total)
+        why = outcome.why or f"a worker says that it is done, but {plan.store.root} here does not hold it"
+        plan.failed(job, why)
+        tell(f"{job} failed: {why}", plan.done, plan.total)
 
 
 def _run_phase() -> PhaseRunner:
