@@ -46,7 +46,7 @@ def attempt(
 
 
 def settle(plan: Plan, job: Job, outcome: Outcome, tell: Progress, poll_s: float) -> None:
-    """Enter an outcome into the plan, which believes the store alone; a busy run is tried again after `poll_s` seconds."""
+    """Enter an outcome into the plan, which believes the store alone; a busy run is tried after `poll_s` seconds."""
     if outcome.status == BUSY:
         tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
         plan.postpone(job, time.monotonic() + poll_s)
