@@ -29,6 +29,14 @@ def test_unknown_metric():
         replace(RECORD, metric="top_1")
 
 
+def test_a_metric_of_a_meter_states_its_own_unit():
+    """A meter may be a plugin's, which a reader does not have; its record is read all the same."""
+    energy = replace(RECORD, metric="energy_mJ", unit="mJ/batch", details={"meter": "energy"})
+    assert parse_record(json.loads(json.dumps(energy.to_json()))) == energy
+    with pytest.raises(UserError, match="metric 'latency_ms' is measured in ms/batch, not in 'mJ/batch'"):
+        replace(energy, metric="latency_ms")
+
+
 def test_wrong_unit():
     with pytest.raises(UserError, match="metric 'top1' is measured in fraction, not in '%'"):
         replace(RECORD, unit="%")

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_store import IMAGES, SPLIT, WIDTHS, make_store, points_of, spec_of, write_eval, write_profile
+from report_store import IMAGES, SPLIT, WIDTHS, make_store, points_of, record_of, spec_of, write_eval, write_profile
 
 from bench.core.errors import UserError
+from bench.core.record import Record
 from bench.core.store import Store
 from bench.reports import figures, generate
 from bench.reports.compare import HULL, compare
@@ -220,6 +221,26 @@ def test_latency_is_the_median_over_runs(tmp_path: Path):
     assert row["ratio_to_full"] == pytest.approx(100 / 430)
     assert (row["runs"], row["calls"], row["busy"]) == (3, 45, False)
     assert table.loc["uniform0", "extracted", 64]["busy"]
+
+
+def test_another_meter_has_a_table(tmp_path: Path, tables_only: None):
+    """Energy, by a meter that is not installed here; its median is over the runs, and latency is not in its table."""
+    store = Store(tmp_path / "results")
+    for seed, energy in enumerate((2.0, 9.0, 3.0)):
+        spec = spec_of("us_net", seed)
+        write_eval(store, spec, points_of("us_net", seed))
+        how = {"meter": "energy", "device": "cpu", "batch": 8, "threads": 1, "busy": seed == 1}
+        how["ratio_to_full"] = {"median": energy / 10}
+        where = (spec.run_id, spec.method, spec.model, spec.data.name, SPLIT, "uniform0", seed)
+        latency = record_of(spec, "uniform0", "latency_ms", 1.0, 7, "view", **how | {"meter": "latency"})
+        records = [latency, Record(*where, "energy_mJ", energy, "mJ/batch", 7, "view", how)]
+        store.write(spec.run_id, "profile", {"records": records, "results": {}})
+    generate(store.root, tmp_path / "out", COMMAND)
+    (row,) = csv(tmp_path / "out", "meters").to_dict("records")
+    assert (row["metric"], row["unit"], row["value"], row["of_full"]) == ("energy_mJ", "mJ/batch", 3.0, 0.3)
+    assert (row["runs"], row["calls"], row["busy"], row["batch"]) == (3, 21, "yes", 8)
+    assert "| energy_mJ" in (tmp_path / "out" / "tables" / "meters.md").read_text()
+    assert len(csv(tmp_path / "out", "latency")) == 1
 
 
 @pytest.mark.slow

@@ -13,11 +13,13 @@ from safetensors.numpy import load_file
 
 from bench.core.errors import UserError
 from bench.core.record import METRICS
+from bench.core.registry import load_plugin
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Busy, Store
 from bench.data import load
 from bench.methods import METHODS, Method, completed
 from bench.points import StaticPoint
+from bench.profilers import METERS
 from bench.runs import phases as run_module
 from bench.runs import profile as profile_module
 from bench.runs.phases import run_phase
@@ -135,6 +137,44 @@ def test_every_form_is_timed_at_every_batch_size(store):
             assert record.value > 0
             assert record.details["ratio_to_full"]["median"] > 0
             assert record.details["device"] == "cpu"
+
+
+CPU_METER = """
+import time
+from bench.profilers import METERS
+from bench.profilers.meter import Meter, growth
+
+METERS.add("cpu", Meter("cpu", "ms", growth(lambda: 1e3 * time.process_time())))
+"""
+
+
+def test_another_meter_is_a_file_and_stands_in_the_records_with_its_unit(store, tmp_path, monkeypatch):
+    """Of a plugin, as energy would be: measured in rounds of its own, and read where the plugin is not."""
+    plugin = tmp_path / "cpu_meter.py"
+    plugin.write_text(CPU_METER)
+    profile = ProfileSpec(batch_sizes=(1, 8), rounds=6, warmup=1, meters=("latency", "cpu"))
+    spec = replace(UNIFORM, profile=profile)
+    monkeypatch.setattr(METERS, "_entries", dict(METERS._entries))
+    load_plugin(plugin)
+    run_all_phases(store, spec)
+    monkeypatch.undo()
+    assert "cpu" not in METERS
+    records = store.read(spec.run_id, "profile")["records"]
+    told = {(r.metric, r.unit, r.details["meter"], r.details["batch"]) for r in records}
+    assert told == {
+        (metric, unit, meter, batch)
+        for metric, unit, meter in (
+            ("latency_ms", "ms/batch", "latency"),
+            ("images_per_s", "images/s", "latency"),
+            ("cpu_ms", "ms/batch", "cpu"),
+        )
+        for batch in (1, 8)
+    }
+    for record in records:
+        assert (record.n, record.form, record.details["warmup"]) == (6, "extracted", 1)
+        assert record.details["ratio_to_full"]["interval"][0] <= record.details["ratio_to_full"]["median"]
+        if record.metric != "images_per_s":
+            assert record.value == record.details["median_ms"] > 0
 
 
 def test_timed_batches_are_whole():

@@ -42,8 +42,9 @@ class Record:
     """One number. `split` is a split's id ("digits/official@1:test"), `n` how many things were measured.
 
     `form` says how the network ran ("view", "extracted", ...) where that matters; `details` are JSON values
-    (counter and its version, batch size, threads, ...). Raises UserError for an unknown metric or one with
-    another unit, ValueError for a value that is not finite.
+    (counter and its version, batch size, threads, ...). A metric that is not in `METRICS` is that of the meter that
+    `details["meter"]` names, a plugin's perhaps, and has the unit that stands here. Raises UserError for any other
+    unknown metric or one with another unit, ValueError for a value that is not finite.
     """
 
     run_id: str
@@ -61,9 +62,9 @@ class Record:
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
+        if self.metric not in METRICS and "meter" not in self.details:
             raise unknown("metric", self.metric, METRICS)
-        unit = METRICS[self.metric][0]
+        unit, _ = METRICS.get(self.metric, (self.unit, ""))
         if self.unit != unit:
             raise UserError(f"metric {self.metric!r} is measured in {unit}, not in {self.unit!r}")
         if not math.isfinite(self.value):

@@ -89,18 +89,23 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class ProfileSpec:
-    """How latency is timed: batch sizes (images), interleaved rounds, and warm-up calls of each candidate."""
+    """How calls are measured: batch sizes (images), interleaved rounds, warm-up calls of each candidate, and by which
+    meters (registry keys)."""
 
     __pydantic_config__ = _STRICT
 
     batch_sizes: tuple[int, ...] = (1, 64)
     rounds: int = 15
     warmup: int = 3
+    meters: tuple[str, ...] = ("latency",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_sizes", tuple(self.batch_sizes))
+        object.__setattr__(self, "meters", tuple(self.meters))
         if not self.batch_sizes:
             raise UserError("profile.batch_sizes must name at least one batch size")
+        if not self.meters or len(set(self.meters)) < len(self.meters):
+            raise UserError("profile.meters must name at least one meter, and each once")
         for size in self.batch_sizes:
             _number("profile.batch_sizes", size, 1, integer=True)
         _number("profile.rounds", self.rounds, 1, integer=True)

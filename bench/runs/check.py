@@ -27,11 +27,12 @@ def check(
 
     Raises:
         UserError: data that is not there or too few for a batch, images that a network cannot take, a choice or budget
-            that it cannot meet, a start from weights or a run of something else.
+            that it cannot meet, a meter that nobody knows, a start from weights or a run of something else.
     """
     from bench.data import load
     from bench.methods import check_task, method_of
     from bench.models import PRESETS
+    from bench.profilers import METERS
     from bench.profilers.model import check_size
 
     dataset = cache(lambda data: load(data, data_root))
@@ -46,6 +47,8 @@ def check(
         return net
 
     for spec in specs:
+        for meter in spec.profile.meters:
+            METERS.get(meter)
         dataset(spec.data).train.steps(spec.train.batch_size)
         net = network(spec.model, spec.data)
         try:
