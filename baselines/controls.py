@@ -16,6 +16,7 @@ from bench.points import OperatingPoint, RoutedPoint, subnetwork_point
 from bench.slicing.dynamic import Router
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Features, Supernet
+from bench.statistics.routing import level_routes
 from bench.training.context import Context
 from bench.training.gating import Routing
 
@@ -81,6 +82,7 @@ class RandomGate(OnGates):
     """The same checkpoint, routed by a hash of the image instead of the gate, in the gate's own proportions."""
 
     name = "random_gate"
+    role = "random"
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         net, gates = parent_of(data, context)
@@ -97,17 +99,12 @@ class FixedChoice(OnGates):
     all gates stand at the same place of their lists (the last place of a shorter list)."""
 
     name = "fixed_choice"
+    role = "fixed"
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         net, gates = parent_of(data, context)
         routes = sorted({route for routing, _ in gates for route in level_routes(routing)})
-        return [subnetwork_point(net, net.space.routed(route), data.image_size) for route in routes]
-
-
-def level_routes(routing: Routing) -> list[tuple[int, ...]]:
-    """The routes on which every gate takes the first, the second, ... of its options."""
-    places = range(max(map(len, routing)))
-    return [tuple(options[min(place, len(options) - 1)] for options in routing) for place in places]
+        return [subnetwork_point(net, net.space.routed(route), data.image_size, route=route) for route in routes]
 
 
 def parent_of(data: Dataset, context: Context) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:

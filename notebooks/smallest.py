@@ -4,7 +4,7 @@ from bench.core.spec import RunSpec
 from bench.methods import METHODS, Method, build_model, trainable_copy
 from bench.points import StaticPoint
 from bench.slicing.extract import extract
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.loop import train_classifier
 
 

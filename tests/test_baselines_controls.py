@@ -21,7 +21,7 @@ from bench.evaluation.accuracy import evaluate
 from bench.methods import build_model, completed, method_of
 from bench.methods.ds_net import FINAL, gate_name, point_name, routing_spaces
 from bench.points import RoutedPoint
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training import checkpoint
 from bench.training.gating import named_gates
 

@@ -16,7 +16,7 @@ from bench.models import MODELS
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.layers import BatchChoice, SwitchableBatchNorm2d
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training import checkpoint
 from bench.training.joint import Lesson
 

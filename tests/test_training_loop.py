@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training import checkpoint
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, stable_seed, train_classifier

@@ -9,7 +9,7 @@ from small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, inte
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.context import Context
 from bench.training.supernet import StageOne, supernet_step, train_supernet, views_of
 

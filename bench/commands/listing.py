@@ -79,10 +79,10 @@ def _recipes() -> Iterable[dict[str, object]]:
 
 
 def _metrics() -> Iterable[dict[str, object]]:
-    from bench.core.record import METRICS
+    from bench.core.metrics import METRICS
 
-    for name, (unit, what) in METRICS.items():
-        yield {"metric": name, "unit": unit, "what": what}
+    for metric in METRICS.values():
+        yield {"metric": metric.name, "unit": metric.unit, "better": metric.better, "what": metric.text}
 
 
 def _reported() -> Iterable[dict[str, object]]:

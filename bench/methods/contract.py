@@ -49,6 +49,7 @@ METHODS = Registry(
 )
 
 Kind = Literal["dynamic", "slimmable", "static", "control"]
+Role = Literal["random", "fixed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Method:
 
     Attributes:
         kind: "dynamic" (cost depends on the image), "slimmable" (several points share weights), "static", "control".
+        role: of a control, how the run that it works on (`init_from`) is held against it. "random": its points are
+            those of equal names, routed without looking at the image. "fixed": its points are the sub-networks that
+            gates may choose (`OperatingPoint.route`). None: it is shown as a control, and nothing is held against it.
         paper: where it comes from.
         families: prefixes of the model presets that it can train; empty for all. `except_for`: prefixes among them
             that it leaves to another method.
@@ -75,6 +79,7 @@ class Method:
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
+    role: ClassVar[Role | None] = None
     paper: ClassVar[str] = ""
     families: ClassVar[tuple[str, ...]] = ()
     except_for: ClassVar[tuple[str, ...]] = ()
