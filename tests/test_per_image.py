@@ -25,7 +25,7 @@ def test_what_was_packed_comes_back(gates: int):
 
 def test_a_point_of_ten_thousand_images_takes_at_most_25_kilobytes():
     generator = np.random.default_rng(0)
-    route = generator.integers(4, size=(10_000, 3))
+    route = generator.integers(4, size=(10_000, 4))
     score = (generator.random(10_000) < 0.9).astype(np.float32)
     arrays = pack("dynamic0-1-2-3", score, 10**9 + route.sum(1), route, 10**7 + route.sum(1))
     assert len(save(arrays)) <= 25_000

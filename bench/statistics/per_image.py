@@ -36,8 +36,8 @@ def pack(name: str, score: NDArray, madds: NDArray, route: NDArray, params: NDAr
         f"{name}/score": score.astype(np.uint8) if is_binary else score.astype(np.float32),
         f"{name}/route": _small(row),
         f"{name}/routes": _small(routes),
-        f"{name}/madds": madds[first].astype(np.int64),
-        f"{name}/params": params[first].astype(np.int64),
+        f"{name}/madds": _small(madds[first]),
+        f"{name}/params": _small(params[first]),
     }
 
 
@@ -50,5 +50,5 @@ def unpack(name: str, tensors: Mapping[str, NDArray]) -> PointScores:
     """The scores of the point called `name`. Raises KeyError, with its name, for an array that is missing."""
     score, route, madds = (tensors[f"{name}/{part}"] for part in ("score", "route", "madds"))
     if route.ndim == 1:
-        madds, route = madds[route], tensors[f"{name}/routes"].astype(np.int64)[route]
-    return PointScores(score.astype(np.float32), madds, route)
+        madds, route = madds[route], tensors[f"{name}/routes"][route]
+    return PointScores(score.astype(np.float32), madds.astype(np.int64), route.astype(np.int64))
