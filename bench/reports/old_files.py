@@ -30,29 +30,29 @@ def as_written_now(spec: RunSpec, body: dict[str, Any], parent: Mapping[str, Any
         parent: the body of the eval phase of the run that this one starts from, where there is one.
     """
     said: dict[str, dict[str, Any]] = body["results"]["points"]
-    if not any("madds_mean" in point for point in said.values()):
+    if not any("madds_mean" in summary for summary in said.values()):
         return body
     control = {"of": spec.init_from, "role": _CONTROLS[spec.method]} if spec.method in _CONTROLS else None
-    spaces = {name: _space(name, point) for name, point in said.items()}
+    spaces = {name: _space(name, summary) for name, summary in said.items()}
     names = list(dict.fromkeys(record.point for record in body["records"]))
     routes: dict[str, tuple[int, ...]] = {}
     if spec.method == "fixed_choice" and parent:
-        listed = [_space(name, point) for name, point in parent["results"]["points"].items()]
+        listed = [_space(name, summary) for name, summary in parent["results"]["points"].items()]
         levels = sorted({route for space in listed if space for route in level_routes(space)})
         routes = dict(zip(names, levels, strict=True)) if len(names) == len(levels) else {}
     points = {
         name: {
-            "kind": point["kind"],
+            "kind": summary["kind"],
             "control": control,
             "routing_space": spaces[name],
             "route": routes.get(name),
-            "headline": point["headline"]["metric"] if "headline" in point else "top1",
-            "routing": point["routing"],
-            "executed_proof": point.get("executed_proof"),
+            "headline": summary["headline"]["metric"] if "headline" in summary else "top1",
+            "routing": summary["routing"],
+            "executed_proof": summary.get("executed_proof"),
         }
-        for name, point in said.items()
+        for name, summary in said.items()
     }
-    extremes = {name: {"min": point["madds_min"], "max": point["madds_max"]} for name, point in said.items()}
+    extremes = {name: {"min": summary["madds_min"], "max": summary["madds_max"]} for name, summary in said.items()}
     records = [
         replace(each, details={**each.details, **extremes[each.point]}) if each.metric == "madds" else each
         for each in body["records"]
@@ -60,11 +60,11 @@ def as_written_now(spec: RunSpec, body: dict[str, Any], parent: Mapping[str, Any
     return body | {"records": records, "results": body["results"] | {"points": points}}
 
 
-def _space(name: str, point: Mapping[str, Any]) -> list[list[int]] | None:
+def _space(name: str, summary: Mapping[str, Any]) -> list[list[int]] | None:
     """The routing space of a dynamic point of gates, read out of its old name and the routes that images took."""
     spelled = re.fullmatch(r"dynamic(\d+(?:[-_]\d+)*)", name)
-    if spelled is None or not point["routing"]:
+    if spelled is None or not summary["routing"]:
         return None
     lists = [[int(option) for option in options.split("-")] for options in spelled[1].split("_")]
-    gates = next(iter(point["routing"])).count("-") + 1
+    gates = next(iter(summary["routing"])).count("-") + 1
     return lists * gates if len(lists) == 1 else lists
