@@ -162,6 +162,7 @@ class SkipPoint(OperatingPoint):
 
     def __init__(self, name: str, network: SkipNetwork, image: Tensor) -> None:
         self.name, self.network = name, network.eval()
+        self.routing_space = ((SKIP, RUN),) * len(network.gates)
         self.runner: SkipNetwork = channels_last(folded(network))  # type: ignore[assignment]
         pieces = [network.network.stem, *network.network.blocks, network.network.head]
         self._madds = Priced(network.gates, costs_of(pieces, image)[0])

@@ -17,7 +17,7 @@ from bench.slicing.bound import BatchChoice
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.norms import SwitchableBatchNorm2d
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training import checkpoint
 from bench.training.joint import Lesson
 

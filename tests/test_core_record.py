@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from bench.core.errors import UserError
-from bench.core.record import METRICS, Record, parse_record
+from bench.core.metrics import METRICS
+from bench.core.record import Record, parse_record
 
 RECORD = Record(
     "ds_net-1", "ds_net", "micro", "digits", "digits/official@1:test", "dynamic", 0, "top1", 0.9375, "fraction", 320,
@@ -21,7 +22,7 @@ def test_json_form_returns_the_record():
 
 
 def test_every_metric_has_a_unit_and_a_description():
-    assert all(unit and len(text) > 10 for unit, text in METRICS.values())
+    assert all(m.unit and m.title and len(m.text) > 10 and m.name == name for name, m in METRICS.items())
 
 
 def test_unknown_metric():

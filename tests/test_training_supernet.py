@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.core.spec import TrainSpec
 from bench.models import PRESETS
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.loop import stable_seed
 from bench.training.optim import learning_rate
 from bench.training.supernet import StageOne, sandwich, supernet_step, teacher_targets, train_supernet

@@ -90,10 +90,10 @@ def _recipes() -> Iterable[Row]:
 
 
 def _metrics() -> Iterable[Row]:
-    from bench.core.record import METRICS
+    from bench.core.metrics import METRICS
 
-    for name, (unit, what) in METRICS.items():
-        yield {"metric": name, "unit": unit, "what": what}
+    for metric in METRICS.values():
+        yield {"metric": metric.name, "unit": metric.unit, "better": metric.better, "what": metric.text}
 
 
 def _reported() -> Iterable[Row]:

@@ -27,6 +27,9 @@ class Method:
 
     Attributes:
         kind: "dynamic" (cost depends on the image), "slimmable" (several points share weights), "static", "control".
+        role: of a control, how the run that it works on (`init_from`) is held against it. "random": its points are
+            those of equal names, routed without looking at the image. "fixed": its points are the sub-networks that
+            gates may choose (`OperatingPoint.route`). None: it is shown as a control, and nothing is held against it.
         paper: where it comes from.
         trains, families: the presets that it can train, by what they train as and by their family's name; empty for
             all.
@@ -41,6 +44,7 @@ class Method:
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
+    role: ClassVar[Literal["random", "fixed"] | None] = None
     paper: ClassVar[str] = ""
     trains: ClassVar[tuple[Trains, ...]] = ()
     families: ClassVar[tuple[str, ...]] = ()

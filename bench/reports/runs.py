@@ -6,18 +6,56 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.core.errors import UserError
+from bench.core.files import damaged
+from bench.core.metrics import METRICS, Metric, paired_metric
 from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
-
-CONTROLS = ("random_gate", "fixed_choice", "oracle_gate", "class_prior")
-"""Methods that show what another run's checkpoint would have given without its gate, or what needs no network."""
-
+from bench.reports.old_files import as_written_now
 
 NOT_TRAINED = "not trained here"
+
+
+class Control(NamedTuple):
+    """What a control says of itself: the run_id on whose checkpoint it works, if any, and its role (`Method.role`)."""
+
+    of: str | None
+    role: str | None
+
+
+@dataclass(frozen=True)
+class EvaluatedPoint:
+    """What the eval phase of a run says of one point.
+
+    Attributes:
+        kind: "static" or "dynamic". control: None where the method is no control.
+        routing_space: for each decision the options that it may take. route: of a static point that is one route.
+            Both are None where they say nothing (`bench.points.OperatingPoint`).
+        routing: how many images took each route, by its name.
+        headline: the metric that rows are ordered by. records: every number that was measured, by metric.
+    """
+
+    name: str
+    kind: str
+    control: Control | None
+    routing_space: list[list[int]] | None
+    route: tuple[int, ...] | None
+    routing: dict[str, int]
+    headline: Metric
+    records: dict[str, Record]
+
+    @property
+    def score(self) -> Record:
+        """The record of the headline."""
+        return self.records[self.headline.name]
+
+    @property
+    def paired(self) -> Record:
+        """The record of the images' mean score, which paired tests compare."""
+        return self.records[paired_metric(self.headline.name)]
 
 
 @dataclass(frozen=True)
@@ -45,10 +83,25 @@ class Run:
         """12 hex digits, shared exactly by the runs that differ in nothing but their seed."""
         return config_of(self.settings)
 
+    @cached_property
+    def points(self) -> dict[str, EvaluatedPoint]:
+        """What was evaluated, by the points' names; nothing before that. Raises UserError where the evaluation lacks
+        something."""
+        if "eval" not in self.bodies:
+            return {}
+        try:
+            records: dict[str, dict[str, Record]] = {}
+            for record in self.bodies["eval"]["records"]:
+                records.setdefault(record.point, {})[record.metric] = record
+            said = self.bodies["eval"]["results"]["points"]
+            return {name: _point(name, point, records[name]) for name, point in said.items()}
+        except (KeyError, TypeError) as error:
+            raise damaged(self.folder / "eval.json", f"its results lack {error.args[0]!r}") from error
+
     @property
-    def control(self) -> bool:
-        """Whether it is there only to judge another run by."""
-        return self.spec.method in CONTROLS
+    def control(self) -> Control | None:
+        """What it says of itself as a control; None before it is evaluated, and for all that is none."""
+        return next((point.control for point in self.points.values()), None)
 
     @property
     def trained(self) -> bool:
@@ -82,13 +135,33 @@ def read_runs(results_root: str | Path) -> list[Run]:
 def _read_run(store: Store, spec: RunSpec, specs: Mapping[str, RunSpec]) -> Run:
     run_id = spec.run_id
     parent = specs.get(spec.init_from or "")
+    bodies = {phase: store.read(run_id, phase) for phase in PHASES if store.has(run_id, phase)}
+    if "eval" in bodies:
+        judged = store.read(parent.run_id, "eval") if parent and store.has(parent.run_id, "eval") else None
+        try:
+            bodies["eval"] = as_written_now(spec, bodies["eval"], judged)
+        except (KeyError, TypeError) as error:
+            raise damaged(store.path(run_id) / "eval.json", f"its results lack {error.args[0]!r}") from error
     return Run(
         spec=spec,
         settings=settings_of(spec, specs),
         parent_config=config_of(settings_of(parent, specs)) if parent else None,
         folder=store.path(run_id),
-        bodies={phase: store.read(run_id, phase) for phase in PHASES if store.has(run_id, phase)},
+        bodies=bodies,
         error=store.read_error(run_id),
+    )
+
+
+def _point(name: str, said: Mapping[str, Any], records: dict[str, Record]) -> EvaluatedPoint:
+    return EvaluatedPoint(
+        name,
+        said["kind"],
+        None if said["control"] is None else Control(said["control"]["of"], said["control"]["role"]),
+        said["routing_space"],
+        None if said["route"] is None else tuple(said["route"]),
+        said["routing"],
+        METRICS[said["headline"]],
+        records,
     )
 
 

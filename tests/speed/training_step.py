@@ -17,7 +17,7 @@ from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch
 from bench.models import PRESETS
 from bench.slicing.supernet import Supernet, to_channels_last
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.optim import move_average, parameter_groups, sgd
 from bench.training.supernet import StageOne, sandwich, supernet_step
 from tests.speed.harness import Comparison, Isolated, Step, compare, faster
