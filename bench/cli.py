@@ -71,7 +71,9 @@ def run(
         given = recipes_check.given_weights(weights)
         settings = [*(set_ or []), *(f"weights={name}" for name in given)]
         specs, groups = _specs(recipe, settings, seeds, device, address)
-        recipes_check.check(specs, data, results, given)
+        summaries = recipes_check.check(specs, data, results, given)
+    for summary in summaries:
+        print(f"slicebench: {summary}", file=sys.stderr)
     if dry_run:
         typer.echo(runs_table(specs, results, data))
         return

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.core.errors import UserError
 from bench.core.registry import Registry
 from bench.core.spec import DataSpec
 
@@ -17,6 +18,7 @@ DATASETS = Registry(
         "cifar100": "bench.data.cifar:load_cifar100",
         "imagenet": "bench.data.imagenet:load_imagenet",
         "tiny_imagenet": "bench.data.imagenet:load_tiny_imagenet",
+        "folder": "bench.data.own_images:load_folder",
         "voc": "bench.data.voc:load_voc",
     },
     group="slicebench.datasets",
@@ -29,4 +31,6 @@ def load(spec: DataSpec, root: Path | None = None) -> "Dataset":
     Raises UserError for an unknown name or protocol, for data that is missing or damaged (saying what was
     looked for, where, and how to get it), and for more `train_images` than there are.
     """
+    if spec.folder is not None and spec.name != "folder":
+        raise UserError(f"data.folder is for the dataset folder; {spec.name} lies where it always does")
     return DATASETS.get(spec.name)(spec, root)

@@ -40,7 +40,9 @@ def evaluated(spec: RunSpec, data: Dataset, context: Context, points: list[Opera
     about = {"run_id": spec.run_id, "split": split.id, "digest": split.digest}
     write_atomic(file, save(arrays, {"slicebench": json.dumps(about, sort_keys=True)}))
     per_image = {"file": PER_IMAGE, "sha256": sha256(file)}
-    return {"records": records, "results": {"points": results, "split": split.id, "per_image": per_image}}
+    data_seen = {split.name: split.digest}
+    results = {"points": results, "split": split.id, "per_image": per_image, "data": data_seen}
+    return {"records": records, "results": results}
 
 
 def _summary(point: OperatingPoint, scores: Evaluation, headline: Measure, proof: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.files import sha256
+from bench.core.identity import SEEN_IN_TRAINING, begin, recorded, refuse_other_data
 from bench.core.provenance import environment
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.data import load as load_data
-from bench.data.dataset import Split
+from bench.data.dataset import Dataset, Split
 from bench.evaluation.accuracy import BATCH
 from bench.methods import method_of, start_of
 from bench.points import OperatingPoint
@@ -76,11 +77,13 @@ def _perform(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     data = load_data(spec.data, None if data_root is None else Path(data_root))
+    _check_data(spec, phase, store, data)
     context = _context(spec, store, device, progress)
     points = method_of(spec.method).operating_points(spec, data, context)
     _check_points(spec, points)
     if phase == "train":
         body = _trained(context, points, start_of(spec, data, context))
+        body["results"]["data"] = data.digests(*SEEN_IN_TRAINING)
     else:
         images = _Images(data.open_test(), device)
         points = [point.on(images) for point in points]
@@ -88,6 +91,19 @@ def _perform(
         body = work(spec, data, context, points)
     timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb()}
     return body | {"environment": environment(spec.threads), "timing": timing}
+
+
+def _check_data(spec: RunSpec, phase: str, store: Store, data: Dataset) -> None:
+    """Raises UserError where the run, or a parent with its data, has seen another split of a name than there is."""
+    today = data.digests(*SEEN_IN_TRAINING)
+    seen = recorded(store, spec.run_id)
+    if "test" in seen:
+        today["test"] = data.open_test().digest
+    refuse_other_data(seen, today, spec.run_id)
+    if spec.init_from is not None and store.read_spec(spec.init_from).data == spec.data:
+        refuse_other_data(recorded(store, spec.init_from), today, spec.init_from)
+    if phase == "train":
+        begin(store, spec.run_id, today)
 
 
 class _Images:
