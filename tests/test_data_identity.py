@@ -47,8 +47,8 @@ def results(one, tmp_path_factory):
 
 def test_a_run_says_which_data_it_has_seen(results, one):
     store, data = Store(results), load(SPEC.data, one)
-    assert store.read(SPEC.run_id, "train")["results"]["data"] == data.digests(*SEEN_IN_TRAINING)
-    assert store.read(SPEC.run_id, "eval")["results"]["data"] == data.digests("test")
+    assert store.read(SPEC.run_id, "train")["results"]["digests"] == data.digests(*SEEN_IN_TRAINING)
+    assert store.read(SPEC.run_id, "eval")["results"]["digests"] == data.digests("test")
     assert recorded(store, SPEC.run_id) == data.digests(*SEEN_IN_TRAINING, "test")
 
 

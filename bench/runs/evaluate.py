@@ -40,9 +40,8 @@ def evaluated(spec: RunSpec, data: Dataset, context: Context, points: list[Opera
     about = {"run_id": spec.run_id, "split": split.id, "digest": split.digest}
     write_atomic(file, save(arrays, {"slicebench": json.dumps(about, sort_keys=True)}))
     per_image = {"file": PER_IMAGE, "sha256": sha256(file)}
-    data_seen = {split.name: split.digest}
-    results = {"points": results, "split": split.id, "per_image": per_image, "data": data_seen}
-    return {"records": records, "results": results}
+    about = {"split": split.id, "digests": {split.name: split.digest}, "per_image": per_image}
+    return {"records": records, "results": {"points": results, **about}}
 
 
 def _summary(point: OperatingPoint, scores: Evaluation, headline: Measure, proof: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _perform(
     _check_points(spec, points)
     if phase == "train":
         body = _trained(context, points, start_of(spec, data, context))
-        body["results"]["data"] = data.digests(*SEEN_IN_TRAINING)
+        body["results"]["digests"] = data.digests(*SEEN_IN_TRAINING)
     else:
         images = _Images(data.open_test(), device)
         points = [point.on(images) for point in points]
