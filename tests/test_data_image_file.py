@@ -28,7 +28,6 @@ def written(folder: Path, name: str, values: np.ndarray, **how) -> str:
     ("name", "mode", "values"),
     [
         ("a.png", "I;16", GREY.astype(np.uint16) * 257),
-        ("a.png", "I;16", GREY.astype(np.uint16) * 256),
         ("a.tif", "I;16", GREY.astype(np.uint16) * 257),
         ("a.pgm", "I", GREY.astype(np.uint16) * 257),
         ("a.tif", "I", GREY.astype(np.int32) * 257),
@@ -68,6 +67,17 @@ def test_big_endian_values_are_read_as_what_they_are(tmp_path):
 def test_values_of_no_known_range_are_one_sentence(tmp_path, values, says):
     path = written(tmp_path, "a.tif", values)
     assert says in (why_corrupt(path) or "")
+
+
+def test_values_that_were_shifted_by_eight_bits_are_one_level_off_at_most():
+    assert np.abs(eight_bits(GREY.astype(np.uint16) << 8, 65535).astype(int) - GREY).max() == 1
+
+
+def test_levels_between_those_of_eight_bits_are_rounded_down():
+    """As an image program does that converts fractions to bytes, so that both files hold the same picture."""
+    mean = np.random.default_rng(2).uniform(0, 255, (9, 9))
+    deep = (mean * 257).astype(np.uint16)
+    assert np.array_equal(eight_bits(deep, 65535), mean.astype(np.uint8))
 
 
 def test_a_dark_deep_image_stays_dark():

@@ -53,7 +53,7 @@ def eight_bits(values: np.ndarray, white: int | None = None) -> np.ndarray:
     white = white or next((peak for peak in known if high <= peak), 0)
     if not 0 <= low <= high <= white:
         raise ValueError(f"its values go from {low:g} to {high:g}, and no range is known that holds them")
-    scaled = values // 256 if white == 65535 else np.rint(values * (255 / white))
+    scaled = values // 257 if white == 65535 else np.rint(values * (255 / white))  # 65,535 is 257 times 255
     return scaled.astype(np.uint8)
 
 
