@@ -75,9 +75,9 @@ def visible_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_hidden(entry.name))
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is there for a program and not for its user."""
-    return name.startswith(".") or name in LITTER
+def is_hidden(entry: str) -> bool:
+    """Whether a file or folder of this name is there for a program and not for its user."""
+    return entry.startswith(".") or entry in LITTER
 
 
 def read_index(folder: Path, decode_all: bool = False) -> Index:
@@ -109,8 +109,8 @@ def read_list(folder: Path, file: Path, class_of: Mapping[str, str], decode_all:
         UserError: an image that has no class, or a class without its image.
     """
     listing = list_images(folder)
-    stems = {name.partition(".")[0]: label for name, label in class_of.items()}
-    labels = [stems.get(os.fsdecode(name).rpartition(os.sep)[2].partition(".")[0]) for name in listing.names]
+    stems = {Path(image).stem: label for image, label in class_of.items()}
+    labels = [stems.get(Path(os.fsdecode(image)).stem) for image in listing.names]
     if None in labels:
         raise UserError(
             f"{os.path.join(folder, os.fsdecode(listing.names[labels.index(None)]))} has no class in {file}"
