@@ -565,7 +565,7 @@ def test_a_profile_that_cannot_be_made(refused, tmp_path, words, sentence):
     [
         ("methods", ["ds_net", "us_net", "uniform", "pruning", "random_gate", "fixed_choice"]),
         ("models", ["ds_mobilenet_v1", DS, US]),
-        ("datasets", ["digits", "cifar10", "cifar100", "imagenet", "tiny_imagenet"]),
+        ("datasets", ["digits", "cifar10", "cifar100", "imagenet", "tiny_imagenet", "folder"]),
         ("recipes", ["quickstart", "cifar10_smoke", "cifar10"]),
         ("metrics", ["top1", "madds", "params_stored", "latency_ms"]),
         ("reported", ["ds_net", "us_net"]),

@@ -47,6 +47,7 @@ DEFAULTS = {
     "data": {
         "name": "digits", "protocol": "official", "train_images": None,
         "image_size": None, "augmentation": None, "skip_corrupt": False, "strict": False,
+        "folder": None,
     },
     "train": {
         "epochs": 10, "batch_size": 64, "lr": 0.1, "weight_decay": 1e-4, "momentum": 0.9,

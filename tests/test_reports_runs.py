@@ -65,6 +65,61 @@ def test_a_control_goes_by_its_parents_config():
     assert config(spec_of("random_gate", 0, parents[0])) != same[0]
 
 
+def with_digests(store: Store, spec: RunSpec, train: str | None, test: str | None) -> None:
+    """An evaluated run that has recorded these digests of its data."""
+    write_eval(store, spec, points_of(spec.method, spec.seed))
+    for phase, name, digest in (("train", "train", train), ("eval", "test", test)):
+        body = store.read(spec.run_id, phase)
+        if digest:
+            store.write(spec.run_id, phase, body | {"results": body["results"] | {"digests": {name: digest}}})
+
+
+def test_seeds_on_different_data_are_two_rows_of_two_tables(tmp_path: Path):
+    store, (first, second) = Store(tmp_path), (spec_of("us_net", seed) for seed in range(2))
+    with_digests(store, first, "a", "b")
+    with_digests(store, second, "a", "b")
+    assert set(points_frame(read_runs(tmp_path))["seeds"]) == {2}
+    with_digests(store, second, "c", "d")
+    points = points_frame(read_runs(tmp_path))
+    assert set(points["seeds"]) == {1}
+    assert points["split"].nunique() == points["dataset"].nunique() == 2
+    assert all(split.startswith("digits/official@1-") for split in points["split"])
+    assert points.groupby("split")["on_front"].any().all(), "each has a front of its own"
+    generate(tmp_path, tmp_path, "test")
+    assert (tmp_path / "tables" / "leaderboard.md").read_text().count("## digits/official@1-") == 2
+
+
+def test_seeds_that_trained_on_different_data_are_two_rows_of_one_table(tmp_path: Path):
+    store = Store(tmp_path)
+    parents = [spec_of("ds_net", seed) for seed in range(2)]
+    for parent, digest in zip(parents, ("a", "c"), strict=True):
+        with_digests(store, parent, digest, "b")
+        with_digests(store, spec_of("fixed_choice", parent.seed, parent), None, "b")
+    runs = read_runs(tmp_path)
+    points = points_frame(runs)
+    assert (set(points["seeds"]), set(points["split"])) == ({1}, {"digits/official@1:test"})
+    assert all(label.startswith(("digest=", "parent.digest=")) for label in variants(runs).values())
+    parent_of = {run.spec.seed: run.config_id for run in runs if run.spec.method == "ds_net"}
+    assert {run.spec.seed: run.parent_config for run in runs if run.spec.method == "fixed_choice"} == parent_of
+
+
+def test_other_methods_on_another_test_split_of_that_name_are_in_another_table(tmp_path: Path):
+    store = Store(tmp_path)
+    with_digests(store, spec_of("us_net", 0), "a", "b")
+    with_digests(store, spec_of("ds_net", 0), "c", "d")
+    points = points_frame(read_runs(tmp_path))
+    assert points.groupby("split")["method"].nunique().tolist() == [1, 1]
+    assert set(points["variant"]) == {""}
+
+
+def test_runs_without_digests_stay_as_they_are(tmp_path: Path):
+    store = Store(tmp_path)
+    with_digests(store, spec_of("us_net", 0), None, None)
+    with_digests(store, spec_of("us_net", 1), "a", "b")
+    points = points_frame(read_runs(tmp_path))
+    assert (set(points["seeds"]), set(points["split"])) == ({2}, {"digits/official@1:test"})
+
+
 def test_a_run_that_was_cut_short_and_its_controls_say_so_first(tmp_path: Path):
     store = Store(tmp_path)
     cut = with_settings(spec_of("ds_net", 0), {"train.max_steps": "2"})

@@ -37,7 +37,8 @@ class DataSpec:
     image_size: height and width in pixels that the networks get; None: the dataset's own. augmentation: one by name,
     where the dataset has several; None: its usual one. skip_corrupt: leave out images in class folders that cannot be
     decoded, which are an error otherwise. strict: boxes without an area are an error; otherwise they are left out with
-    a warning. A dataset that has no use for one of the last three refuses it.
+    a warning. folder: the name of a folder in the data directory, for the dataset `folder`. A dataset that has no use
+    for one of the last four refuses it.
     """
 
     __pydantic_config__ = _STRICT
@@ -49,8 +50,11 @@ class DataSpec:
     augmentation: str | None = None
     skip_corrupt: bool = False
     strict: bool = False
+    folder: str | None = None
 
     def __post_init__(self) -> None:
+        if self.folder is not None and not (isinstance(self.folder, str) and _NAME.fullmatch(self.folder)):
+            raise UserError(f"data.folder must be a name of letters, digits, '_', '-', '.' or '+', not {self.folder!r}")
         for name in ("train_images", "image_size"):
             if getattr(self, name) is not None:
                 _number(f"data.{name}", getattr(self, name), 1, integer=True)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +129,7 @@ def read_runs(results_root: str | Path) -> list[Run]:
     if store is None or not ids:
         raise UserError(f"there are no runs in {root}; make some with: slicebench run RECIPE --results {root}")
     specs = {run_id: store.read_spec(run_id) for run_id in ids}
-    return [_read_run(store, spec, specs) for spec in specs.values()]
+    return set_apart([_read_run(store, spec, specs) for spec in specs.values()])
 
 
 def _read_run(store: Store, spec: RunSpec, specs: Mapping[str, RunSpec]) -> Run:
@@ -194,6 +194,61 @@ def _flatten(raw: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 def config_of(settings: Mapping[str, Any]) -> str:
     """The config_id of some settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def set_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs with what sets those of different data apart: no row, and no table, mixes them.
+
+    Where runs that differ in their seed alone, or their parents, have trained on splits of different digests, theirs is
+    the setting "data.digest"; where test splits of one name have different digests, it is a part of the names of the
+    dataset and the split. Runs that recorded no digest stay as they are.
+    """
+    trained = {run.run_id: _digest_of(run, "train") for run in runs}
+    alike: dict[str, set[str]] = {}
+    for run in runs:
+        if trained[run.run_id]:
+            alike.setdefault(run.config_id, set()).add(trained[run.run_id])
+    mixed = {config for config, digests in alike.items() if len(digests) > 1}
+    by_id = {run.run_id: run for run in runs}
+
+    def settings(run: Run, prefix: str = "") -> dict[str, Any]:
+        own = {f"{prefix}data.digest": trained[run.run_id]} if run.config_id in mixed and trained[run.run_id] else {}
+        parent = by_id.get(run.spec.init_from or "")
+        return own | (settings(parent, f"{prefix}parent.") if parent else {})
+
+    marked = {run.run_id: replace(run, settings=run.settings | settings(run)) for run in runs}
+    tests: dict[str, set[str]] = {}
+    for run in runs:
+        for record in run.records("eval"):
+            tests.setdefault(record.split, set()).update(filter(None, [_digest_of(run, "eval")]))
+    several = {split for split, digests in tests.items() if len(digests) > 1}
+    return [
+        replace(
+            run,
+            parent_config=run.parent_config and marked[run.spec.init_from or ""].config_id,
+            bodies={phase: _renamed(body, several, _digest_of(run, "eval")) for phase, body in run.bodies.items()},
+        )
+        for run in marked.values()
+    ]
+
+
+def _digest_of(run: Run, phase: str) -> str:
+    """8 digits for the data that a phase has seen; "" where it recorded none."""
+    digests = run.bodies[phase]["results"].get("digests") if phase in run.bodies else None
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:8] if digests else ""
+
+
+def _renamed(body: dict[str, Any], several: set[str], digest: str) -> dict[str, Any]:
+    """A phase whose records of these splits name the test split's digest."""
+    if not digest:
+        return body
+    records = [
+        replace(record, dataset=f"{record.dataset}-{digest}", split=record.split.replace(":", f"-{digest}:"))
+        if record.split in several
+        else record
+        for record in body["records"]
+    ]
+    return body | {"records": records}
 
 
 def records_digest(runs: Iterable[Run]) -> str:

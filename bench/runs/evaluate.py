@@ -48,7 +48,8 @@ def evaluated(run: Run, points: list[OperatingPoint]) -> dict[str, Any]:
     about = {"run_id": spec.run_id, "split": split.id, "digest": split.digest}
     write_atomic(file, save(arrays, {"slicebench": json.dumps(about, sort_keys=True)}))
     per_image = {"file": PER_IMAGE, "sha256": sha256(file)}
-    return {"records": records, "results": {"points": results, "split": split.id, "per_image": per_image}}
+    about = {"split": split.id, "digests": {split.name: split.digest}, "per_image": per_image}
+    return {"records": records, "results": {"points": results, **about}}
 
 
 def _described(spec: RunSpec, point: OperatingPoint, task: Task) -> dict[str, Any]:
