@@ -19,7 +19,7 @@ from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.data.dataset import Split
 from bench.evaluation.accuracy import BATCH
-from bench.methods import Run, method_of, start_of
+from bench.methods import method_of, start_of
 from bench.profilers import allocator
 from bench.profilers.memory import peak_rss_mb
 from bench.runs.evaluate import evaluated
