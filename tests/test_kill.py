@@ -83,7 +83,15 @@ def command_line(arguments: list[str], log: Path) -> None:
 def start(recipe: str) -> Callable[[Path], Any]:
     """Starts the command on a results directory with the serial executor."""
     context = multiprocessing.get_context("forkserver")
-    rooms = ("run", "recipes", "listing", "dynamic_slimmable", "reports.report", "executors.serial")
+    rooms = (
+        "runs.phases",
+        "runs.prepare",
+        "runs.check",
+        "recipes.digits",
+        "methods.ds_net",
+        "reports.report",
+        "executors.serial",
+    )
     baselines = ("controls", "universally_slimmable")
     others = (
         "torch._dynamo",
