@@ -14,9 +14,9 @@ from bench.models.resnet.units import Residual
 from bench.slicing.norms import PrefixBatchNorm2d
 from bench.training.calibrate import calibrate
 
-SWITCHABLE = ["s_mobilenet_micro8", "s_resnet_micro8"]
-NAMES = [n for n in PRESETS.names() if n.endswith("micro8") and ("mobilenet" in n or "resnet" in n)]
-NAMES = [n for n in NAMES if n not in SWITCHABLE]
+SMALL = [preset for preset in map(PRESETS.get, PRESETS.names()) if preset.image_size == 8 and not preset.family.tokens]
+SWITCHABLE = [preset.name for preset in SMALL if preset.trains_as == "switchable"]
+NAMES = [preset.name for preset in SMALL if preset.name not in SWITCHABLE]
 DETECTORS = ["ds_mobilenet_det_micro", "us_mobilenet_det_micro", "ds_resnet_det_micro"]
 
 
