@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ for command in (run, report, profile, export, draw):
     app.command()(command)
 app.command("list")(list_)
 
-INTERRUPTED = 130  # what a shell expects of a process that Ctrl-C ended
+INTERRUPTED, TERMINATED = 130, 143  # what a shell expects of a process that Ctrl-C or SIGTERM ended
 PACKAGE = Path(__file__).parent
 
 
@@ -45,8 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def exit_code(arguments: Sequence[str] | None) -> int:
     """Run the command and say how it ended."""
     warnings.formatwarning = formatted
+    terminated: list[int] = []
     try:
-        code = app(arguments, prog_name="slicebench", standalone_mode=False) or 0
+        with _sigterm_as_ctrl_c(terminated):
+            code = app(arguments, prog_name="slicebench", standalone_mode=False) or 0
     except UserError as error:
         return _complain(str(error))
     except USAGE_ERROR as error:
@@ -56,7 +61,26 @@ def exit_code(arguments: Sequence[str] | None) -> int:
         code = INTERRUPTED
     if code == INTERRUPTED:
         print("\nslicebench: interrupted; run the same command again to go on", file=sys.stderr)
-    return code
+    return TERMINATED if terminated else code
+
+
+@contextmanager
+def _sigterm_as_ctrl_c(terminated: list[int]) -> Iterator[None]:
+    """Let SIGTERM (a batch system's cancel, a container's stop) end the command as Ctrl-C does: what it holds is put
+    back. The signals that came are appended to `terminated`."""
+
+    def interrupt(number: int, frame: object) -> None:
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _default_format = warnings.formatwarning
