@@ -18,7 +18,7 @@ from bench.slicing.dynamic import Prediction
 
 IMAGE = one_image(1, 8)
 MODELS = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8", "ds_resnet_basic_micro8"]
-WIDTHS = {"ds_vit_micro8": [64] * 4}
+WIDTHS = {"ds_vit_micro8": [64] * 4, "ds_resnet_basic_micro8": [16, 16, 32, 64]}
 
 
 def images(count=24):
