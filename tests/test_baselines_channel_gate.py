@@ -21,7 +21,13 @@ from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded
 
 IMAGE = one_image(1, 8)
-FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_resnet_micro8", "ds_resnet_bn_micro8"]
+FAMILIES = [
+    "ds_mobilenet_micro8",
+    "us_mobilenet_micro8",
+    "ds_resnet_micro8",
+    "ds_resnet_bn_micro8",
+    "ds_resnet_basic_micro8",
+]
 
 
 def images(count=24):

@@ -143,8 +143,8 @@ def active_parameters(net: Supernet, choices: Iterable[Choice], image_size: int)
 def _gate_parameters(net: Supernet, image_size: int, options: int) -> int:
     x = torch.zeros(1, net.input_channels, image_size, image_size)
     count = 0
-    for index, segment in enumerate(list(net.segments)[:-1]):
-        x, features = segment(x, net.space.smallest.prefix(net.space.depth_after(index)))
+    for index in range(len(net.space.decisions)):
+        x, features = net.segments[index](x, net.space.smallest.prefix(net.space.depth_after(index)))
         count += parameters_of(Gate(features.trunk.shape[1], options, net.gate_hidden))
     return count
 
