@@ -66,7 +66,6 @@ SETTERS = {"baselines/pruning_surgery.py"}  # real removal: smaller tensors take
 # Functions that may take a name apart: those that make it, or read what is no name of a preset, point or column.
 NAME_READERS = {
     "bench/commands/costs.py:measured": "timm:NAME is what a user types on the command line",
-    "bench/executors/session.py:_sweep": "names of folders, which this file makes",
     "bench/models/resnet/timm_names.py": "names of tensors in a state dict, which are paths",
     "bench/models/transfer.py": "names of tensors in a state dict, which are paths",
     "bench/models/vit/timm_names.py": "names of tensors in a state dict, which are paths",
