@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, context_of, digits, small_net, small_spec
+from small_runs import CPU, FirstImages, digits, small_net, small_spec, trained_points
 from torch import nn
 
 from baselines.layer_skip import RUN, LayerSkip, SkipNetwork, SkipPoint, is_skippable, rate_loss, run_for, skip_gate
@@ -167,7 +167,7 @@ def test_training_moves_the_rates_to_their_target(tmp_path, monkeypatch):
     monkeypatch.setattr("baselines.layer_skip.skip_gate", lambda width, hidden, target: skip_gate(width, hidden, 0.5))
     options = {"targets": [0.95, 0.05], "gate_epochs": 10, "gate_lr": 0.1, "rate_weight": 10}
     spec = small_spec("layer_skip", model="ds_resnet_micro8", options=options)
-    points = LayerSkip().operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     high, low = (float((point(images(150)).route == RUN).double().mean()) for point in points)
     assert high > 0.7
     assert low < 0.2
@@ -175,7 +175,7 @@ def test_training_moves_the_rates_to_their_target(tmp_path, monkeypatch):
 
 def test_one_point_a_target(tmp_path):
     spec = small_spec("layer_skip", model="ds_vit_micro8", options={"targets": [0.8, 0.3], "gate_epochs": 1})
-    points = LayerSkip().operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     assert [point.name for point in points] == ["rate0.8", "rate0.3"]
 
 

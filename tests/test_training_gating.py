@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_runs import (
-    CPU,
     Interrupted,
     changed,
     checkpoint_bytes,
@@ -15,6 +14,7 @@ from small_runs import (
     full_routing,
     interrupt_after,
     routed_point,
+    run_at,
     small_net,
     state_of,
 )
@@ -23,8 +23,7 @@ from torch import nn
 from bench.core.spec import TrainSpec
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Features
-from bench.tasks.task import Classification
-from bench.training.context import Context
+from bench.tasks.classification import Classification
 from bench.training.gating import (
     GateTrainer,
     StageTwo,
@@ -201,8 +200,7 @@ TWO_STEPS = StageTwo(epochs=1)
 
 
 def stage_two(directory, net, routing=((0, 2),), settings=TWO_STEPS, **how):
-    context = Context(directory, "run-1", CPU, **how)
-    return train_gates(net, routing, digits().train, SPEC, 0, settings, Classification(), 8, context, "gate0")
+    return train_gates("gate0", net, routing, settings, Classification(), run_at(directory, SPEC, **how))
 
 
 def test_stage_two_leaves_the_supernet_as_it_is_but_frozen(tmp_path):
@@ -226,7 +224,7 @@ def test_stage_two_trains_with_settings_of_its_own(tmp_path, monkeypatch):
     (plan,) = plans
     assert plan.spec == replace(SPEC, epochs=3, lr=0.25, weight_decay=0.5, warmup_epochs=0.0)
     assert plan.trained == {"gate0": gates[0]}
-    assert (plan.kept, plan.views, plan.seed) == ({}, 1, 0)
+    assert (plan.kept, plan.views) == ({}, 1)
 
 
 @pytest.mark.parametrize("name", [ONE_GATE, MANY_GATES])

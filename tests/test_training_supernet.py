@@ -6,13 +6,12 @@ from collections import Counter
 
 import pytest
 import torch
-from small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, small_net, state_of
+from small_runs import Interrupted, changed, checkpoint_bytes, digits, interrupt_after, run_at, small_net, state_of
 from torch import nn
 
 from bench.core.spec import TrainSpec
 from bench.models import PRESETS
-from bench.tasks.task import Classification
-from bench.training.context import Context
+from bench.tasks.classification import Classification
 from bench.training.loop import stable_seed
 from bench.training.optim import learning_rate
 from bench.training.supernet import StageOne, sandwich, supernet_step, teacher_targets, train_supernet
@@ -192,9 +191,7 @@ STEPS = 4
 
 
 def stage_one(directory, settings=None, **how):
-    settings = settings or StageOne(ema=0.8)
-    context = Context(directory, "run-1", CPU, **how)
-    return train_supernet(small_net(), digits().train, SPEC, 5, settings, Classification(), context)
+    return train_supernet(small_net(), settings or StageOne(ema=0.8), run_at(directory, SPEC, 5, **how))
 
 
 def test_training_equals_the_loop_written_out(tmp_path):
@@ -250,6 +247,5 @@ def test_the_labels_are_learnt(tmp_path):
     """The real thing for a few epochs: the loss of the largest falls well below that of guessing, ln 10 = 2.3."""
     torch.manual_seed(0)
     net, spec = PRESETS.get("ds_mobilenet_micro8").build(), TrainSpec(epochs=6, batch_size=32, label_smoothing=0.0)
-    context = Context(tmp_path, "run-1", CPU)
-    _, history = train_supernet(net, digits().train, spec, 0, StageOne(), Classification(), context)
+    _, history = train_supernet(net, StageOne(), run_at(tmp_path, spec))
     assert history["losses"]["largest"] < 1.9

@@ -20,16 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.core.spec import TrainSpec
-from bench.data.dataset import Batch, Split
+from bench.data.dataset import Batch
 from bench.slicing.bound import SoftChoice
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import softened
 from bench.slicing.gate import GATES, Gate, Head, ScalarGate, Trunk
 from bench.slicing.supernet import Features, Supernet
 from bench.tasks.task import Task
-from bench.training.context import Context
 from bench.training.loop import Plan, fit
+from bench.training.run import Run
 
 HardSamples = Literal["try_best", "give_up"]
 Routing = tuple[tuple[int, ...], ...]
@@ -241,28 +240,23 @@ def named_gates(gates: Sequence[Gate]) -> dict[str, nn.Module]:
 
 
 def train_gates(
-    net: Supernet,
-    routing: Routing,
-    split: Split,
-    spec: TrainSpec,
-    seed: int,
-    settings: StageTwo,
-    task: Task,
-    image_size: int,
-    context: Context,
-    name: str,
+    name: str, net: Supernet, routing: Routing, settings: StageTwo, task: Task, run: Run
 ) -> tuple[list[Gate], dict[str, Any]]:
     """Stage II for one routing space: the trained gates, one a decision, by one optimizer, and the training's history.
-    The supernet does not change."""
+    The supernet does not change.
+
+    Args:
+        name: of the checkpoint. task: the run's, fitted to what the widest routed network solves.
+    """
     net.eval().requires_grad_(False)
-    gates = new_gates(net, routing, image_size, settings.gate_head, settings.gate_trunk)
-    trainer = GateTrainer(net, gates, routing, image_size, task)
+    gates = new_gates(net, routing, run.data.image_size, settings.gate_head, settings.gate_trunk)
+    trainer = GateTrainer(net, gates, routing, run.data.image_size, task)
 
     def step(batch: Batch, index: int) -> dict[str, float]:
-        return trainer.step(batch, settings, spec.label_smoothing)
+        return trainer.step(batch, settings, run.spec.train.label_smoothing)
 
     gate_spec = replace(
-        spec, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, warmup_epochs=0.0
+        run.spec.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, warmup_epochs=0.0
     )
-    history = fit(Plan(name, named_gates(gates), {}, step, gate_spec, seed), split, context)
+    history = fit(Plan(name, named_gates(gates), step, gate_spec), run)
     return [gate.eval() for gate in gates], history
