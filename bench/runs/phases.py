@@ -82,7 +82,7 @@ def _perform(
         body = _trained(run)
         body["results"]["digests"] = run.data.digests(*SEEN_IN_TRAINING)
     else:
-        images = _Images(run.data.open_test(), device)
+        images = Images(run.data.open_test(), device)
         points = [point.on(images) for point in points_of(run)]
         body = (evaluated if phase == "eval" else profiled)(run, points)
     timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb()}
@@ -103,7 +103,7 @@ def _check_data(run: Run, phase: str, store: Store) -> None:
         begin(store, spec.run_id, today)
 
 
-class _Images:
+class Images:
     """The images of a split in batches, made anew for whoever iterates over them: they may be too many for memory."""
 
     def __init__(self, split: Split, device: torch.device):
