@@ -24,9 +24,9 @@ from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, fresh_model, train_network, trainable_copy
 from bench.points import OperatingPoint, StaticPoint
+from bench.slicing.bound import BatchChoice, CollectingChoice
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_collected
-from bench.slicing.layers import BatchChoice, CollectingChoice
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
 from bench.training.joint import Lesson, train_jointly
@@ -70,7 +70,7 @@ class AutoSlim(Method):
     name = "autoslim"
     kind = "static"
     paper = "Yu & Huang, 2019, arXiv 1903.11728"
-    families = ("us_",)
+    trains = ("universally slimmable",)
     Options = AutoSlimOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

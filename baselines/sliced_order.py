@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from bench.core.spec import RunSpec
 from bench.methods import SUPERNET, Method, Run, build_model, train_network, trained_supernet
+from bench.models import PRESETS
 from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.supernet import Supernet, View
@@ -44,7 +45,7 @@ class SlicedOrder(Method):
     Options = SlicedOrderOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
-        check_order(net, self.options(spec).order)
+        check_order(PRESETS.get(spec.model), self.options(spec).order)
 
     def train(self, run: Run) -> None:
         run.once(SUPERNET, lambda: ({"supernet": ordered(run)}, {}))
@@ -56,10 +57,10 @@ class SlicedOrder(Method):
 
 def ordered(run: Run) -> Supernet:
     """The full network, trained on the labels alone unless it is the parent's, its channels in the run's order."""
-    net = build_model(run)
+    net, family = build_model(run), PRESETS.get(run.spec.model).family
     if run.spec.init_from is None:
         train_network("full", View(net, net.space.largest), run)
-    net = in_order(net, run.options.order, stable_seed(run.spec.seed, "order")).eval()
+    net = in_order(net, family, run.options.order, stable_seed(run.spec.seed, "order")).eval()
     if net.space.prefix_statistics:
         calibrate(net, net.space.named, run.data.calibration, run.device)
     return net

@@ -13,7 +13,7 @@ from typing import Any
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.methods import SUPERNET, Method, Run, build_model, trained_supernet
-from bench.models.mobilenet.network import WIDTH_MULTIPLIERS
+from bench.models.widths import WIDTH_MULTIPLIERS
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
@@ -44,7 +44,7 @@ class USNet(Method):
     name = "us_net"
     kind = "slimmable"
     paper = "Yu & Huang, ICCV 2019, arXiv 1903.05134"
-    families = ("us_",)
+    trains = ("universally slimmable",)
     leaves = "supernet"
     Options = USNetOptions
 

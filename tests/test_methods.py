@@ -29,7 +29,8 @@ from bench.core.settings import parse_spec
 from bench.core.spec import RunSpec
 from bench.evaluation.proof import prove
 from bench.methods import METHODS, SUPERNET, check_parent, completed, left_by, method_of
-from bench.models import MODELS
+from bench.methods.table import MethodEntry
+from bench.models import PRESETS
 from bench.points import RoutedPoint
 
 NAMES = METHODS.names()
@@ -101,6 +102,17 @@ def assert_same(points, others):
     for name, told in mine.items():
         assert torch.equal(told, theirs[name]), name
     assert [point.params_stored for point in points] == [point.params_stored for point in others]
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_what_is_listed_of_a_method_is_what_its_class_says(name):
+    entry, method = METHODS.entry(name), METHODS.get(name)
+    assert method.name == name
+    if isinstance(entry, MethodEntry):  # a plugin's class is listed by itself
+        said = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+        assert said.pop("target") == f"{method.__module__}:{method.__name__}"
+        assert said.pop("what")
+        assert said == {name: getattr(method, name) for name in said}
 
 
 def test_points_have_names_of_their_own(case):
@@ -216,7 +228,7 @@ def test_a_supernet_is_left_exactly_where_a_method_says_so(case):
     assert left == (METHODS.get(case.name).leaves == "supernet")
     if left:
         state = left_by(run_of(case.spec, case.trained.directory), SUPERNET, "supernet")
-        assert state.keys() == MODELS.get(case.spec.model)().state_dict().keys()
+        assert state.keys() == PRESETS.get(case.spec.model).build().state_dict().keys()
 
 
 def test_a_run_takes_whole_epochs(case):
@@ -286,8 +298,10 @@ def test_a_method_introduces_itself(name):
     assert inspect.getdoc(method)
     assert dataclasses.is_dataclass(method.Options)
     assert method.Options.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert all(any(model.startswith(family) for model in MODELS.names()) for family in method.families)
-    assert any(method_of(name).serves(model) for model in MODELS.names())
+    presets = [PRESETS.get(model) for model in PRESETS.names()]
+    assert set(method.trains) <= {preset.trains_as for preset in presets}
+    assert set(method.families) <= {preset.family.name for preset in presets}
+    assert any(method_of(name).serves(PRESETS.get(model)) for model in PRESETS.names())
 
 
 def raw_spec(name, **options):
@@ -377,9 +391,9 @@ def test_unknown_names_get_the_nearest():
         completed(RunSpec("uniform", "ds_mobilenet_micro9"))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if METHODS.get(name).families])
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS.get(name).trains])
 def test_a_family_that_a_method_does_not_serve_is_refused(name):
-    other = next(model for model in MODELS.names() if not method_of(name).serves(model))
+    other = next(model for model in PRESETS.names() if not method_of(name).serves(PRESETS.get(model)))
     with pytest.raises(UserError, match=f"{name} serves .*, not {other}"):
         completed(replace(raw_spec(name), model=other))
 
@@ -420,7 +434,7 @@ def test_nothing_starts_from_a_run_that_leaves_nothing(name):
 def test_what_no_sub_network_has_is_refused_before_any_work(name, options, sentence):
     spec = completed(raw_spec(name, **options))
     with pytest.raises(UserError, match=sentence) as caught:
-        method_of(name).check(spec, MODELS.get(spec.model)(), 8)
+        method_of(name).check(spec, PRESETS.get(spec.model).build(), 8)
     assert "\n" not in str(caught.value)
 
 
@@ -429,12 +443,12 @@ def test_channels_that_cannot_change_places_are_not_ordered(model):
     for order in ("l1", "random"):
         spec = completed(RunSpec("sliced_order", model, options={"order": order}))
         with pytest.raises(UserError, match="switchable batch norm has scales for each width"):
-            method_of("sliced_order").check(spec, MODELS.get(model)(), 8)
+            method_of("sliced_order").check(spec, PRESETS.get(model).build(), 8)
     spec = completed(RunSpec("sliced_order", model, options={"order": "none"}))
-    method_of("sliced_order").check(spec, MODELS.get(model)(), 8)
+    method_of("sliced_order").check(spec, PRESETS.get(model).build(), 8)
 
 
 def test_a_model_without_a_gate_cannot_be_routed():
     spec = replace(raw_spec("ds_net"), model="us_mobilenet_micro8")
     with pytest.raises(UserError, match="this model has no gate"):
-        method_of("ds_net").check(spec, MODELS.get(spec.model)(), 8)
+        method_of("ds_net").check(spec, PRESETS.get(spec.model).build(), 8)

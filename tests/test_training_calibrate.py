@@ -12,7 +12,7 @@ from torch import nn
 from bench.core.errors import UserError
 from bench.data.dataset import Batch
 from bench.slicing.extract import extract
-from bench.slicing.layers import Moments, PrefixBatchNorm2d
+from bench.slicing.norms import Moments, PrefixBatchNorm2d
 from bench.training.calibrate import calibrate
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,6 @@ from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract
 from bench.slicing.supernet import View
 from bench.training.run import Run
-
-EXPLICIT = re.compile(r"\d+(-\d+)*(\.\d+(-\d+)*)+")  # how a choice spells itself: stages by dots, dimensions by dashes
 
 
 def origin(run: Run) -> dict[str, Any]:
@@ -70,17 +67,11 @@ def find(run: Run, text: str) -> Plain | RoutedPoint:
         dynamic = [point for point in points.values() if point.kind == "dynamic"]
         if len(dynamic) == 1:
             return source.of_point(dynamic[0])
-    elif text == "largest" or text.isdecimal() or EXPLICIT.fullmatch(text):
-        return source.of_choice(_parsed(source.space, text))
-    raise unknown(f"choice of {run.run_id}", text, [*points, "largest", "0", "1"])
-
-
-def _parsed(space: ChoiceSpace, text: str) -> Choice:
-    if text == "largest":
-        return space.largest
-    if text.isdecimal():
-        return space.uniform(int(text))
-    return space.check(Choice(tuple(tuple(map(int, stage.split("-"))) for stage in text.split("."))))
+    try:
+        choice = source.space.parse(text)
+    except ValueError as error:
+        raise unknown(f"choice of {run.run_id}", text, [*points, "largest", "0", "1"]) from error
+    return source.of_choice(choice)
 
 
 @dataclass(frozen=True)

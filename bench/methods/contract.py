@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Literal
 from bench.core.errors import UserError, unknown
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
+from bench.methods.table import METHODS, Kind
+from bench.models import PRESETS, Preset
+from bench.models.preset import Trains
 from bench.points import OperatingPoint
 from bench.slicing.supernet import Supernet
 from bench.training.run import Run
-
-Kind = Literal["dynamic", "slimmable", "static", "control"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Method:
     Attributes:
         kind: "dynamic" (cost depends on the image), "slimmable" (several points share weights), "static", "control".
         paper: where it comes from.
-        families: prefixes of the model presets that it can train; empty for all. `except_for`: prefixes among them
-            that it leaves to another method.
+        trains, families: the presets that it can train, by what they train as and by their family's name; empty for
+            all.
         version: raised when its results change for an equal spec.
         Options: frozen dataclass of its settings; a run's `options` must be among its fields.
         needs_parent: True where it works on the checkpoint of another run (`init_from`) and leaves none of its own.
@@ -42,8 +43,8 @@ class Method:
     name: ClassVar[str]
     kind: ClassVar[Kind]
     paper: ClassVar[str] = ""
+    trains: ClassVar[tuple[Trains, ...]] = ()
     families: ClassVar[tuple[str, ...]] = ()
-    except_for: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
     Options: ClassVar[type] = NoOptions
     needs_parent: ClassVar[bool] = False
@@ -67,9 +68,11 @@ class Method:
         """
         raise TypeError(f"method {self.name} yields no operating points")
 
-    def serves(self, model: str) -> bool:
+    def serves(self, preset: Preset) -> bool:
         """Whether it can train a model preset."""
-        return (not self.families or model.startswith(self.families)) and not model.startswith(self.except_for)
+        return preset.trains_as in (self.trains or (preset.trains_as,)) and (
+            not self.families or preset.family.name in self.families
+        )
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         """Raise `UserError` for settings that this model cannot meet (a width, choice or budget that no sub-network
@@ -84,6 +87,47 @@ class Method:
     def options(self, spec: RunSpec) -> Any:
         """The spec's options as this method's frozen dataclass, defaults filled in."""
         return self.Options(**_checked_options(self.name, self.Options, dict(spec.options)))
+
+
+def method_of(name: str) -> Method:
+    """The method called `name`. Raises `UserError`, naming the nearest, when there is none."""
+    return METHODS.get(name)()
+
+
+def completed(spec: RunSpec) -> RunSpec:
+    """A spec as it is run: names and options checked, options that equal their default dropped, version filled in.
+
+    Raises:
+        UserError: unknown method, model or option; a method on a family that it does not serve.
+    """
+    method = method_of(spec.method)
+    if not method.serves(PRESETS.get(spec.model)):
+        served = ", ".join(name for name in PRESETS.names() if method.serves(PRESETS.get(name)))
+        raise UserError(f"{method.name} serves {served}, not {spec.model}")
+    if method.needs_parent and spec.init_from is None:
+        raise UserError(f"{method.name} works on another run's checkpoint; name it with init_from")
+    options = method.options(spec)
+    defaults = {field.name: getattr(method.Options(), field.name) for field in dataclasses.fields(method.Options)}
+    kept = {key: getattr(options, key) for key in spec.options if getattr(options, key) != defaults[key]}
+    return dataclasses.replace(spec, options=kept, method_version=method.version)
+
+
+def check_parent(spec: RunSpec, parent: RunSpec) -> None:
+    """Raise `UserError` for a run that can do nothing with what `parent` leaves. Their networks are not compared."""
+    method, left = method_of(spec.method), method_of(parent.method)
+    if method.needs_parent:
+        if (parent.model, parent.data) != (spec.model, spec.data):
+            raise UserError(f"{spec.run_id} starts from {parent.run_id}, which has another model or other data")
+        method.check_start(parent)
+    elif left.needs_parent or left.leaves == "nothing":
+        raise UserError(
+            f"{spec.run_id} starts from {parent.run_id}, but a run of {left.name} leaves no network to train on"
+        )
+    elif left.leaves == "networks" and not method.takes_networks:
+        raise UserError(
+            f"{spec.run_id} starts from {parent.run_id}, but {left.name} trains each network alone, and {method.name} "
+            "needs a supernet"
+        )
 
 
 def _checked_options(method: str, kind: type, options: dict[str, Any]) -> dict[str, Any]:

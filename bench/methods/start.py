@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods.registry import check_parent, method_of
-from bench.models import MODELS
+from bench.methods.contract import check_parent, method_of
+from bench.models import PRESETS, Preset
+from bench.models.preset import Family
 from bench.models.transfer import Transferred, from_timm, head_of, transfer
 from bench.models.weights import find
 from bench.slicing.choice import Choice
@@ -36,16 +37,17 @@ def fresh_model(run: Run) -> Supernet:
         UserError: the model is for another task than the data.
     """
     spec, data = run.spec, run.data
+    preset: Preset = PRESETS.get(spec.model)
+    check_task(preset, data)
     reseed(spec, spec.model, "init")
-    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
-    check_task(net, spec.model, data)
-    return net.to(run.device, memory_format=torch.channels_last)
+    net = preset.build(len(data.classes), data.channels)
+    return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def check_task(net: Supernet, model: str, data: Dataset) -> None:
+def check_task(preset: Preset, data: Dataset) -> None:
     """Raise `UserError` for a model whose output is not what the data's task is about."""
-    if net.task != data.task:
-        raise UserError(f"{model} is a model for {net.task}, and {data.id} is data for {data.task}")
+    if preset.task != data.task:
+        raise UserError(f"{preset.name} is a model for {preset.task}, and {data.id} is data for {data.task}")
 
 
 def build_model(run: Run) -> Supernet:
@@ -102,7 +104,7 @@ def _start(net: Supernet, run: Run) -> Transferred | None:
     """The state that a fresh supernet starts from, if it is not to start as it is."""
     spec, parent = run.spec, run.parent
     if spec.weights is not None:
-        return _from_pretrained(net, spec.weights, run.weights)
+        return _from_pretrained(net, PRESETS.get(spec.model).family, spec.weights, run.weights)
     if parent is None or method_of(spec.method).needs_parent:
         return None
     check_parent(spec, parent.spec)
@@ -111,11 +113,11 @@ def _start(net: Supernet, run: Run) -> Transferred | None:
     return _from_parent(net, parent, SUPERNET, "supernet")
 
 
-def _from_pretrained(net: Supernet, weights: str, folder: Path | None) -> Transferred:
+def _from_pretrained(net: Supernet, family: Family, weights: str, folder: Path | None) -> Transferred:
     if folder is None:
         raise UserError(f"weights {weights} are kept in a results directory, and there is none")
     try:
-        return from_timm(find(weights, folder), net)
+        return from_timm(find(weights, folder), net, family)
     except UserError as error:
         raise UserError(f"cannot start from {weights}: {error}") from error
 

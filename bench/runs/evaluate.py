@@ -12,6 +12,7 @@ from safetensors.numpy import save
 from bench.core.files import sha256, write_atomic
 from bench.core.record import METRICS, Record
 from bench.core.spec import RunSpec
+from bench.data.dataset import Split
 from bench.evaluation.accuracy import Evaluation, evaluate
 from bench.evaluation.measures import Measure, backbone_measures, measures_of
 from bench.evaluation.proof import prove
@@ -21,10 +22,9 @@ from bench.training.run import Run
 PER_IMAGE = "per_image.safetensors"
 
 
-def evaluated(run: Run, points: list[OperatingPoint]) -> dict[str, Any]:
-    """The test split is opened here, once, by the final points."""
+def evaluated(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, Any]:
+    """The test split judges the final points, once."""
     spec, data, task = run.spec, run.data, run.task
-    split = data.open_test()
     records, results, arrays = [], {}, {}
     for done, point in enumerate(points):
         run.progress("eval", done, len(points))

@@ -79,9 +79,9 @@ def _perform(
         method_of(spec.method).train(run)
         body = _trained(run)
     else:
-        images = _Images(run.data.open_test(), device)
-        points = [point.on(images) for point in points_of(run)]
-        body = (evaluated if phase == "eval" else profiled)(run, points)
+        test = run.data.open_test()
+        points = [point.on(_Images(test, device)) for point in points_of(run)]
+        body = (evaluated if phase == "eval" else profiled)(run, points, test)
     timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb()}
     return body | {"environment": environment(spec.threads), "timing": timing}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.data.dataset import Split
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.points import OperatingPoint
 from bench.profilers.latency import Latency, as_served, measure
 from bench.slicing.extract import extract
@@ -19,12 +19,11 @@ from bench.statistics.paired import paired_ratio
 from bench.training.run import Run
 
 
-def profiled(run: Run, points: list[OperatingPoint]) -> dict[str, Any]:
+def profiled(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, Any]:
     """Latency of every form of every point, interleaved with the preset's full static network as a common yardstick."""
     spec, data = run.spec, run.data
-    split = data.open_test()
     networks = {(point.name, form): m for point in points for form, m in point.executables().items()}
-    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels).to(run.device).eval()
+    net = PRESETS.get(spec.model).build(classes=len(data.classes), channels=data.channels).to(run.device).eval()
     full = extract(net, net.space.uniform_choices[-1], fold_bn=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     records = []
     for done, size in enumerate(spec.profile.batch_sizes):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bench.slicing.choice import Choice
-from bench.slicing.layers import CollectingChoice
+from bench.slicing.bound import CollectingChoice
+from bench.slicing.choice import Choice, OneChoice
 from bench.slicing.supernet import Segment, Supernet
 
 
@@ -32,14 +31,14 @@ def extract_collected(supernet: Supernet, collected: CollectingChoice) -> nn.Mod
     return _plain(supernet, collected)
 
 
-def _plain(supernet: Supernet, choice: Choice | CollectingChoice) -> nn.Module:
+def _plain(supernet: Supernet, choice: OneChoice) -> nn.Module:
     segments = [extract_segment(segment, choice, False) for segment in supernet.segments]  # type: ignore[arg-type]
     return nn.Sequential(*[layer for segment in segments for layer in segment]).train(supernet.training)
 
 
-def extract_segment(segment: Segment, choice: Choice | CollectingChoice, decides: bool) -> nn.Sequential:
+def extract_segment(segment: Segment, choice: OneChoice, decides: bool) -> nn.Sequential:
     """One segment as plain layers, flat; with `decides` it returns (x, Features) for the gate behind it."""
-    plain = nn.Sequential(*_flat(segment.extract(choice, decides)))  # type: ignore[arg-type]
+    plain = nn.Sequential(*_flat(segment.extract(choice, decides)))
     return plain.train(segment.training)
 
 
@@ -67,21 +66,6 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
             sequence._modules[second] = nn.Identity()
 
 
-class WithoutFeatures(nn.Module):
-    """Runs plain layers that end in a decision and drops what the gate would have seen."""
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)[0]
-
-
 def parameters_of(module: nn.Module) -> int:
     """Number of parameters (buffers excluded)."""
     return sum(p.numel() for p in module.parameters())
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.data.dataset import Batch
+from bench.slicing.bound import SoftChoice
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import softened
 from bench.slicing.gate import GATES, Gate, Head, ScalarGate, Trunk
-from bench.slicing.layers import SoftChoice
 from bench.slicing.supernet import Features, Supernet
 from bench.tasks.task import Task
 from bench.training.loop import Plan, fit

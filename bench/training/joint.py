@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.data.dataset import Batch
-from bench.slicing.layers import AnyChoice
+from bench.slicing.choice import AnyChoice
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
 from bench.training.loop import Plan, fit, stable_seed
