@@ -71,6 +71,7 @@ class AutoSlim(Method):
     kind = "static"
     paper = "Yu & Huang, 2019, arXiv 1903.11728"
     trains = ("universally slimmable",)
+    version = 2
     Options = AutoSlimOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
@@ -128,8 +129,9 @@ def sandwich(space: ChoiceSpace, options: AutoSlimOptions, generator: random.Ran
 
 
 def random_choice(space: ChoiceSpace, generator: random.Random) -> Choice:
-    """A width for each stage, independently."""
-    return Choice(tuple((generator.randrange(len(stage.values("filters"))),) for stage in space.stages))
+    """A width for each stage, independently, each of its distinct widths as likely."""
+    lists = [stage.values("filters") for stage in space.stages]
+    return Choice(tuple((widths.index(generator.choice(sorted(set(widths)))),) for widths in lists))
 
 
 def search(net: Supernet, run: Run) -> tuple[dict[str, Tensor], list[Any]]:

@@ -15,6 +15,7 @@ from bench.points import OperatingPoint, RoutedPoint, subnetwork_point
 from bench.slicing.dynamic import Router
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Features, Supernet
+from bench.statistics.routing import level_routes
 from bench.training.gating import Routing
 
 
@@ -79,6 +80,7 @@ class RandomGate(OnGates):
     """The same checkpoint, routed by a hash of the image instead of the gate, in the gate's own proportions."""
 
     name = "random_gate"
+    role = "random"
 
     def points(self, run: Run) -> list[OperatingPoint]:
         net, gated = gates_of_parent(run)
@@ -92,17 +94,12 @@ class FixedChoice(OnGates):
     all gates stand at the same place of their lists (the last place of a shorter list)."""
 
     name = "fixed_choice"
+    role = "fixed"
 
     def points(self, run: Run) -> list[OperatingPoint]:
         net, gated = gates_of_parent(run)
         routes = sorted({route for routing, _ in gated for route in level_routes(routing)})
-        return [subnetwork_point(net, net.space.routed(route), run.data.image_size) for route in routes]
-
-
-def level_routes(routing: Routing) -> list[tuple[int, ...]]:
-    """The routes on which every gate takes the first, the second, ... of its options."""
-    places = range(max(map(len, routing)))
-    return [tuple(options[min(place, len(options) - 1)] for options in routing) for place in places]
+        return [subnetwork_point(net, net.space.routed(route), run.data.image_size, route=route) for route in routes]
 
 
 def gates_of_parent(run: Run) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:

@@ -172,6 +172,7 @@ class ExitPoint(OperatingPoint):
     def __init__(self, name: str, network: ExitNetwork, thresholds: Sequence[float], costs: Sequence[int]) -> None:
         self.name = name
         self.network, self.costs = network.eval(), torch.tensor(costs)
+        self.routing_space = (tuple(range(len(costs))),)
         self.runner = Exits(served(network), thresholds)
         self.params = torch.tensor([parameters_of(network.until(exit)) for exit in range(len(costs))])
 

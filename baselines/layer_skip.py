@@ -22,7 +22,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
-from bench.models.resnet.units import PlainBottleneck
+from bench.models.resnet.units import PlainResidual
 from bench.models.vit.plain import PlainBlock
 from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
@@ -68,7 +68,7 @@ class LayerSkipOptions:
 
 def is_skippable(block: nn.Module) -> bool:
     """Whether a block is residual with an identity beside it, so that images can go past it."""
-    return isinstance(block, PlainBlock) or (isinstance(block, PlainBottleneck) and len(block.shortcut) == 0)
+    return isinstance(block, PlainBlock) or (isinstance(block, PlainResidual) and len(block.shortcut) == 0)
 
 
 def skip_gate(width: int, hidden: int, target: float) -> nn.Sequential:
@@ -162,6 +162,7 @@ class SkipPoint(OperatingPoint):
 
     def __init__(self, name: str, network: SkipNetwork, image: Tensor) -> None:
         self.name, self.network = name, network.eval()
+        self.routing_space = ((SKIP, RUN),) * len(network.gates)
         self.runner: SkipNetwork = channels_last(folded(network))  # type: ignore[assignment]
         pieces = [network.network.stem, *network.network.blocks, network.network.head]
         self._madds = Priced(network.gates, costs_of(pieces, image)[0])

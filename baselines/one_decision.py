@@ -102,6 +102,7 @@ class OneDecisionPoint(OperatingPoint):
         self.threshold = threshold
         self.forms = {form: network.eval() for form, network in forms.items()}
         self.costs, self.params = torch.tensor(costs), torch.tensor(params)
+        self.routing_space = (tuple(range(len(costs))),)
 
     def __call__(self, x: Tensor) -> Prediction:
         return run_by_option(next(iter(self.forms.values())), self.threshold, x)

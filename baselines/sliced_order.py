@@ -57,10 +57,10 @@ class SlicedOrder(Method):
 
 def ordered(run: Run) -> Supernet:
     """The full network, trained on the labels alone unless it is the parent's, its channels in the run's order."""
-    net, family = build_model(run), PRESETS.get(run.spec.model).family
+    net = build_model(run)
     if run.spec.init_from is None:
         train_network("full", View(net, net.space.largest), run)
-    net = in_order(net, family, run.options.order, stable_seed(run.spec.seed, "order")).eval()
+    net = in_order(net, run.preset.family, run.options.order, stable_seed(run.spec.seed, "order")).eval()
     if net.space.prefix_statistics:
         calibrate(net, net.space.named, run.data.calibration, run.device)
     return net

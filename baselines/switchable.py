@@ -37,6 +37,7 @@ class SNet(Method):
     kind = "slimmable"
     paper = "Yu et al., ICLR 2019, arXiv 1812.08928"
     trains = ("switchable",)
+    version = 2
     leaves = "supernet"
     Options = SNetOptions
 

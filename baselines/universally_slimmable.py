@@ -45,6 +45,7 @@ class USNet(Method):
     kind = "slimmable"
     paper = "Yu & Huang, ICCV 2019, arXiv 1903.05134"
     trains = ("universally slimmable",)
+    version = 2
     leaves = "supernet"
     Options = USNetOptions
 

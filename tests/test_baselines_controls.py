@@ -13,7 +13,7 @@ from bench.evaluation.accuracy import evaluate
 from bench.methods import SUPERNET, build_model, completed
 from bench.methods.ds_net import gate_name, point_name, routing_spaces
 from bench.points import RoutedPoint
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.gating import named_gates
 
 

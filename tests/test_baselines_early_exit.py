@@ -29,7 +29,8 @@ from bench.profilers.madds import executed_by, executed_madds
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import extract
 
-FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8"]
+RESNETS = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "us_resnet_basic_micro8"]
+FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", *RESNETS, "ds_vit_micro8"]
 IMAGE = one_image(1, 8)
 
 

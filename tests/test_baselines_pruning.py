@@ -29,7 +29,8 @@ from bench.models import PRESETS
 from bench.profilers.madds import executed_madds, fvcore_madds
 from bench.slicing.extract import extract
 
-MICRO = ("ds_mobilenet_micro8", "ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8")  # BN, GN, BN, LN
+MICRO = ("ds_mobilenet_micro8", "ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_resnet_basic_micro8", "ds_vit_micro8")
+# BN, GN, BN, BN, LN
 IMAGE = torch.zeros(1, 1, 8, 8)
 L1 = CRITERIA["l1"]
 

@@ -17,7 +17,7 @@ from bench.slicing.bound import BatchChoice
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.norms import SwitchableBatchNorm2d
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training import checkpoint
 from bench.training.joint import Lesson
 
@@ -184,8 +184,12 @@ def test_impossible_options_are_refused(options, sentence):
 def test_random_choices_take_every_stage_on_its_own():
     space = PRESETS.get("us_mobilenet_layers_micro8").build().space
     drawn = [random_choice(space, random.Random(seed)) for seed in range(200)]
-    for stage in range(len(space.stages)):
-        assert len({choice.indices[stage] for choice in drawn}) > 20
+    for index, stage in enumerate(space.stages):
+        widths = stage.values("filters")
+        taken = [widths[choice.indices[index][0]] for choice in drawn]
+        assert set(taken) == set(widths)
+        even = len(drawn) / len(set(widths))
+        assert max(map(taken.count, widths)) < 2.5 * even, "no width is drawn more often because several steps hold it"
     assert sum(len(set(choice.indices)) > 1 for choice in drawn) > 190
 
 

@@ -21,7 +21,7 @@ from bench.methods import method_of, trainable_copy
 from bench.models import PRESETS
 from bench.profilers.madds import executed_by
 from bench.slicing.extract import extract
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 
 MODEL = "ds_vit_micro8"
 INNER, TOKENS = 64, 17

@@ -73,8 +73,10 @@ def parent(tmp_path_factory):
     return train("ds_net", tmp_path_factory.mktemp("ds_net")).trained
 
 
-# Every method on a model that it serves, and one with several gates, no batch norm and two views of each image.
-CASES = [(name, small_model(name)) for name in NAMES] + [("ds_net_pp", "ds_vit_micro8")]
+# Every method on a model that it serves; one with several gates, no batch norm and two views of each image; and those
+# whose front is a segment of its own, at full width.
+FRONTS = [("ds_net", "ds_resnet_basic_micro8"), ("us_net", "us_resnet_basic_micro8")]
+CASES = [*((name, small_model(name)) for name in NAMES), ("ds_net_pp", "ds_vit_micro8"), *FRONTS]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)

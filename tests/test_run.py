@@ -7,21 +7,25 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
 from bench.core.errors import UserError
-from bench.core.record import METRICS
+from bench.core.metrics import METRICS
+from bench.core.registry import load_plugin
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Busy, Store
 from bench.data import load
 from bench.methods import METHODS, Method, completed
 from bench.points import StaticPoint
+from bench.profilers import METERS
 from bench.runs import phases as run_module
 from bench.runs import profile as profile_module
 from bench.runs.phases import run_phase
 from bench.runs.run import open_run
+from bench.statistics.per_image import unpack
 from bench.training import checkpoint
 
 TEST_IMAGES = 597
@@ -95,19 +99,36 @@ def test_the_evaluation_and_its_images_agree(store, spec):
     images = load_file(file)
     values = {(record.point, record.metric): record for record in body["records"]}
     for name, point in body["results"]["points"].items():
-        score, madds, route = (images[f"{name}/{part}"] for part in ("score", "madds", "route"))
+        score, madds, route = unpack(name, images)
         assert score.shape == madds.shape == (TEST_IMAGES,)
         assert route.shape == (TEST_IMAGES, 1 if point["kind"] == "dynamic" else 0)
-        assert point["top1"] == {"correct": int(score.sum()), "n": TEST_IMAGES}
+        assert images[f"{name}/score"].dtype == images[f"{name}/route"].dtype == np.uint8
+        assert point["headline"] == "top1"
+        assert values[name, "top1"].details == {"correct": int(score.sum())}
         assert values[name, "top1"].value == int(score.sum()) / TEST_IMAGES
         assert values[name, "top1"].split == body["results"]["split"] == "digits/official@1:test"
-        assert (point["madds_min"], point["madds_max"]) == (madds.min(), madds.max())
-        assert values[name, "madds"].value == point["madds_mean"] == pytest.approx(madds.mean())
-        quantiles = point["madds_quantiles"]
-        assert madds.min() <= quantiles["p10"] <= quantiles["p50"] <= quantiles["p90"] <= madds.max()
+        assert values[name, "madds"].value == pytest.approx(madds.mean())
+        spread = values[name, "madds"].details
+        assert (spread["min"], spread["max"]) == (madds.min(), madds.max())
+        assert madds.min() <= spread["p10"] <= spread["p50"] <= spread["p90"] <= madds.max()
         assert sum(point["routing"].values()) in (0, TEST_IMAGES)
-        assert point["params_active_mean"] <= point["params_stored"]
+        assert values[name, "params_active"].value <= values[name, "params_stored"].value
         assert point["executed_proof"]["counters"]
+        params = images[f"{name}/params"][images[f"{name}/route"]]
+        assert values[name, "params_active"].value == pytest.approx(params.mean())
+
+
+def test_the_evaluation_says_what_each_point_is(store):
+    """No reader has to guess it from a name."""
+    said = {spec.method: store.read(spec.run_id, "eval")["results"]["points"] for spec in (UNIFORM, DS_NET, FIXED)}
+    assert {point["method_kind"] for point in said["ds_net"].values()} == {"dynamic"}
+    assert all(point["control"] is None for method in ("uniform", "ds_net") for point in said[method].values())
+    assert all(p["control"] == {"of": DS_NET.run_id, "role": "fixed"} for p in said["fixed_choice"].values())
+    (dynamic,) = said["ds_net"].values()
+    assert dynamic["kind"] == "dynamic"
+    routes = [point["route"] for point in said["fixed_choice"].values()]
+    assert [[option] for option in dynamic["routing_space"][0]] == routes
+    assert all(point["route"] is point["routing_space"] is None for point in said["uniform"].values())
 
 
 def test_results_hold_no_time_or_place(store):
@@ -130,11 +151,49 @@ def test_every_form_is_timed_at_every_batch_size(store):
             for metric in ("latency_ms", "images_per_s")
         }
         for record in records:
-            assert record.unit == METRICS[record.metric][0]
+            assert record.unit == METRICS[record.metric].unit
             assert record.n == 2
             assert record.value > 0
             assert record.details["ratio_to_full"]["median"] > 0
             assert record.details["device"] == "cpu"
+
+
+CPU_METER = """
+import time
+from bench.profilers import METERS
+from bench.profilers.meter import Meter, growth
+
+METERS.add("cpu", Meter("cpu", "ms", growth(lambda: 1e3 * time.process_time())))
+"""
+
+
+def test_another_meter_is_a_file_and_stands_in_the_records_with_its_unit(store, tmp_path, monkeypatch):
+    """Of a plugin, as energy would be: measured in rounds of its own, and read where the plugin is not."""
+    plugin = tmp_path / "cpu_meter.py"
+    plugin.write_text(CPU_METER)
+    profile = ProfileSpec(batch_sizes=(1, 8), rounds=6, warmup=1, meters=("latency", "cpu"))
+    spec = replace(UNIFORM, profile=profile)
+    monkeypatch.setattr(METERS, "_entries", dict(METERS._entries))
+    load_plugin(plugin)
+    run_all_phases(store, spec)
+    monkeypatch.undo()
+    assert "cpu" not in METERS
+    records = store.read(spec.run_id, "profile")["records"]
+    told = {(r.metric, r.unit, r.details["meter"], r.details["batch"]) for r in records}
+    assert told == {
+        (metric, unit, meter, batch)
+        for metric, unit, meter in (
+            ("latency_ms", "ms/batch", "latency"),
+            ("images_per_s", "images/s", "latency"),
+            ("cpu_ms", "ms/batch", "cpu"),
+        )
+        for batch in (1, 8)
+    }
+    for record in records:
+        assert (record.n, record.form, record.details["warmup"]) == (6, "extracted", 1)
+        assert record.details["ratio_to_full"]["interval"][0] <= record.details["ratio_to_full"]["median"]
+        if record.metric != "images_per_s":
+            assert record.value == record.details["median_ms"] > 0
 
 
 def test_timed_batches_are_whole():

@@ -25,7 +25,7 @@ from bench.slicing.dynamic import ViewSegments, gate_router, run_grouped, run_ma
 from bench.slicing.extract import parameters_of
 from bench.slicing.gate import Gate, ScalarGate, decide, interpolated, straight_through
 from bench.slicing.supernet import Features
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.gating import GateTrainer, StageTwo, new_gates, scalar_sgs_loss
 
 DESIGNS = [

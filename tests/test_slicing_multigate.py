@@ -24,7 +24,7 @@ from bench.slicing.dynamic import (
     run_masked,
     softened,
 )
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.gating import GateTrainer, StageTwo, new_gates
 
 SEVERAL, PAIRS, SINGLE = "ds_resnet_micro8", "ds_resnet_pp_micro8", "ds_resnet_bn_micro8"

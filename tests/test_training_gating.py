@@ -23,7 +23,7 @@ from torch import nn
 from bench.core.spec import TrainSpec
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Features
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.gating import (
     GateTrainer,
     StageTwo,

@@ -7,7 +7,7 @@ import torch
 from small_runs import digits, run_at, small_net
 
 from bench.core.spec import TrainSpec
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.joint import Lesson, joint_step, train_jointly
 
 SMOOTHING = 0.1

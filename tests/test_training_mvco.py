@@ -9,7 +9,7 @@ from small_runs import Interrupted, changed, checkpoint_bytes, digits, interrupt
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.supernet import StageOne, supernet_step, train_supernet, views_of
 
 PRESETS = ["ds_mobilenet_pp_micro8", "ds_vit_micro8"]

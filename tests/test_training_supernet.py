@@ -11,13 +11,13 @@ from torch import nn
 
 from bench.core.spec import TrainSpec
 from bench.models import PRESETS
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.loop import stable_seed
 from bench.training.optim import learning_rate
 from bench.training.supernet import StageOne, sandwich, supernet_step, teacher_targets, train_supernet
 
-# One gate; no gate; several gates, where random choices are drawn at every gate.
-FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_vit_micro8"]
+# One gate; no gate; several gates, where random choices are drawn at every gate; no gate behind a shared front.
+FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_vit_micro8", "us_resnet_basic_micro8"]
 DISTILLATION = ["none", "inplace", "bootstrap", "ensemble_bootstrap"]
 SMOOTHING = 0.1
 
@@ -44,6 +44,16 @@ def test_random_choices_cover_the_ladder_but_for_its_first_step():
     drawn = Counter(sandwich(space, 300, random.Random(1))[1:-1])
     assert drawn.keys() == set(space.uniform_choices[1:])
     assert min(drawn.values()) > 60
+
+
+def test_random_choices_are_uniform_over_distinct_networks():
+    """Several multipliers come to one network of so few channels; it is not drawn more often."""
+    space = PRESETS.get("us_mobilenet_micro8").build().space
+    networks = [tuple(space.width(choice, stage) for stage in range(len(space.stages))) for choice in space.named]
+    assert len(set(networks)) < len(networks)
+    drawn = Counter(networks[space.named.index(c)] for c in sandwich(space, 3000, random.Random(1))[1:-1])
+    assert drawn.keys() == set(networks[1:]) - {networks[0]}
+    assert max(drawn.values()) < 1.5 * 3000 / len(drawn)
 
 
 def cross_entropy(output, soft):

@@ -13,7 +13,6 @@ import typer
 
 from bench.commands.shared import DataDirectory, Results
 from bench.core.errors import UserError, unknown
-from bench.core.store import Store
 
 if TYPE_CHECKING:  # they take time to import, and the command line imports this file
     import numpy as np
@@ -52,6 +51,7 @@ def draw_run(run_id: str, results: Path, data_root: Path | None, point: str | No
     """
     import torch
 
+    from bench.core.store import Store
     from bench.data.boxes import BoxSplit
     from bench.runs.run import open_run, points_of
     from bench.tasks.detection.task import CONFIDENCE

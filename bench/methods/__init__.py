@@ -1,14 +1,16 @@
 """What a method is written with. `from bench.methods import METHODS, Method, Run` is for plugins.
 
-All but the table is imported when one of its names is asked for, so that methods can be listed without torch.
+A name is imported when it is asked for, so that methods can be listed without torch.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from bench.methods.table import METHODS
 
 if TYPE_CHECKING:
-    from bench.methods.contract import Method, check_parent, completed, method_of
+    from bench.methods.contract import Method
+    from bench.methods.registry import check_parent, completed, method_of
     from bench.methods.start import (
         SUPERNET,
         build_model,
@@ -45,12 +47,14 @@ __all__ = [
     "trainable_copy",
     "trained_supernet",
 ]
+PLACES = ("bench.methods.contract", "bench.methods.registry", "bench.methods.start", "bench.training.loop")
+"""Where they are, `Run` by way of the contract."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from bench.methods import contract, start
-    from bench.training import loop, run
-
-    return next(getattr(module, name) for module in (contract, start, loop, run) if hasattr(module, name))
+    if name in __all__:
+        for place in PLACES:
+            module = importlib.import_module(place)
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

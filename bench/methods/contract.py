@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Literal
 from bench.core.errors import UserError, unknown
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods.table import METHODS, Kind
-from bench.models import PRESETS, Preset
-from bench.models.preset import Trains
+from bench.methods.table import Kind
+from bench.models.preset import Preset, Trains
 from bench.points import OperatingPoint
 from bench.slicing.supernet import Supernet
 from bench.training.run import Run
@@ -28,6 +27,9 @@ class Method:
 
     Attributes:
         kind: "dynamic" (cost depends on the image), "slimmable" (several points share weights), "static", "control".
+        role: of a control, how the run that it works on (`init_from`) is held against it. "random": its points are
+            those of equal names, routed without looking at the image. "fixed": its points are the sub-networks that
+            gates may choose (`OperatingPoint.route`). None: it is shown as a control, and nothing is held against it.
         paper: where it comes from.
         trains, families: the presets that it can train, by what they train as and by their family's name; empty for
             all.
@@ -42,6 +44,7 @@ class Method:
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
+    role: ClassVar[Literal["random", "fixed"] | None] = None
     paper: ClassVar[str] = ""
     trains: ClassVar[tuple[Trains, ...]] = ()
     families: ClassVar[tuple[str, ...]] = ()
@@ -87,47 +90,6 @@ class Method:
     def options(self, spec: RunSpec) -> Any:
         """The spec's options as this method's frozen dataclass, defaults filled in."""
         return self.Options(**_checked_options(self.name, self.Options, dict(spec.options)))
-
-
-def method_of(name: str) -> Method:
-    """The method called `name`. Raises `UserError`, naming the nearest, when there is none."""
-    return METHODS.get(name)()
-
-
-def completed(spec: RunSpec) -> RunSpec:
-    """A spec as it is run: names and options checked, options that equal their default dropped, version filled in.
-
-    Raises:
-        UserError: unknown method, model or option; a method on a family that it does not serve.
-    """
-    method = method_of(spec.method)
-    if not method.serves(PRESETS.get(spec.model)):
-        served = ", ".join(name for name in PRESETS.names() if method.serves(PRESETS.get(name)))
-        raise UserError(f"{method.name} serves {served}, not {spec.model}")
-    if method.needs_parent and spec.init_from is None:
-        raise UserError(f"{method.name} works on another run's checkpoint; name it with init_from")
-    options = method.options(spec)
-    defaults = {field.name: getattr(method.Options(), field.name) for field in dataclasses.fields(method.Options)}
-    kept = {key: getattr(options, key) for key in spec.options if getattr(options, key) != defaults[key]}
-    return dataclasses.replace(spec, options=kept, method_version=method.version)
-
-
-def check_parent(spec: RunSpec, parent: RunSpec) -> None:
-    """Raise `UserError` for a run that can do nothing with what `parent` leaves. Their networks are not compared."""
-    method, left = method_of(spec.method), method_of(parent.method)
-    if method.needs_parent:
-        if (parent.model, parent.data) != (spec.model, spec.data):
-            raise UserError(f"{spec.run_id} starts from {parent.run_id}, which has another model or other data")
-        method.check_start(parent)
-    elif left.needs_parent or left.leaves == "nothing":
-        raise UserError(
-            f"{spec.run_id} starts from {parent.run_id}, but a run of {left.name} leaves no network to train on"
-        )
-    elif left.leaves == "networks" and not method.takes_networks:
-        raise UserError(
-            f"{spec.run_id} starts from {parent.run_id}, but {left.name} trains each network alone, and {method.name} "
-            "needs a supernet"
-        )
 
 
 def _checked_options(method: str, kind: type, options: dict[str, Any]) -> dict[str, Any]:

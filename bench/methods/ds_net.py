@@ -118,8 +118,7 @@ class DSNet(Method):
 
     def train(self, run: Run) -> None:
         options: DSNetOptions = run.options
-        net, preset = build_model(run), PRESETS.get(run.spec.model)
-        net = in_order(net, preset.family, options.channel_order, stable_seed(run.spec.seed, "order"))
+        net = in_order(build_model(run), run.preset.family, options.channel_order, stable_seed(run.spec.seed, "order"))
         spaces = routing_spaces(net, options)
         self._train_supernet(net, run)
         net = trained_supernet(run)
@@ -136,7 +135,7 @@ class DSNet(Method):
     def _train_supernet(self, net: Supernet, run: Run) -> None:
         """Stage I and recalibration."""
         options: DSNetOptions = run.options
-        net, history = train_supernet(net, self.stage_one(options, PRESETS.get(run.spec.model)), run)
+        net, history = train_supernet(net, self.stage_one(options, run.preset), run)
 
         def recalibrated() -> tuple[dict[str, Supernet], dict[str, Any]]:
             if options.recalibrate and net.space.prefix_statistics:

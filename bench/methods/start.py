@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods.contract import check_parent, method_of
-from bench.models import PRESETS, Preset
-from bench.models.preset import Family
+from bench.methods.registry import check_parent, method_of
+from bench.models.preset import Family, Preset
 from bench.models.transfer import Transferred, from_timm, head_of, transfer
 from bench.models.weights import find
 from bench.slicing.choice import Choice
@@ -37,10 +36,9 @@ def fresh_model(run: Run) -> Supernet:
         UserError: the model is for another task than the data.
     """
     spec, data = run.spec, run.data
-    preset: Preset = PRESETS.get(spec.model)
-    check_task(preset, data)
+    check_task(run.preset, data)
     reseed(spec, spec.model, "init")
-    net = preset.build(len(data.classes), data.channels)
+    net = run.preset.build(len(data.classes), data.channels)
     return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -104,7 +102,7 @@ def _start(net: Supernet, run: Run) -> Transferred | None:
     """The state that a fresh supernet starts from, if it is not to start as it is."""
     spec, parent = run.spec, run.parent
     if spec.weights is not None:
-        return _from_pretrained(net, PRESETS.get(spec.model).family, spec.weights, run.weights)
+        return _from_pretrained(net, run.preset.family, spec.weights, run.weights)
     if parent is None or method_of(spec.method).needs_parent:
         return None
     check_parent(spec, parent.spec)

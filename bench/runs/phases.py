@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.files import sha256
+from bench.core.identity import SEEN_IN_TRAINING, begin, recorded, refuse_other_data
 from bench.core.provenance import environment
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
@@ -75,15 +76,31 @@ def _perform(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     run = open_run(store, spec, data_root, device, progress, finished=phase != "train")
+    _check_data(run, phase, store)
     if phase == "train":
         method_of(spec.method).train(run)
         body = _trained(run)
+        body["results"]["digests"] = run.data.digests(*SEEN_IN_TRAINING)
     else:
         test = run.data.open_test()
         points = [point.on(_Images(test, device)) for point in points_of(run)]
         body = (evaluated if phase == "eval" else profiled)(run, points, test)
     timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb()}
     return body | {"environment": environment(spec.threads), "timing": timing}
+
+
+def _check_data(run: Run, phase: str, store: Store) -> None:
+    """Raises UserError where the run, or a parent with its data, has seen another split of a name than there is."""
+    spec, data = run.spec, run.data
+    today = data.digests(*SEEN_IN_TRAINING)
+    seen = recorded(store, spec.run_id)
+    if "test" in seen:
+        today["test"] = data.open_test().digest
+    refuse_other_data(seen, today, spec.run_id)
+    if spec.init_from is not None and store.read_spec(spec.init_from).data == spec.data:
+        refuse_other_data(recorded(store, spec.init_from), today, spec.init_from)
+    if phase == "train":
+        begin(store, spec.run_id, today)
 
 
 class _Images:

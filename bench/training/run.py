@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
+from bench.models import PRESETS
+from bench.models.preset import Preset
 from bench.tasks.task import Task, task_of
 from bench.training import checkpoint
 
@@ -59,6 +61,11 @@ class Run:
     def task(self) -> Task:
         """The task of the data."""
         return task_of(self.data)
+
+    @cached_property
+    def preset(self) -> Preset:
+        """What its model is. Raises `UserError` for a name that there is none of."""
+        return PRESETS.get(self.spec.model)
 
     @cached_property
     def run_id(self) -> str:
