@@ -13,7 +13,7 @@ from bench.core.files import sha256, write_atomic
 from bench.core.metrics import METRICS, Measured, metrics_of
 from bench.core.record import Record
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
+from bench.data.dataset import Dataset, Split
 from bench.evaluation.accuracy import Evaluation, evaluate
 from bench.evaluation.backbone import backbone_madds
 from bench.evaluation.proof import prove
