@@ -247,6 +247,25 @@ def test_the_loop_follows_the_schedule_and_sgd_by_hand(tmp_path):
     assert net.weight.item() == pytest.approx(weight, rel=1e-6)
 
 
+class Distances(nn.Module):
+    """Distances to ten points: a product of matrices inside one operator that no formula counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.points = nn.Parameter(torch.randn(10, 64))
+
+    def forward(self, x):
+        return torch.cdist(x.flatten(1), self.points)
+
+
+def test_a_network_that_cannot_be_counted_is_refused_before_it_trains(tmp_path):
+    done = []
+    with pytest.raises(UserError, match="no rule says what the operator _cdist_forward costs"):
+        train(tmp_path, net=Distances(), progress=lambda *said: done.append(said), checkpoint_s=0.0)
+    assert done == []
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_each_step_has_noise_of_its_own_and_clean_gradients(tmp_path):
     net, noise, gradients = nn.Linear(1, 1), [], []
 

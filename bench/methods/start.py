@@ -18,7 +18,7 @@ from bench.data.dataset import Dataset
 from bench.methods.registry import check_parent, method_of
 from bench.models.preset import Family, Preset
 from bench.models.transfer import Transferred, from_timm, head_of, transfer
-from bench.models.weights import find
+from bench.models.weights import find, origin_of
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
@@ -87,13 +87,14 @@ def start_of(run: Run) -> dict[str, Any]:
     """What a run took to start from, for `train.json`; empty where it started from its seed or works on its parent.
 
     `stayed` names the tensors that kept the values drawn by the seed (the new head), `unused` those of the source that
-    found no place.
+    found no place, `origin` which part of a file with several was taken.
     """
     spec = run.spec
     start = _start(fresh_model(run), run)
     if start is not None:
-        source = spec.weights or spec.init_from
-        return {"from": source, "stayed": sorted(start.stayed), "unused": sorted(start.unused)}
+        origin = origin_of(spec.weights, run.weights) if spec.weights and run.weights else {}
+        body = {"from": spec.weights or spec.init_from, "stayed": sorted(start.stayed), "unused": sorted(start.unused)}
+        return body | ({"origin": origin} if origin else {})
     alone = run.parent is not None and not method_of(spec.method).needs_parent
     return {"from": spec.init_from, "networks": "each from the parent's of its name"} if alone else {}
 

@@ -14,6 +14,7 @@ from bench.core.store import Store
 
 if TYPE_CHECKING:  # recipes are listed without torch
     from bench.data.dataset import Dataset
+    from bench.models.weights import Weights
     from bench.slicing.supernet import Supernet
 
 NetworkOf = Callable[[RunSpec], "Supernet"]
@@ -23,7 +24,7 @@ def check(
     specs: Sequence[RunSpec],
     data_root: Path | None,
     results: Path | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, Weights] | None = None,
 ) -> list[str]:
     """Find out before anything runs what would fail anyway. `results` and `given` as in `check_starts`.
 
@@ -79,8 +80,8 @@ def _check_data(specs: Sequence[RunSpec], dataset_of: Callable[[RunSpec], Datase
             refuse_other_data(seen, dataset_of(spec).digests(*seen), run_id)
 
 
-def given_weights(text: str | None) -> dict[str, Any]:
-    """The state dict that `--weights` gives, by the name that specs have for it; empty where it was not used.
+def given_weights(text: str | None) -> dict[str, Weights]:
+    """The weights that `--weights` gives, by the name that specs have for them; empty where it was not used.
 
     Raises:
         UserError: timm has no such weights or cannot be reached; the file is missing or holds no state dict.
@@ -89,27 +90,27 @@ def given_weights(text: str | None) -> dict[str, Any]:
         return {}
     from bench.models.weights import given
 
-    name, state = given(text)
-    return {name: state}
+    weights = given(text)
+    return {weights.name: weights}
 
 
-def keep_weights(given: Mapping[str, Any], store: Store) -> None:
+def keep_weights(given: Mapping[str, Weights], store: Store) -> None:
     """Put given weights into the results, where the runs that name them find them."""
-    for name, state in given.items():
-        from bench.models.weights import Weights, keep
+    for weights in given.values():
+        from bench.models.weights import keep
 
-        keep(Weights(name, state), store.weights)
+        keep(weights, store.weights)
 
 
 def check_starts(
-    specs: Sequence[RunSpec], network_of: NetworkOf, results: Path | None, given: Mapping[str, Any]
+    specs: Sequence[RunSpec], network_of: NetworkOf, results: Path | None, given: Mapping[str, Weights]
 ) -> None:
     """Find out before anything runs whether each run can start from what it names.
 
     Args:
         network_of: the network of a run for its data, with any weights.
         results: where parents that are not among the specs, and weights, are looked for.
-        given: state dicts by name that are not kept there yet (`--weights`).
+        given: weights by name that are not kept there yet (`--weights`).
 
     Raises:
         UserError: weights that are missing or of another network; a parent that leaves no network, or another one.
@@ -117,7 +118,7 @@ def check_starts(
     from bench.methods import check_parent, method_of
 
     by_id = {spec.run_id: spec for spec in specs}
-    states = dict(given)
+    states: dict[str, Any] = {name: weights.state for name, weights in given.items()}
     for spec in specs:
         if spec.weights is not None:
             _check_weights(spec, network_of, results, states)

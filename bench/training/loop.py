@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch
+from bench.profilers.madds import check_counted
+from bench.slicing.supernet import View
 from bench.training import checkpoint
 from bench.training.optim import learning_rate, sgd
 from bench.training.run import Run
@@ -138,7 +140,7 @@ def train_network(
         spec: how long and how fast; None for as the run's spec says.
 
     Raises:
-        UserError: as `fit` does.
+        UserError: as `fit` does; before anything trains, for a network with an operator of unknown cost.
     """
 
     def step(batch: Batch, index: int) -> dict[str, float]:
@@ -147,6 +149,8 @@ def train_network(
         total.backward()
         return {key: part.item() for key, part in parts.items()}
 
+    if loss is None and not isinstance(network, View) and not run.checkpoint(name).exists():  # a view has no graph
+        check_counted(network, torch.zeros(1, run.data.channels, *[run.data.image_size] * 2, device=run.device))
     network.train()
     history = fit(Plan(name, {"network": network}, step, spec), run)
     network.eval()
