@@ -19,10 +19,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.models.mobilenet.space import BlockStage, MobileNetConfig
-from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Preset
+from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Official, Preset
 from bench.models.widths import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, width_ladder
 
-MOBILENET = Family("mobilenet", "bench.models.mobilenet.units:build", "bench.models.mobilenet.order:order")
+OFFICIAL = (
+    Official("ds_mbnet", ("ds_mobilenet_v1",), "bench.models.mobilenet.official:ds_mbnet"),
+    Official("us_mobilenet_v1", ("us_mobilenet_v1",), "bench.models.mobilenet.official:slimmable"),
+    Official("s_mobilenet_v1", ("s_mobilenet_v1",), "bench.models.mobilenet.official:slimmable"),
+)
+MOBILENET = Family(
+    "mobilenet", "bench.models.mobilenet.units:build", "bench.models.mobilenet.order:order", official=OFFICIAL
+)
 
 V1 = MobileNetConfig(
     (16, 24),

@@ -28,7 +28,7 @@ No code or exact description of DS-ResNet is public (METHODS 3.2, 3.3, 11); what
 
 from __future__ import annotations
 
-from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Preset, Trains
+from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Official, Preset, Trains
 from bench.models.resnet.space import BlockStage, ResNetConfig
 from bench.models.widths import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, width_ladder
 
@@ -38,6 +38,7 @@ RESNET = Family(
     "bench.models.resnet.order:order",
     timm="bench.models.resnet.timm_names",
     timm_head="fc.",
+    official=(Official("s_resnet50", ("s_resnet50",), "bench.models.resnet.official:slimmable"),),
 )
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)

@@ -1,0 +1,34 @@
+"""The authors' weights of HydraViT and ThinkingViT: timm's names of DeiT, and what a second round needs (METHODS 14).
+
+Both slice the first heads of timm's rows of query, key and value, which `timm_names` brings into our order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from bench.models.official import Adapted, matched
+from bench.models.vit.timm_names import by_head, key_map
+from bench.slicing.supernet import Supernet
+
+RECYCLING = {"alpha": "alpha.0", "recycle.weight": "proj_layer.weight", "recycle.bias": "proj_layer.bias"}
+"""What the second round adds of the first one's tokens, by our name (`baselines/thinking_rounds.py`)."""
+
+
+def deit(
+    state: Mapping[str, Tensor], net: Supernet, beside: Mapping[str, tuple[int, ...]] | None = None
+) -> Adapted:
+    """A DeiT of the network's heads; `beside`: shapes of what else the checkpoint holds."""
+    heads = net.space.stages[-1].values("heads")[-1]
+    values = matched(state, net, key_map(net), beside or {})
+    return Adapted({key: by_head(value, heads) if ".qkv." in key else value for key, value in values.items()}, {})
+
+
+def thinking_vit(state: Mapping[str, Tensor], net: Supernet) -> Adapted:
+    """ThinkingViT's DeiT of 3 and 6 heads. Its recycling of tokens, from half of the channels, is beside the network."""
+    channels = net.space.stages[-1].values("embedding")[-1]
+    shapes = {"alpha.0": (1,), "proj_layer.weight": (channels, channels // 2), "proj_layer.bias": (channels,)}
+    adapted = deit(state, net, shapes)
+    return Adapted(adapted.state, {ours: state[theirs] for ours, theirs in RECYCLING.items()})
