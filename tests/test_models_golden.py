@@ -124,9 +124,7 @@ def test_thinking_vit_thinks_twice_as_the_official_code_does(dtype, tolerance, i
     assert (entropy(early) - expected).abs().max() <= max(tolerance, 1e-8) * 10
     assert (entropy(early) >= by_entropy["threshold"]).int().tolist() == by_entropy["takes_round_2"]
     exact = golden["macs"]["exact_multiply_adds"]
-    assert rounds.costs() == (exact["round 1, sliced embedding"], exact["both"] - 1_282_584_576 + 1_253_683_200) or (
-        rounds.costs() == (exact["round 1, sliced embedding"], exact["both"])
-    )
+    assert rounds.costs() == (exact["round 1, sliced embedding"], exact["both"])
     rounds.nested.alpha.zero_()
     assert_logits(rounds.outputs(x)[1], plain, tolerance, "round 2 without the first")
 

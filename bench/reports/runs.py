@@ -36,6 +36,7 @@ class EvaluatedPoint:
             Both are None where they say nothing (`bench.points.OperatingPoint`).
         routing: how many images took each route, by its name.
         headline: the metric that rows are ordered by. records: every number that was measured, by metric.
+        tier: what its numbers stand for where they are no result of a training here.
     """
 
     name: str
@@ -46,6 +47,7 @@ class EvaluatedPoint:
     routing: dict[str, int]
     headline: Metric
     records: dict[str, Record]
+    tier: str | None = None
 
     @property
     def score(self) -> Record:
@@ -109,6 +111,12 @@ class Run:
         return all(value is None for key, value in self.settings.items() if key.endswith("train.max_steps"))
 
     @property
+    def mark(self) -> str:
+        """What is said first of a run whose numbers are no result of a whole training here; empty for others."""
+        tier = next((point.tier for point in self.points.values()), None)
+        return tier or ("" if self.trained else NOT_TRAINED)
+
+    @property
     def missing(self) -> list[str]:
         """The phases that are not complete."""
         return [phase for phase in PHASES if phase not in self.bodies]
@@ -162,6 +170,7 @@ def _point(name: str, said: Mapping[str, Any], records: dict[str, Record]) -> Ev
         said["routing"],
         METRICS[said["headline"]],
         records,
+        said.get("tier"),
     )
 
 
@@ -261,8 +270,8 @@ def variants(runs: Sequence[Run]) -> dict[str, str]:
     """For each config_id, what sets it apart from the other configs of its method: "epochs=20, random_widths=1".
 
     Settings at their default are not named, nor what a run and its parent have in common; so it is empty where a method
-    was run in one way only, and for the plain one of several ways. A run that was stopped after a few steps says so
-    first, in every table and figure.
+    was run in one way only, and for the plain one of several ways. A run that was stopped after a few steps, or that
+    evaluates its authors' weights, says so first, in every table and figure.
     """
     families: dict[tuple, dict[str, dict[str, Any]]] = {}
     for run in runs:
@@ -270,11 +279,9 @@ def variants(runs: Sequence[Run]) -> dict[str, str]:
         family = (spec.method, spec.model, spec.data.name, spec.data.protocol)
         families.setdefault(family, {})[run.config_id] = run.settings
     labels = {config: label for family in families.values() for config, label in _labels(family).items()}
-    return labels | {run.config_id: _marked(labels[run.config_id]) for run in runs if not run.trained}
-
-
-def _marked(label: str) -> str:
-    return ", ".join(filter(None, (NOT_TRAINED, label)))
+    return labels | {
+        run.config_id: ", ".join(filter(None, (run.mark, labels[run.config_id]))) for run in runs if run.mark
+    }
 
 
 def _labels(family: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

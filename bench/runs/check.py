@@ -80,7 +80,7 @@ def _check_data(specs: Sequence[RunSpec], dataset_of: Callable[[RunSpec], Datase
 
 
 def given_weights(text: str | None) -> dict[str, Any]:
-    """The state dict that `--weights` gives, by the name that specs have for it; empty where it was not used.
+    """The `Weights` that `--weights` gives, by the name that specs have for them; empty where it was not used.
 
     Raises:
         UserError: timm has no such weights or cannot be reached; the file is missing or holds no state dict.
@@ -89,16 +89,16 @@ def given_weights(text: str | None) -> dict[str, Any]:
         return {}
     from bench.models.weights import given
 
-    name, state = given(text)
-    return {name: state}
+    weights = given(text)
+    return {weights.name: weights}
 
 
 def keep_weights(given: Mapping[str, Any], store: Store) -> None:
     """Put given weights into the results, where the runs that name them find them."""
-    for name, state in given.items():
-        from bench.models.weights import Weights, keep
+    for weights in given.values():
+        from bench.models.weights import keep
 
-        keep(Weights(name, state), store.weights)
+        keep(weights, store.weights)
 
 
 def check_starts(
@@ -109,7 +109,7 @@ def check_starts(
     Args:
         network_of: the network of a run for its data, with any weights.
         results: where parents that are not among the specs, and weights, are looked for.
-        given: state dicts by name that are not kept there yet (`--weights`).
+        given: weights by name that are not kept there yet (`given_weights`).
 
     Raises:
         UserError: weights that are missing or of another network; a parent that leaves no network, or another one.
@@ -117,7 +117,7 @@ def check_starts(
     from bench.methods import check_parent, method_of
 
     by_id = {spec.run_id: spec for spec in specs}
-    states = dict(given)
+    states = {name: weights.state for name, weights in given.items()}
     for spec in specs:
         if spec.weights is not None:
             _check_weights(spec, network_of, results, states)
@@ -133,14 +133,13 @@ def check_starts(
 
 def _check_weights(spec: RunSpec, network_of: NetworkOf, results: Path | None, states: dict[str, Any]) -> None:
     from bench.models import PRESETS
-    from bench.models.transfer import from_timm
-    from bench.models.weights import find
+    from bench.models.weights import find, start_from
 
     assert spec.weights is not None
     try:
         if spec.weights not in states:
             states[spec.weights] = find(spec.weights, (results or Path("results")) / "weights")
-        from_timm(states[spec.weights], network_of(spec), PRESETS.get(spec.model).family)
+        start_from(spec.weights, states[spec.weights], network_of(spec), PRESETS.get(spec.model), classes=())
     except UserError as error:
         raise UserError(f"{spec.method} on {spec.model} cannot start from {spec.weights}: {error}") from error
 
