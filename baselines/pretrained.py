@@ -54,12 +54,19 @@ class Pretrained(Method):
 
     def points(self, run: Run) -> list[OperatingPoint]:
         net = trained_supernet(run)
-        return [subnetwork_point(net, c, run.data.image_size) for c in choices_of(net.space, run.options)]
+        keys = [key for one in run.preset.family.official if run.spec.model in one.presets for key in one.reported]
+        points = []
+        for step, choice in choices_of(net.space, run.options).items():
+            point = subnetwork_point(net, choice, run.data.image_size)
+            point.reported = keys[step] if keys else None
+            points.append(point)
+        return points
 
 
-def choices_of(space: ChoiceSpace, options: PretrainedOptions) -> list[Choice]:
-    """The sub-networks of a run, cheapest first. Raises `UserError` for a step that the network does not have."""
-    return [space.uniform(step) for step in sorted(set(options.steps))] or list(space.uniform_choices)
+def choices_of(space: ChoiceSpace, options: PretrainedOptions) -> dict[int, Choice]:
+    """The sub-networks of a run by step, cheapest first. Raises `UserError` for a step that there is none of."""
+    steps = sorted(set(options.steps)) or range(len(space.uniform_choices))
+    return {step: space.uniform(step) for step in steps}
 
 
 def require_authors_classes(spec: RunSpec, data: Dataset) -> None:

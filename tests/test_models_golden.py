@@ -6,8 +6,8 @@ import torch
 from golden_networks import fixture, images, state_of
 from torch import Tensor
 
-from baselines.thinking_vit import ThinkingViTOptions, rounds_of
 from baselines.thinking_rounds import entropy
+from baselines.thinking_vit import ThinkingViTOptions, rounds_of
 from bench.core.errors import UserError
 from bench.models import PRESETS
 from bench.models.official import format_of, from_official, imagenet_rows
@@ -132,7 +132,7 @@ def test_thinking_vit_thinks_twice_as_the_official_code_does(dtype, tolerance, i
 @torch.no_grad()
 def test_scala_is_refused_and_read_as_timms_its_full_network_would_be_slightly_wrong():
     """Names and shapes are those of timm's DeiT-S: only the epsilon of its norms tells the full network apart."""
-    with pytest.raises(UserError, match="cuts the rows of query, key and value as one block.*eps 1e-5"):
+    with pytest.raises(UserError, match=r"cuts the rows of query, key and value as one block.*eps 1e-5"):
         format_of("scala")
     preset, golden = PRESETS.get("nested_vit_s"), fixture("scala_deit_s")
     net = preset.build().eval()
@@ -166,7 +166,7 @@ def test_a_tensor_that_is_missing_or_too_much_or_misshapen_is_named(s_mobilenet,
 
 def test_formats_go_by_the_name_that_a_user_gives(s_mobilenet, imagenet):
     preset = PRESETS.get("us_mobilenet_v1")
-    with pytest.raises(UserError, match="official:s_mobilenet_v1 are weights of s_mobilenet_v1, not of us_mobilenet_v1"):
+    with pytest.raises(UserError, match="s_mobilenet_v1 are weights of s_mobilenet_v1, not of us_mobilenet_v1"):
         from_official("s_mobilenet_v1", s_mobilenet, preset.build(), preset, imagenet)
     with pytest.raises(UserError, match="did you mean 'hydravit'"):
         format_of("hydravt")

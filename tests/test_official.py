@@ -74,13 +74,15 @@ def test_what_cannot_be_given(text, says):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("weights", ["official:Ds=sha256:" + 64 * "0", "official:ds_mbnet=file.pth", "official:ds_mbnet"])
+@pytest.mark.parametrize(
+    "weights", ["official:Ds=sha256:" + 64 * "0", "official:ds_mbnet=file.pth", "official:ds_mbnet"]
+)
 def test_names_that_no_spec_may_hold(weights):
     with pytest.raises(UserError, match="weights must be timm:NAME or sha256:DIGEST"):
         RunSpec("pretrained", "ds_mobilenet_v1", weights=weights)
 
 
-def test_what_is_evaluated_as_it_is_must_be_given_and_fit(tmp_path):
+def test_what_is_evaluated_as_it_is_must_be_given_and_fit():
     net = PRESETS.get("us_mobilenet_micro8").build()
     name, untrained = "official:us_mobilenet_v1=sha256:" + 64 * "0", TrainSpec(epochs=0)
     for spec, says in (
@@ -94,7 +96,9 @@ def test_what_is_evaluated_as_it_is_must_be_given_and_fit(tmp_path):
         with pytest.raises(UserError, match=says):
             Pretrained().check(spec, net, 8)
     with pytest.raises(UserError, match="not all 10 of digits"):
-        require_authors_classes(RunSpec("pretrained", "us_mobilenet_v1", train=untrained, weights=name), load(DataSpec()))
+        require_authors_classes(
+            RunSpec("pretrained", "us_mobilenet_v1", train=untrained, weights=name), load(DataSpec())
+        )
 
 
 def test_the_second_round_is_not_evaluated_without_weights(tmp_path, capsys, monkeypatch):
@@ -154,12 +158,12 @@ def test_a_release_from_its_file_to_a_table(recipe, tmp_path, monkeypatch):
     points = store.read(run_id, "eval")["results"]["points"]
     assert len(points) == count
     assert {point["tier"] for point in points.values()} == {AUTHORS}
-    assert all(point["executed_proof"]["graphs"] for point in points.values())
+    assert all(point["executed_proof"]["forms"] == ["extracted", "view"] for point in points.values())
     if label == "thinking_vit":
         assert start["beside"] == ["alpha", "recycle.weight", "recycle.bias"]
         assert [points[f"entropy{value}"]["routing"] for value in ("0", "5")] == [{"1": 8}, {"0": 8}]
-    rows = [line for line in (results / "tables" / "leaderboard.md").read_text().splitlines() if "| uniform" in line]
-    assert AUTHORS in (results / "tables" / "leaderboard.md").read_text(), rows
+    rows = [line for line in (results / "tables" / "leaderboard.md").read_text().splitlines() if "imagenet" not in line]
+    assert sum(AUTHORS in row for row in rows) == count
     assert str(tmp_path) not in json.dumps(store.read_spec(run_id).to_json())
 
 

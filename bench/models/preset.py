@@ -36,12 +36,14 @@ class Official:
         presets: the networks whose weights it holds.
         adapt: (the authors' state dict, the network with all of its classes) to `Adapted`; None where no network here
             computes what the authors' code does, and `refused` says why.
+        reported: keys of what is reported of the steps of the network's ladder (`results/reported`), cheapest first.
     """
 
     name: str
     presets: tuple[str, ...]
     adapt: Lazy | None = None
     refused: str = ""
+    reported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Recipes that evaluate what authors published, on ImageNet or any of its classes: `--weights official:FORMAT=FILE`.
 
 No weights are shipped or downloaded: the file is the user's. Images are resized to 256 by bicubic interpolation and
-cropped to 224, as DS-Net does (METHODS 6), normalised by ImageNet's mean and deviation, whatever the authors' evaluation did. The
-formats were tested on weights and images that are made up; on the released files nothing was run here.
+cropped to 224, as DS-Net does (METHODS 6), normalised by ImageNet's mean and deviation, whatever the authors
+did. The formats were tested on weights and images that are made up; on the released files nothing was run here.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class EvaluatedPoint:
             Both are None where they say nothing (`bench.points.OperatingPoint`).
         routing: how many images took each route, by its name.
         headline: the metric that rows are ordered by. records: every number that was measured, by metric.
-        tier: what its numbers stand for where they are no result of a training here.
+        tier: what its numbers stand for where they are no result of a training here. reported: the key of the row of
+            what its authors report of it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class EvaluatedPoint:
     headline: Metric
     records: dict[str, Record]
     tier: str | None = None
+    reported: str | None = None
 
     @property
     def score(self) -> Record:
@@ -171,6 +173,7 @@ def _point(name: str, said: Mapping[str, Any], records: dict[str, Record]) -> Ev
         METRICS[said["headline"]],
         records,
         said.get("tier"),
+        said.get("reported"),
     )
 
 

@@ -60,7 +60,7 @@ def _described(spec: RunSpec, point: OperatingPoint, task: Task) -> dict[str, An
     """What a point is, as values for those who read its records: see `bench.reports.runs.EvaluatedPoint`."""
     method = method_of(spec.method)
     are_authors = method.as_given and is_official(spec.weights) and spec.train.epochs == 0
-    return ({"tier": AUTHORS} if are_authors else {}) | {
+    return ({"tier": AUTHORS, "reported": point.reported} if are_authors else {}) | {
         "kind": point.kind,
         "method_kind": method.kind,
         "control": {"of": spec.init_from, "role": method.role} if method.kind == "control" else None,

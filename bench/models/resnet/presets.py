@@ -38,8 +38,11 @@ RESNET = Family(
     "bench.models.resnet.order:order",
     timm="bench.models.resnet.timm_names",
     timm_head="fc.",
-    official=(Official("s_resnet50", ("s_resnet50",), "bench.models.resnet.official:slimmable"),),
-)
+    official=(
+        Official("s_resnet50", ("s_resnet50",), "bench.models.resnet.official:slimmable",
+                 reported=tuple(f"s_net/resnet50/width {width}" for width in SWITCHABLE_MULTIPLIERS)),
+    ),
+)  # fmt: skip
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
 RESNET50 = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # inner width, blocks, stride of each stage

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.models.transfer import check_tensors
 from bench.models.resnet.units import ConvNorm, Head, Residual, Stem
+from bench.models.transfer import check_tensors
 from bench.slicing.norms import SlicedGroupNorm
 from bench.slicing.supernet import Supernet
 

@@ -17,9 +17,7 @@ RECYCLING = {"alpha": "alpha.0", "recycle.weight": "proj_layer.weight", "recycle
 """What the second round adds of the first one's tokens, by our name (`baselines/thinking_rounds.py`)."""
 
 
-def deit(
-    state: Mapping[str, Tensor], net: Supernet, beside: Mapping[str, tuple[int, ...]] | None = None
-) -> Adapted:
+def deit(state: Mapping[str, Tensor], net: Supernet, beside: Mapping[str, tuple[int, ...]] | None = None) -> Adapted:
     """A DeiT of the network's heads; `beside`: shapes of what else the checkpoint holds."""
     heads = net.space.stages[-1].values("heads")[-1]
     values = matched(state, net, key_map(net), beside or {})
@@ -27,7 +25,7 @@ def deit(
 
 
 def thinking_vit(state: Mapping[str, Tensor], net: Supernet) -> Adapted:
-    """ThinkingViT's DeiT of 3 and 6 heads. Its recycling of tokens, from half of the channels, is beside the network."""
+    """ThinkingViT's DeiT of 3 and 6 heads; its recycling of tokens, from half of the channels, is beside it."""
     channels = net.space.stages[-1].values("embedding")[-1]
     shapes = {"alpha.0": (1,), "proj_layer.weight": (channels, channels // 2), "proj_layer.bias": (channels,)}
     adapted = deit(state, net, shapes)

@@ -14,7 +14,8 @@ VIT = Family(
     tokens=True,
     official=(
         Official("thinking_vit", ("ds_vit_s",), "bench.models.vit.official:thinking_vit"),
-        Official("hydravit", ("nested_vit_b",), "bench.models.vit.official:deit"),
+        Official("hydravit", ("nested_vit_b",), "bench.models.vit.official:deit",
+                 reported=tuple(f"hydravit/deit_b/{heads} heads" for heads in range(3, 13))),
         Official("scala", (), refused="its code cuts the rows of query, key and value as one block, narrows all six "
                  "heads instead of running fewer, and normalises with eps 1e-5; no network here does, and tensors of "
                  "equal names and shapes would give other answers"),
