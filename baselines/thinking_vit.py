@@ -16,6 +16,7 @@ train.epochs=0 and thresholds alone they are evaluated as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class ThinkingViT(Method):
     paper = "ThinkingViT, CVPR 2026, arXiv 2507.10800"
     trains = ("dynamic weight slicing",)
     families = ("vit",)
-    beside = ("alpha", "recycle.weight", "recycle.bias")
+    beside: ClassVar = {"alpha.0": "alpha", "proj_layer.weight": "recycle.weight", "proj_layer.bias": "recycle.bias"}
     as_given = True
     Options = ThinkingViTOptions
 

@@ -3,11 +3,11 @@ formula. Official logits are those of a run in float64, compared relative to the
 
 import pytest
 import torch
-from golden_networks import fixture, images, state_of
+from golden_networks import draw, fixture, images, state_of
 from torch import Tensor
 
 from baselines.thinking_rounds import entropy
-from baselines.thinking_vit import ThinkingViTOptions, rounds_of
+from baselines.thinking_vit import ThinkingViT, ThinkingViTOptions, rounds_of
 from bench.core.errors import UserError
 from bench.models import PRESETS
 from bench.models.official import format_of, from_official, imagenet_rows
@@ -94,12 +94,10 @@ def test_ds_mbnet_routes_and_answers_as_the_official_code_with_its_gates(dtype, 
     entries = [entry for entry in fixture(FIXTURES["ds_mbnet"][0])["outputs"] if entry["mode"] == "dynamic"]
     assert [entry["routes"] for entry in entries] == [[1, 1], [2, 1], [0, 3]]
     for entry in entries:
-        from golden_networks import draw
-
         weight = torch.from_numpy(draw(entry["gate_weight_name"], [4, 66, 1, 1]))
         net, _, beside = loaded("ds_mbnet", imagenet, **{"blocks.3.first_block.gate.gate.0.weight": weight})
         gate = Gate(66, 4)
-        gate.head.weight.data.copy_(beside["gate"])
+        gate.head.weight.data.copy_(beside["blocks.3.first_block.gate.gate.0.weight"])
         net, gate, x = net.to(dtype), gate.to(dtype), images().to(dtype)
         features = net.segments[0](x, Choice(net.space.fixed))[1]
         scores, expected = gate(features), torch.tensor(entry["gate_logits"], dtype=dtype)
@@ -114,7 +112,7 @@ def test_ds_mbnet_routes_and_answers_as_the_official_code_with_its_gates(dtype, 
 def test_thinking_vit_thinks_twice_as_the_official_code_does(dtype, tolerance, imagenet):
     net, golden, beside = loaded("thinking_vit", imagenet)
     rounds = rounds_of(net, ThinkingViTOptions()).eval()
-    rounds.nested.load_state_dict(beside, strict=False)
+    rounds.nested.load_state_dict({ThinkingViT.beside[key]: value for key, value in beside.items()}, strict=False)
     rounds, x = rounds.to(dtype), images().to(dtype)
     first, second, plain, by_entropy = golden["outputs"]
     early, late = rounds.outputs(x)

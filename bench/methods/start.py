@@ -105,7 +105,8 @@ def start_of(run: Run) -> dict[str, Any]:
 def beside_of(run: Run) -> Mapping[str, Tensor]:
     """What the weights that a run starts from hold for its method to put beside the supernet, by its names there."""
     start = _start(fresh_model(run), run)
-    return {} if start is None else {key: start.beside[key] for key in method_of(run.spec.method).beside}
+    names = method_of(run.spec.method).beside
+    return {} if start is None else {names[key]: value for key, value in start.beside.items() if key in names}
 
 
 def _start(net: Supernet, run: Run) -> Transferred | None:

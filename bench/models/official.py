@@ -27,7 +27,7 @@ STATISTICS = {"mean": "running_mean", "var": "running_var"}
 
 class Adapted(NamedTuple):
     """A network's whole state with the authors' values, and tensors that a method may use beside the network, by the
-    name that they have there."""
+    authors' names."""
 
     state: dict[str, Tensor]
     beside: dict[str, Tensor]

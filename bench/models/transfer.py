@@ -21,7 +21,8 @@ State = Mapping[str, Tensor]
 
 class Transferred(NamedTuple):
     """A network's whole state, the names of its tensors that stayed as they were, and those of the source's tensors
-    that found no place in it; `beside`: tensors of the source that are no supernet's but a method may use (a gate)."""
+    that found no place in it; `beside`: tensors of the source, by its names, that are no supernet's but a method may
+    use (a gate)."""
 
     state: dict[str, Tensor]
     stayed: tuple[str, ...]

@@ -59,7 +59,7 @@ def ds_mbnet(state: Mapping[str, Tensor], net: Supernet) -> Adapted:
                         attention[f"{ours}.attention.{layer}.{part}"] = f"{place}gate.conv_{layer}.{part}"
     matrices = set(attention.values())
     flat = {key: _matrix(value) if key in matrices else value for key, value in state.items() if key != GATE}
-    beside = {"gate": _matrix(state[GATE])} if GATE in state else {}
+    beside = {GATE: _matrix(state[GATE])} if GATE in state else {}
     return Adapted(dict(matched(flat, net, names | attention, {})), beside)
 
 

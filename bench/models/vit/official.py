@@ -13,9 +13,6 @@ from bench.models.official import Adapted, matched
 from bench.models.vit.timm_names import by_head, key_map
 from bench.slicing.supernet import Supernet
 
-RECYCLING = {"alpha": "alpha.0", "recycle.weight": "proj_layer.weight", "recycle.bias": "proj_layer.bias"}
-"""What the second round adds of the first one's tokens, by our name (`baselines/thinking_rounds.py`)."""
-
 
 def deit(state: Mapping[str, Tensor], net: Supernet, beside: Mapping[str, tuple[int, ...]] | None = None) -> Adapted:
     """A DeiT of the network's heads; `beside`: shapes of what else the checkpoint holds."""
@@ -28,5 +25,4 @@ def thinking_vit(state: Mapping[str, Tensor], net: Supernet) -> Adapted:
     """ThinkingViT's DeiT of 3 and 6 heads; its recycling of tokens, from half of the channels, is beside it."""
     channels = net.space.stages[-1].values("embedding")[-1]
     shapes = {"alpha.0": (1,), "proj_layer.weight": (channels, channels // 2), "proj_layer.bias": (channels,)}
-    adapted = deit(state, net, shapes)
-    return Adapted(adapted.state, {ours: state[theirs] for ours, theirs in RECYCLING.items()})
+    return Adapted(deit(state, net, shapes).state, {name: state[name] for name in shapes})
