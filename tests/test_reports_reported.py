@@ -18,7 +18,8 @@ from bench.reports.authors import write_authors
 from bench.reports.layout import Stamp
 from bench.reports.listings import write_reported
 from bench.reports.reported import load_reported, printed_count, problems
-from bench.reports.runs import read_runs, variants
+from bench.reports.runs import read_runs
+from bench.reports.variants import variants
 
 FOLDER = Path(__file__).parent.parent / "results" / "reported"
 
