@@ -103,9 +103,10 @@ class ThinkingViT(Method):
         plain = network.eval().extract().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         forms = {"view": network, "extracted": plain}
         costs, params = network.costs(), (parameters_of(plain.first), parameters_of(network))
-        points = [OneDecisionPoint(name, forms, threshold, costs, params) for name, threshold in thresholds.items()]
-        for point in points:
-            point.reported = f"thinking_vit/deit_s/entropy {abs(point.threshold)}"  # of their weights' summary
+        points: list[OperatingPoint] = []
+        for name, threshold in thresholds.items():
+            points.append(OneDecisionPoint(name, forms, threshold, costs, params))
+            points[-1].reported = f"thinking_vit/deit_s/entropy {abs(threshold)}"  # of the authors' weights
         return points
 
 

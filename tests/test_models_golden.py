@@ -30,7 +30,7 @@ TOLERANCES = [(torch.float32, 1e-5), (torch.float64, 1e-8)]
 
 @pytest.fixture(scope="module")
 def imagenet():
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     return tuple(ImageNetInfo().label_names())
 

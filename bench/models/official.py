@@ -74,7 +74,7 @@ def from_official(name: str, state: State, net: Supernet, preset: Preset, classe
 
 def imagenet_rows(classes: Sequence[str]) -> list[int] | None:
     """The places of classes, named by WordNet ids, among the 1,000 of ImageNet; None where one is not among them."""
-    from timm.data import ImageNetInfo  # takes seconds to import
+    from timm.data.imagenet_info import ImageNetInfo  # takes seconds to import
 
     places = {wordnet_id: place for place, wordnet_id in enumerate(ImageNetInfo().label_names())}
     return [places[name] for name in classes] if classes and set(classes) <= places.keys() else None
