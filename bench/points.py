@@ -38,12 +38,14 @@ class OperatingPoint:
         routing_space: for each decision the options that it may take, cheapest first. None where nothing is decided,
             or what is decided is no such option.
         route: of a static point that is one route through a network with gates, the options taken; else None.
+        reported: of a point with its authors' weights, the key of what they report of it (`results/reported`).
     """
 
     name: str
     kind: str
     routing_space: Sequence[Sequence[int]] | None = None
     route: tuple[int, ...] | None = None
+    reported: str | None = None
 
     def __call__(self, x: Tensor) -> Prediction:
         """(B, C, H, W) to the output (B, ...) and the decisions taken for each image, int64 (B, G)."""

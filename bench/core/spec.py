@@ -17,7 +17,7 @@ from bench.core.frozen import FrozenDict, freeze
 
 DEVICES = ("cpu", "cuda")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # method names and run ids name folders
-_WEIGHTS = re.compile(r"timm:[A-Za-z0-9_.-]+|sha256:[0-9a-f]{64}")
+_WEIGHTS = re.compile(r"timm:[A-Za-z0-9_.-]+|(official:[a-z0-9_]+=)?sha256:[0-9a-f]{64}")
 _STRICT = {"extra": "forbid"}  # read by pydantic: an unknown key is an error
 
 
@@ -123,7 +123,8 @@ class RunSpec:
     `method`, `model` and `data.name` are registry keys, never paths. `options` are the method's own settings
     (JSON values; kept frozen, lists as tuples). `init_from` is the run_id of the run whose checkpoint this
     one starts from; `weights` names pretrained ones, "timm:NAME" or "sha256:" and the 64 hex digits of a
-    kept file. Raises UserError when a value is impossible.
+    kept file, in front of them "official:FORMAT=" where it is in its authors' names. Raises UserError when a
+    value is impossible.
     """
 
     __pydantic_config__ = _STRICT

@@ -29,6 +29,24 @@ def load(path: Lazy) -> Any:
 
 
 @dataclass(frozen=True)
+class Official:
+    """A format in which authors published trained weights; a user names it, for shapes alone do not tell formats apart.
+
+    Attributes:
+        presets: the networks whose weights it holds.
+        adapt: (the authors' state dict, the network with all of its classes) to `Adapted`; None where no network here
+            computes what the authors' code does, and `refused` says why.
+        reported: keys of what is reported of the steps of the network's ladder (`results/reported`), cheapest first.
+    """
+
+    name: str
+    presets: tuple[str, ...]
+    adapt: Lazy | None = None
+    refused: str = ""
+    reported: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Family:
     """Networks of the same units, whose channels are ordered and whose foreign weights are named alike.
 
@@ -38,6 +56,7 @@ class Family:
         timm: the module with `key_map` and `from_timm`, None where timm has no counterpart; `timm_head`: how timm's
             names of the classifier begin.
         tokens: activations are tokens (transformers) and not maps of channels.
+        official: the formats of trained weights that authors published of such networks.
     """
 
     name: str
@@ -46,6 +65,7 @@ class Family:
     timm: str | None = None
     timm_head: str = ""
     tokens: bool = False
+    official: tuple[Official, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -134,14 +134,13 @@ def check_starts(
 
 def _check_weights(spec: RunSpec, network_of: NetworkOf, results: Path | None, states: dict[str, Any]) -> None:
     from bench.models import PRESETS
-    from bench.models.transfer import from_timm
-    from bench.models.weights import find
+    from bench.models.weights import find, start_from
 
     assert spec.weights is not None
     try:
         if spec.weights not in states:
             states[spec.weights] = find(spec.weights, (results or Path("results")) / "weights")
-        from_timm(states[spec.weights], network_of(spec), PRESETS.get(spec.model).family)
+        start_from(spec.weights, states[spec.weights], network_of(spec), PRESETS.get(spec.model), classes=())
     except UserError as error:
         raise UserError(f"{spec.method} on {spec.model} cannot start from {spec.weights}: {error}") from error
 
