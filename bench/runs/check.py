@@ -39,6 +39,7 @@ def check(
     from bench.models import PRESETS
     from bench.profilers import METERS
     from bench.profilers.model import check_size
+    from bench.training.mixing import training_split
 
     dataset = cache(lambda data: load(data, data_root))
 
@@ -54,9 +55,9 @@ def check(
     for spec in specs:
         for meter in spec.profile.meters:
             METERS.get(meter)
-        dataset(spec.data).train.steps(spec.train.batch_size)
         net = network(spec.model, spec.data)
         try:
+            training_split(spec.train, dataset(spec.data))
             method_of(spec.method).check(spec, net, dataset(spec.data).image_size)
             method_of(spec.method).check_data(spec, dataset(spec.data))
         except UserError as error:

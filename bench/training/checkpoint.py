@@ -69,22 +69,35 @@ def scatter(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> 
             raise UserError(f"the checkpoint does not fit {name}: {str(error).splitlines()[-1].strip()}") from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors (momentum and the like); learning rates are recomputed from the step."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer/{index}/{key}": value
-        for index, slots in state.items()
-        for key, value in slots.items()
-        if isinstance(value, Tensor)
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """What an optimizer remembers: tensors (momentum and the like), and numbers (the count of its steps, which some
+    keep for each parameter and some for each group). Learning rates are recomputed from the step."""
+    whole = optimizer.state_dict()
+    groups = {f"group{index}": group for index, group in enumerate(whole["param_groups"])}
+    slots = {
+        f"optimizer/{name}/{key}": value
+        for name, entry in {**whole["state"], **groups}.items()
+        for key, value in entry.items()
     }
+    tensors = {key: value for key, value in slots.items() if isinstance(value, Tensor)}
+    return tensors, {key: value for key, value in slots.items() if isinstance(value, int | float)}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors saved by `optimizer_tensors` back."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
+) -> None:
+    """Put back what `optimizer_state` gave, each tensor in the memory format of its parameter: a norm over another
+    order of the same values would differ in the last bit."""
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **numbers}.items():
         if key.startswith("optimizer/"):
-            _, index, slot = key.split("/", 2)
-            state.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            _, name, slot = key.split("/", 2)
+            group = name.removeprefix("group")
+            entry = state.setdefault(int(name), {}) if group == name else whole["param_groups"][int(group)]
+            entry[slot] = value
+    optimizer.load_state_dict({**whole, "state": state})
+    for parameter, slots in optimizer.state.items():
+        for key, value in slots.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                slots[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -24,7 +24,7 @@ from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
 from bench.training.loop import Plan, fit, stable_seed
-from bench.training.optim import move_average
+from bench.training.optim import growing_decay, move_average
 from bench.training.run import Run
 
 Distillation = Literal["none", "inplace", "bootstrap", "ensemble_bootstrap"]
@@ -68,7 +68,7 @@ class StageOne:
 
     def decay(self, step: int) -> float:
         """EMA decay at a step (counted from 0)."""
-        return min(self.ema, (1 + step) / (10 + step)) if self.ema_warmup else self.ema
+        return growing_decay(self.ema, step) if self.ema_warmup else self.ema
 
     @property
     def averages(self) -> bool:
