@@ -230,11 +230,11 @@ def test_a_training_may_be_stopped_after_a_few_steps_and_still_resumes(tmp_path,
     assert not changed(state_of(whole[0]), longer)
 
 
-# The clip and the parts are there because they act on what the optimizers see; a slimmer rate, for all of them converge.
 TECHNIQUES = {
     **{name: {"optimizer": name, "lr": 0.003, "clip_grad": 1.0} for name in OPTIMIZERS if name != "sgd"},
     "mixed and averaged": {
-        "optimizer": "adamw", "lr": 0.003, "mixup": 0.8, "cutmix": 1.0, "ema": 0.9, "accumulate": 2, "schedule": "linear",
+        "optimizer": "adamw", "lr": 0.003, "schedule": "linear", "mixup": 0.8, "cutmix": 1.0, "ema": 0.9,
+        "accumulate": 2,
     },
     "erased": {"random_erasing": 0.7, "schedule": "step", "decay_epochs": 1, "warmup_steps": 3, "accumulate": 4},
 }  # fmt: skip

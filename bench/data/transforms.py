@@ -97,8 +97,8 @@ def _made(size: int, recipe: Recipe, crop: float) -> Pipeline:
 
 
 def eraser(chance: float) -> Callable[[Tensor], object]:
-    """Random erasing (Zhong et al. 2020) of normalised images (C, H, W) or (B, C, H, W) in place, by noise. The noise is
-    drawn on the CPU, so that it is the same on every device."""
+    """Random erasing (Zhong et al. 2020) of normalised images (C, H, W) or (B, C, H, W) in place, by noise that
+    is drawn on the CPU, so that it is the same on every device."""
     from timm.data.random_erasing import RandomErasing  # takes seconds to import
 
     return RandomErasing(chance, mode="pixel", max_count=1, device="cpu")

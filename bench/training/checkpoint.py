@@ -73,10 +73,11 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
     """What an optimizer remembers: tensors (momentum and the like), and numbers (the count of its steps, which some
     keep for each parameter and some for each group). Learning rates are recomputed from the step."""
     whole = optimizer.state_dict()
-    groups = {f"group{index}": group for index, group in enumerate(whole["param_groups"])}
+    parts = {"optimizer": whole["state"].items(), "optimizer_groups": enumerate(whole["param_groups"])}
     slots = {
-        f"optimizer/{name}/{key}": value
-        for name, entry in {**whole["state"], **groups}.items()
+        f"{part}/{index}/{key}": value
+        for part, entries in parts.items()
+        for index, entry in entries
         for key, value in entry.items()
     }
     tensors = {key: value for key, value in slots.items() if isinstance(value, Tensor)}
@@ -92,10 +93,11 @@ def load_optimizer(
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **numbers}.items():
         if key.startswith("optimizer/"):
-            _, name, slot = key.split("/", 2)
-            group = name.removeprefix("group")
-            entry = state.setdefault(int(name), {}) if group == name else whole["param_groups"][int(group)]
-            entry[slot] = value
+            _, index, entry = key.split("/", 2)
+            state.setdefault(int(index), {})[entry] = value
+        elif key.startswith("optimizer_groups/"):
+            _, index, entry = key.split("/", 2)
+            whole["param_groups"][int(index)][entry] = value
     optimizer.load_state_dict({**whole, "state": state})
     for parameter, slots in optimizer.state.items():
         for key, value in slots.items():

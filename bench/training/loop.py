@@ -22,6 +22,7 @@ from bench.data.dataset import Batch, Split
 from bench.training import checkpoint
 from bench.training.mixing import mixed, part_of, training_split
 from bench.training.optim import growing_decay, move_average, optimizer_of, rate_of
+from bench.training.precision import back_propagate, check_precision, computing_in
 from bench.training.run import Run
 
 StepFunction = Callable[[Batch, int], dict[str, float]]
@@ -82,6 +83,7 @@ def fit(plan: Plan, run: Run) -> dict[str, Any]:
 
 
 def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
+    check_precision(spec.precision, run.device)
     split = training_split(spec, run.data)
     per_epoch = split.steps(spec.batch_size)
     steps = per_epoch * spec.epochs if spec.max_steps is None else min(per_epoch * spec.epochs, spec.max_steps)
@@ -95,7 +97,7 @@ def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
         for group in optimizer.param_groups:
             group["lr"] = rate_of(spec, step, steps, per_epoch)
         optimizer.zero_grad(set_to_none=True)
-        losses = _back_propagate(plan, spec, batch, step, run)
+        losses = _forward_parts(plan, spec, batch, step, run)
         if not all(math.isfinite(value) for value in losses.values()):
             raise UserError(f"training {plan.name} diverged at step {step} ({losses}); lower train.lr")
         finish_gradients([p for group in optimizer.param_groups for p in group["params"]], spec)
@@ -120,7 +122,7 @@ def _average_of(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).requires_grad_(False)
 
 
-def _back_propagate(plan: Plan, spec: TrainSpec, batch: Batch, step: int, run: Run) -> dict[str, float]:
+def _forward_parts(plan: Plan, spec: TrainSpec, batch: Batch, step: int, run: Run) -> dict[str, float]:
     """Back-propagate the parts of a batch in turn, whose gradients add up; return the means of their losses."""
     seed, parts = run.spec.seed, []
     for index in range(spec.accumulate):
@@ -129,7 +131,8 @@ def _back_propagate(plan: Plan, spec: TrainSpec, batch: Batch, step: int, run: R
         if spec.mixes:
             part = mixed(part, spec, len(run.data.classes), stable_seed(seed, "mix", plan.name, *key))
         torch.manual_seed(stable_seed(seed, plan.name, *key))  # dropout and noise of this step
-        parts.append(plan.step(part, step))
+        with computing_in(spec.precision, run.device):
+            parts.append(plan.step(part, step))
     return parts[0] if len(parts) == 1 else {name: sum(p[name] for p in parts) / len(parts) for name in parts[0]}
 
 
@@ -185,7 +188,7 @@ def train_network(
     def step(batch: Batch, index: int) -> dict[str, float]:
         total = run.loss(network(batch.x), batch) if loss is None else loss(batch, index)
         total, parts = total if isinstance(total, tuple) else (total, {"loss": total})
-        total.backward()
+        back_propagate(total)
         return {key: part.item() for key, part in parts.items()}
 
     network.train()
