@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.core.metrics import Measured
 from bench.data.dataset import Dataset, Split
-from bench.tasks.task import in_float32
+from bench.tasks.task import in_float32, widened
 
 BATCH = 500
 
@@ -42,7 +42,7 @@ class Classification:
         return F.cross_entropy(output, target, label_smoothing=smoothing)
 
     def soften(self, output: Tensor) -> Tensor:
-        return output.detach().float().softmax(dim=1)
+        return widened(output.detach()).softmax(dim=1)
 
     @in_float32
     def distill(self, output: Tensor, target: Tensor) -> Tensor:

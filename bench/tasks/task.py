@@ -13,13 +13,18 @@ from bench.core.registry import Registry
 from bench.data.dataset import Dataset, Split
 
 
+def widened(output: Tensor) -> Tensor:
+    """An output in float32 where it was computed in fewer digits."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
 def in_float32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A loss method of a task, computed in float32 whatever its output was computed in."""
+    """A loss method of a task, computed in float32 where its output was computed in fewer digits."""
 
     @functools.wraps(loss)
     def computed(self: Task, output: Tensor, *others: Any, **named: Any) -> Tensor:
         with torch.autocast(output.device.type, enabled=False):
-            return loss(self, output.float(), *others, **named)
+            return loss(self, widened(output), *others, **named)
 
     return computed
 

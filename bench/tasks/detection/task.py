@@ -24,7 +24,7 @@ from bench.data.dataset import Dataset, Split
 from bench.models.detector.head import OFFSETS
 from bench.tasks.detection.anchors import anchor_grid, fit_sizes
 from bench.tasks.detection.found import Found
-from bench.tasks.task import in_float32
+from bench.tasks.task import in_float32, widened
 
 POSITIVE, NEGATIVE = 0.4, 0.3  # IoU with an object from which an anchor stands for it, below which for none
 CONFIDENCE = 0.3  # of the detections that an image's F1 counts
@@ -117,7 +117,7 @@ class Detection:
 
     def soften(self, output: Tensor) -> Tensor:
         """(B, A, 4 + classes): a teacher's offsets and class probabilities, detached."""
-        offsets, logits = self._split(output.detach().float())
+        offsets, logits = self._split(widened(output.detach()))
         return torch.cat([offsets, logits.sigmoid()], dim=2)
 
     @in_float32
