@@ -302,6 +302,7 @@ def test_each_part_has_its_images_and_the_choices_of_the_step(tmp_path):
         assert torch.equal(targets, batch.targets[part::4])
     assert len({noise for *_, noise in seen}) == 4, "dropout differs, as on processes of a group"
     assert history["losses"] == {"loss": 2.5}
+    assert net.weight.grad is not None
     assert net.weight.grad.item() == 1.0, "the mean of the parts' gradients"
 
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from small_runs import digits, run_at, run_of, small_net, small_spec
 
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, TrainSpec
+from bench.data.augment import Normalisation
+from bench.data.boxes import BoxAugmentation, BoxSplit
 from bench.data.dataset import Batch
 from bench.data.imagenet import load_imagenet
 from bench.methods import METHODS, method_of, plain_network
@@ -66,7 +69,7 @@ def test_views_are_mixed_alike():
 def test_smoothing_mixed_labels_is_mixing_smoothed_ones():
     """timm smooths before it mixes, the task's loss after."""
     from timm.data.mixup import mixup_target
-    from timm.loss import SoftTargetCrossEntropy
+    from timm.loss.cross_entropy import SoftTargetCrossEntropy
 
     logits, labels = torch.randn(8, 10), torch.arange(8)
     theirs = SoftTargetCrossEntropy()(logits, mixup_target(labels, 10, 0.3, 0.1))
@@ -77,11 +80,11 @@ def test_smoothing_mixed_labels_is_mixing_smoothed_ones():
 def test_mixing_leaves_the_random_state():
     batch = batch_of()
     torch.manual_seed(1)
-    expected = torch.rand(3), np.random.get_state()[1].tolist()  # noqa: NPY002
+    expected = torch.rand(3), np.random.get_state(legacy=True)[1].tolist()  # type: ignore[index] # noqa: NPY002
     torch.manual_seed(1)
     mixed(batch, MIXUP, 10, 5)
     assert torch.equal(torch.rand(3), expected[0])
-    assert np.random.get_state()[1].tolist() == expected[1]  # noqa: NPY002
+    assert np.random.get_state(legacy=True)[1].tolist() == expected[1]  # type: ignore[index] # noqa: NPY002
 
 
 def test_parts_of_a_batch_hold_each_image_once():
@@ -107,7 +110,7 @@ def test_the_loop_mixes_each_part_apart(tmp_path):
 def test_erasing_in_memory_is_a_function_of_seed_epoch_and_step():
     split = digits().train
     erased = split.augmented_with(None, 0.5)
-    how = {"seed": 3, "epoch": 1, "views": 2}
+    how: dict[str, Any] = {"seed": 3, "epoch": 1, "views": 2}
     plain, whole = list(split.train_batches(32, **how)), list(erased.train_batches(32, **how))
     later = list(erased.train_batches(32, start=2, **how))
     for one, other in zip(whole[2:], later, strict=True):
@@ -172,6 +175,14 @@ def test_data_refuse_what_they_cannot_have():
         training_split(TrainSpec(randaugment="rand-m9"), digits())
     with pytest.raises(UserError, match="mix the labels of whole images, and digits/official@1 is data for detection"):
         training_split(MIXUP, replace(digits(), task="detection"))
+
+
+def test_boxes_take_neither():
+    images, targets = np.zeros((4, 8, 8, 3), np.uint8), np.zeros((4, 1, 6), np.float32)
+    plain = Normalisation(255.0, (0.5,) * 3, (0.2,) * 3)
+    split = BoxSplit("train", "voc/toy@1:train", images, targets, plain, BoxAugmentation())
+    with pytest.raises(UserError, match=r"voc/toy@1:train takes neither train\.randaugment nor train\.random_erasing"):
+        training_split(TrainSpec(batch_size=2, random_erasing=0.2), replace(digits(), train=split, task="detection"))
 
 
 def test_two_averages_of_one_supernet_are_refused():

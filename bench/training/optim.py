@@ -31,7 +31,7 @@ def optimizer_of(modules: Iterable[nn.Module], spec: TrainSpec) -> torch.optim.O
     say. Momentum is that of the spec where an optimizer has one; AdamW's betas are its own."""
     if spec.optimizer == "sgd":
         return sgd(modules, spec)
-    from timm.optim import create_optimizer_v2  # takes seconds to import
+    from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage] (takes seconds to import)
 
     groups = parameter_groups(modules, spec.weight_decay)
     return create_optimizer_v2(groups, spec.optimizer, lr=spec.lr, momentum=spec.momentum, filter_bias_and_bn=False)

@@ -33,7 +33,7 @@ def precision_of(precision: str, device: torch.device) -> dict[str, Any]:
     """What `train.json` says of the numbers that a run was trained in; nothing where that is float32 on a CPU. On CUDA
     float32 need not be what it says: torch has TF32 for convolutions, unless it is told otherwise."""
     if device.type == "cuda":
-        backends = {"matmul": torch.backends.cuda.matmul, "conv": torch.backends.cudnn.conv}
+        backends = {"matmul": torch.backends.cuda.matmul, "conv": torch.backends.cudnn.conv}  # pyright: ignore
         tf32 = {name: backend.fp32_precision == "tf32" for name, backend in backends.items()}
         return {"precision": precision, "tf32": tf32}
     return {} if precision == "float32" else {"precision": precision}
