@@ -61,7 +61,7 @@ def view_of(run_id: str, choice: str, results: Path) -> Plain:
 
 
 def command(*arguments: object) -> int:
-    return cli._exit_code([str(argument) for argument in arguments])
+    return cli.exit_code([str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize(

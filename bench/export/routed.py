@@ -104,7 +104,7 @@ class Graph:
         from onnx import helper
 
         out = out or f"{self.prefix}/{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [out], name=out, **attributes))
+        self.nodes.append(helper.make_node(operator, list(inputs), [out], **attributes))
         return out
 
     def joined(self, tensors: Sequence[str]) -> str:
