@@ -24,7 +24,8 @@ from bench.data.dataset import Dataset
 from bench.export import onnx_file
 from bench.export.agreement import CLOSE
 from bench.export.proof import executed, multiply_adds
-from bench.export.routed import Window, claims, load_routed, stored_once, window_in, write_routed
+from bench.export.routed import claims, load_routed, write_routed
+from bench.export.windows import Window, stored_once, window_in
 from bench.points import OperatingPoint, RoutedPoint
 from bench.runs.phases import run_phase
 from bench.runs.run import open_run, points_of

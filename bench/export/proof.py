@@ -57,9 +57,8 @@ def executed(path: Path, x: Tensor) -> dict[str, int]:
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     madds: dict[str, int] = {}
     for event in events:
-        name = event["name"].removesuffix("_kernel_time")
-        if event.get("cat") == "Node" and name != event["name"]:
-            madds[name] = madds.get(name, 0) + _cost(event["args"])
+        if "output_type_shape" in event.get("args", {}):
+            madds[event["name"]] = madds.get(event["name"], 0) + _cost(event["args"])
     return madds
 
 

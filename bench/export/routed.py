@@ -11,59 +11,18 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench.export import onnx_file
+from bench.export.windows import stored_once
 from bench.points import OperatingPoint, Prediction
 from bench.slicing.parts import Part
 
-LEAST_SLICED = 256  # bytes: a slice takes as much to say
 ALL = "all"  # what shapes' first, free dimension is called
-
-
-class Window(NamedTuple):
-    """A tensor as part of a stored one: `stored[starts : starts + shape]` in every dimension."""
-
-    stored: str
-    starts: tuple[int, ...]
-
-
-def window_in(whole: np.ndarray, part: np.ndarray) -> tuple[int, ...] | None:
-    """Where a tensor lies inside a larger one: at the front, or for the last two of four dimensions (kernels) in the
-    centre. None where it does not, or their types differ.
-
-    >>> window_in(np.arange(6).reshape(2, 3), np.array([[0, 1]]))
-    (0, 0)
-    """
-    if whole.ndim != part.ndim or whole.dtype != part.dtype or any(np.less(whole.shape, part.shape)):
-        return None
-    starts = [0] * part.ndim
-    if part.ndim == 4:
-        starts[2:] = [(large - small) // 2 for large, small in zip(whole.shape[2:], part.shape[2:], strict=True)]
-    inside = whole[tuple(slice(start, start + size) for start, size in zip(starts, part.shape, strict=True))]
-    return tuple(starts) if np.array_equal(inside, part) else None
-
-
-def stored_once(tensors: Mapping[str, np.ndarray]) -> dict[str, Window]:
-    """For each tensor the one to store that it is, or is cut out of. Those to store map to themselves."""
-    windows: dict[str, Window] = {}
-    stored: list[str] = []
-    for name in sorted(tensors, key=lambda name: -tensors[name].nbytes):
-        tensor = tensors[name]
-        for other in stored:
-            same = tensors[other].shape == tensor.shape
-            starts = window_in(tensors[other], tensor) if same or tensor.nbytes >= LEAST_SLICED else None
-            if starts is not None:
-                windows[name] = Window(other, starts)
-                break
-        else:
-            windows[name] = Window(name, (0,) * tensor.ndim)
-            stored.append(name)
-    return windows
 
 
 class Together(nn.Module):
@@ -327,7 +286,7 @@ def write_routed(path: Path, point: OperatingPoint, images: Tensor, about: Mappi
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def load_routed(path: Path) -> Callable[[Tensor], Prediction]:
-    """The file in onnxruntime."""
-    run = onnx_file.load(path)
+def load_routed(path: Path, threads: int = 0) -> Callable[[Tensor], Prediction]:
+    """The file in onnxruntime; `threads` as in `onnx_file.load`."""
+    run = onnx_file.load(path, threads)
     return lambda x: Prediction(*run(x))
