@@ -220,7 +220,7 @@ def test_a_checkpoint_that_is_gone_or_changed_is_not_trained_again(tmp_path):
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert "is not the one that" in refused(spec.run_id, tmp_path, tmp_path / "net")
     file.unlink()
-    assert "is not here" in refused(spec.run_id, tmp_path, tmp_path / "net")
+    assert "is missing" in refused(spec.run_id, tmp_path, tmp_path / "net")
     assert not file.exists()
 
 

@@ -241,7 +241,7 @@ def run(tmp_path_factory) -> tuple[str, Path]:
 def pixels(x: Tensor, data: Dataset) -> np.ndarray:
     """The images before they were normalised."""
     rule = data.validation.normalisation  # type: ignore[attr-defined]
-    mean, std = (np.float32(values)[:, None, None] for values in (rule.mean, rule.std))
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (rule.mean, rule.std))
     return (x.numpy() * std + mean) * np.float32(rule.peak)
 
 

@@ -91,7 +91,7 @@ class RoutedFile:
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in traced.graph.initializer}
         self.windows = stored_once(self.weights)
 
-    def constant(self, name: str, value: np.ndarray | Sequence[int] | int) -> str:
+    def constant(self, name: str, value: Any) -> str:
         """A small tensor of int64, stored once under its name."""
         self.constants.setdefault(name, np.asarray(value, dtype=np.int64))
         return name
@@ -211,8 +211,9 @@ class RoutedFile:
         """Which images of the batch a part runs."""
         from onnx import helper
 
-        operator, attributes = ("Identity", {}) if len(rows) == 1 else ("Concat", {"axis": 0})
-        return helper.make_node(operator, list(rows), [f"{part.name}:rows"], name=f"{part.name}:rows", **attributes)
+        attributes: dict[str, Any] = {} if len(rows) == 1 else {"axis": 0}
+        operator, name = "Concat" if attributes else "Identity", f"{part.name}:rows"
+        return helper.make_node(operator, list(rows), [name], name=name, **attributes)
 
     def going(self, part: Part, place: int) -> tuple[str, str]:
         """The images of a part that one of its decisions is for: their rows within the part and within the batch."""

@@ -69,9 +69,9 @@ def find(run: Run, text: str | None, name: str | None = None) -> Plain | Operati
         raise UserError("say what to export: a choice or a point's name, one of them")
     if name is not None and name not in points:
         raise unknown(f"point of {run.run_id}", name, points)
-    if name is not None or text in points:
-        return source.of_point(points[name or text])
-    assert text is not None
+    text = name or text or ""
+    if text in points:
+        return source.of_point(points[text])
     if text == "dynamic":
         dynamic = [point for point in points.values() if point.kind == "dynamic"]
         if len(dynamic) == 1:
