@@ -166,6 +166,7 @@ def test_a_release_from_its_file_to_a_table(recipe, tmp_path, monkeypatch):
     rows = [line for line in (results / "tables" / "leaderboard.md").read_text().splitlines() if "imagenet" not in line]
     assert sum(AUTHORS in row for row in rows) == count
     assert "other images" in (results / "tables" / "authors.md").read_text()
+    assert slicebench("verify", "--execute", "--results", results, "--data", tmp_path) == 0
     assert str(tmp_path) not in json.dumps(store.read_spec(run_id).to_json())
 
 
