@@ -10,7 +10,8 @@ from report_store import make_store
 from bench.methods import METHODS, method_of
 from bench.reports import figures
 from bench.reports.figures import write_accuracy_latency, write_accuracy_madds, write_routing
-from bench.reports.frame import latency_frame, observations, points_frame
+from bench.reports.frame import observations, points_frame
+from bench.reports.latency import latency_frame
 from bench.reports.runs import Run, read_runs
 from bench.reports.series import series_of
 from bench.reports.style import LOOKS, human, log_axis, looks_of, save, slug

@@ -7,8 +7,7 @@ import pytest
 
 from bench.core.errors import UserError
 from bench.reports.layout import Stamp
-from bench.reports.listings import write_reported
-from bench.reports.reported import load_reported, printed_count, problems
+from bench.reports.reported import load_reported, printed_count, problems, write_reported
 
 FOLDER = Path(__file__).parent.parent / "results" / "reported"
 

@@ -1,10 +1,9 @@
-"""The store as tables in memory: records, evaluated points, points over seeds, latencies."""
+"""The store as tables in memory: records, evaluated points, points over seeds."""
 
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -42,9 +41,10 @@ def load(results_root: str | Path) -> pd.DataFrame:
 def observations(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each evaluated run, so one for each seed.
 
-    Beside ROW: kind, control, seed, images, metric (the headline's name), score (its value, a fraction), madds_mean,
-    madds_min, madds_max, params_stored, params_active, routing (route -> images), madds_theoretical (None where it is
-    not another number). Raises UserError when an evaluation lacks one of the others.
+    Beside ROW: kind, control, seed, images, metric (the headline's name), score (its value, a fraction),
+    half_over_images (of its own interval over images; nan where it has none), madds_mean, madds_min, madds_max,
+    params_stored, params_active, routing (route -> images), madds_theoretical (None where it is not another number).
+    Raises UserError when an evaluation lacks one of the others.
     """
     label = variants(runs)
     rows = []
@@ -73,6 +73,7 @@ def _observed(run: Run, label: str, point: EvaluatedPoint) -> dict[str, Any]:
         "images": score.n,
         "metric": point.headline.name,
         "score": score.value,
+        "half_over_images": _half(score.details.get("interval")),
         "madds_mean": madds.value,
         "madds_min": madds.details["min"],
         "madds_max": madds.details["max"],
@@ -83,11 +84,17 @@ def _observed(run: Run, label: str, point: EvaluatedPoint) -> dict[str, Any]:
     }
 
 
+def _half(interval: Sequence[float] | None) -> float:
+    """Half width of an interval that a measure brings along; nan without one."""
+    return (interval[1] - interval[0]) / 2 if interval else float("nan")
+
+
 def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each config, over its seeds: what the leaderboard shows.
 
-    Beside ROW: kind, control, seeds (their number), images, metric, score_mean, score_std, score_low, score_high (of
-    the headline metric: fractions; std with n - 1, t interval), madds_mean, madds_std, madds_min, madds_max,
+    Beside ROW: kind, control, seeds (their number), images, metric, score_mean, score_std (of the headline
+    metric: fractions, std with n - 1), half_over_images (of the metric's own interval over images, where it has one),
+    madds_mean, madds_std, madds_min, madds_max,
     madds_relative (to the costliest row of the same split), madds_theoretical (NaN where it is not another number),
     params_stored, params_active, routing (route -> mean share of the images), on_front (of all rows of the split).
     Sorted by split, then best first.
@@ -103,7 +110,8 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
             dict(zip(ROW, key, strict=True))
             | {"kind": first["kind"], "control": first["control"], "seeds": score.n, "images": first["images"]}
             | {"metric": first["metric"]}
-            | {"score_mean": score.mean, "score_std": score.std, "score_low": score.low, "score_high": score.high}
+            | {"score_mean": score.mean, "score_std": score.std}
+            | {"half_over_images": group["half_over_images"].mean()}
             | {"madds_mean": madds.mean, "madds_std": madds.std}
             | {"madds_min": group["madds_min"].min(), "madds_max": group["madds_max"].max()}
             | {"madds_theoretical": group["madds_theoretical"].astype(float).mean()}
@@ -133,46 +141,6 @@ def _best_first(points: pd.DataFrame) -> pd.DataFrame:
         return (row["split"], -row["score_mean"], row["madds_mean"], *names)
 
     return pd.DataFrame(sorted(rows_of(points), key=order), columns=points.columns)
-
-
-def latency_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """Latencies over seeds: one row for each config, point, form, device, batch size and number of threads.
-
-    median_ms, iqr_ms, p90_ms, p99_ms (ms a batch) and ratio_to_full (of the time of the full network in the same
-    rounds) are each the median over the runs; calls is the number of timed calls of all runs, busy whether other work
-    ran on the machine during any of them.
-    """
-    label = variants(runs)
-    groups: dict[tuple, list[tuple[float, dict[str, Any]]]] = {}
-    for run in runs:
-        for record in run.records("profile"):
-            if record.metric != "latency_ms":
-                continue
-            how = record.details
-            key = (record.dataset, record.model, record.method, label[run.config_id], run.config_id, record.point)
-            key += (record.form or "", str(how.get("device", run.spec.device)), int(how["batch"]))
-            key += (int(how.get("threads", run.spec.threads)),)
-            groups.setdefault(key, []).append((record.value, {"calls": record.n} | how))
-    names = ["dataset", "model", "method", "variant", "config_id", "point", "form", "device", "batch", "threads"]
-    ordered = sorted(groups, key=lambda key: [natural(str(part)) for part in key])
-    return pd.DataFrame([dict(zip(names, key, strict=True)) | _timed(groups[key]) for key in ordered])
-
-
-def _timed(timings: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
-    """The statistics of one row, over the runs that timed it."""
-    spread = {
-        name: median(values) if (values := [how[name] for _, how in timings if name in how]) else float("nan")
-        for name in ("iqr_ms", "p90_ms", "p99_ms")
-    }
-    ratios = [how["ratio_to_full"]["median"] for _, how in timings if "ratio_to_full" in how]
-    return {
-        "runs": len(timings),
-        "calls": sum(how["calls"] for _, how in timings),
-        "median_ms": median(value for value, _ in timings),
-        **spread,
-        "ratio_to_full": median(ratios) if ratios else float("nan"),
-        "busy": any(how.get("busy", False) for _, how in timings),
-    }
 
 
 def natural(text: str) -> tuple:
