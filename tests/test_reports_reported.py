@@ -120,7 +120,7 @@ def test_a_row_that_contradicts_itself_is_named(tmp_path: Path, change: dict, me
 def test_a_row_may_have_no_count(tmp_path: Path):
     (row,) = load(tmp_path, GOOD | {"madds": None, "madds_printed": None, "madds_exact": 12})
     assert (row.madds, row.madds_exact) == (None, 12)
-    (path,) = write_reported(tmp_path, Stamp("c", "d"), [row])
+    path, _ = write_reported(tmp_path, Stamp("c", "d"), [row])
     assert "MAdds (reported)" not in path.read_text()
 
 
@@ -147,7 +147,7 @@ def test_printed_counts():
 
 
 def test_the_table_says_that_its_numbers_are_quoted(tmp_path: Path):
-    (path,) = write_reported(tmp_path, Stamp("c", "d"), load(tmp_path, GOOD))
+    path, _ = write_reported(tmp_path, Stamp("c", "d"), load(tmp_path, GOOD))
     header = next(line for line in path.read_text().splitlines() if line.startswith("| method"))
     assert "top-1 % (reported)" in header
     assert "MAdds (reported)" in header

@@ -68,10 +68,10 @@ def curves_frame(observed: pd.DataFrame) -> pd.DataFrame:
     for _, group in groups_of(observed, "split"):
         curves = {key: _by_seed(curve) for key, curve in groups_of(group, *CURVE)}
         several = [c for by_seed in curves.values() for c in by_seed if len(np.unique(np.asarray(c[0]))) > 1]
-        costliest = max(float(madds) for madds in group["madds_mean"])
+        span, costliest = common_range(several), max(float(madds) for madds in group["madds_mean"])
         for key, by_seed in curves.items():
             points = max(len(np.asarray(costs)) for costs, _ in by_seed)
-            for measured in _measures(by_seed, costliest, common_range(several)):
+            for measured in _measures(by_seed, costliest, span):
                 rows.append(dict(zip(CURVE, key, strict=True)) | {"points": points} | measured)
     return pd.DataFrame(rows)
 

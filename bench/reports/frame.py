@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.core.files import damaged
-from bench.reports.rows import groups_of, rows_of
+from bench.reports.rows import groups_of
 from bench.reports.runs import EvaluatedPoint, Run, read_runs, variants
 from bench.statistics.intervals import summarise
 from bench.statistics.tradeoff import pareto_front
@@ -46,6 +46,10 @@ def observations(runs: Sequence[Run]) -> pd.DataFrame:
     params_stored, params_active, routing (route -> images), madds_theoretical (None where it is not another number).
     Raises UserError when an evaluation lacks one of the others.
     """
+    return pd.DataFrame(_observed_rows(runs))
+
+
+def _observed_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     label = variants(runs)
     rows = []
     for run in runs:
@@ -53,7 +57,7 @@ def observations(runs: Sequence[Run]) -> pd.DataFrame:
             rows += [_observed(run, label[run.config_id], point) for point in run.points.values()]
         except KeyError as error:
             raise damaged(run.folder / "eval.json", f"its records lack {error.args[0]!r}") from error
-    return pd.DataFrame(rows)
+    return rows
 
 
 def _observed(run: Run, label: str, point: EvaluatedPoint) -> dict[str, Any]:
@@ -99,48 +103,42 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     params_stored, params_active, routing (route -> mean share of the images), on_front (of all rows of the split).
     Sorted by split, then best first.
     """
-    observed = observations(runs)
-    if observed.empty:
-        return observed
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in _observed_rows(runs):
+        groups.setdefault(tuple(row[name] for name in ROW), []).append(row)
+    if not groups:
+        return pd.DataFrame()
     rows = []
-    for key, group in groups_of(observed, *ROW):
-        first = rows_of(group)[0]
-        score, madds = summarise(group["score"].to_numpy()), summarise(group["madds_mean"].to_numpy())
+    for group in groups.values():
+        score, madds = (summarise([row[name] for row in group]) for name in ("score", "madds_mean"))
+        theoretical = [row["madds_theoretical"] for row in group if row["madds_theoretical"] is not None]
         rows.append(
-            dict(zip(ROW, key, strict=True))
-            | {"kind": first["kind"], "control": first["control"], "seeds": score.n, "images": first["images"]}
-            | {"metric": first["metric"]}
-            | {"score_mean": score.mean, "score_std": score.std}
-            | {"half_over_images": group["half_over_images"].mean()}
+            {name: group[0][name] for name in (*ROW, "kind", "control", "images", "metric")}
+            | {"seeds": score.n, "score_mean": score.mean, "score_std": score.std}
+            | {"half_over_images": summarise([row["half_over_images"] for row in group]).mean}
             | {"madds_mean": madds.mean, "madds_std": madds.std}
-            | {"madds_min": group["madds_min"].min(), "madds_max": group["madds_max"].max()}
-            | {"madds_theoretical": group["madds_theoretical"].astype(float).mean()}
-            | {"params_stored": group["params_stored"].mean(), "params_active": group["params_active"].mean()}
+            | {"madds_min": min(row["madds_min"] for row in group), "madds_max": max(row["madds_max"] for row in group)}
+            | {"madds_theoretical": summarise(theoretical).mean}
+            | {name: summarise([row[name] for row in group]).mean for name in ("params_stored", "params_active")}
             | {"routing": _mean_shares(group)}
         )
-    points = pd.DataFrame(rows)
-    costliest = points.groupby("split")["madds_mean"].transform("max")
-    points["madds_relative"] = points["madds_mean"] / costliest
+    points = pd.DataFrame(sorted(rows, key=_best_first))
+    points["madds_relative"] = points["madds_mean"] / points.groupby("split")["madds_mean"].transform("max")
     points["on_front"] = False
     for _, group in groups_of(points, "split"):
         points.loc[group.index, "on_front"] = pareto_front(group["madds_mean"], group["score_mean"])
-    return _best_first(points)
+    return points
 
 
-def _mean_shares(group: pd.DataFrame) -> dict[str, float]:
+def _mean_shares(group: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Share of the images on each route, mean over the seeds; routes in natural order."""
-    routes = sorted({route for routing in group["routing"] for route in routing}, key=natural)
-    counts = zip(group["routing"], group["images"], strict=True)
-    shares = [{route: routing.get(route, 0) / images for route in routes} for routing, images in counts]
-    return {route: sum(share[route] for share in shares) / len(shares) for route in routes}
+    routes = sorted({route for row in group for route in row["routing"]}, key=natural)
+    return {route: sum(row["routing"].get(route, 0) / row["images"] for row in group) / len(group) for route in routes}
 
 
-def _best_first(points: pd.DataFrame) -> pd.DataFrame:
-    def order(row: dict[str, Any]) -> tuple:
-        names = (natural(row[name]) for name in ("model", "method", "variant", "point", "config_id"))
-        return (row["split"], -row["score_mean"], row["madds_mean"], *names)
-
-    return pd.DataFrame(sorted(rows_of(points), key=order), columns=points.columns)
+def _best_first(row: dict[str, Any]) -> tuple:
+    names = (natural(row[name]) for name in ("model", "method", "variant", "point", "config_id"))
+    return (row["split"], -row["score_mean"], row["madds_mean"], *names)
 
 
 def natural(text: str) -> tuple:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
@@ -151,14 +151,32 @@ def by(name: str, frame: pd.DataFrame, columns: Sequence[Column]) -> list[Sectio
 
 
 def write_page(path: Path, stamp: Stamp, title: str, notes: Sequence[str], sections: Sequence[Section]) -> list[Path]:
-    """A page in Markdown, `path` with the suffix md; nothing where there are no sections."""
+    """A page in Markdown, `path` with the suffix md, and its tables in LaTeX; nothing where there are no sections."""
     if not sections:
         return []
     parts = [f"<!-- {stamp.line} -->", f"# {title}", *notes]
     for section in sections:
         parts += [section.title and f"## {section.title}", section.text, section.grid("pipe")]
     text = "\n\n".join(part.strip("\n") for part in parts if part)
-    return [_write(path.with_suffix(".md"), text + "\n")]
+    return [
+        _write(path.with_suffix(".md"), text + "\n"),
+        _write(path.with_suffix(".tex"), _latex(stamp, title, notes, sections)),
+    ]
+
+
+def _latex(stamp: Stamp, title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
+    """A float for each section, to be read in with `\\input`; the notes are comments."""
+    lines = [f"% {stamp.line}", r"% needs \usepackage{booktabs}"]
+    lines += [f"% {line}" for note in notes for line in note.strip().splitlines()]
+    caption = ""
+    for section in sections:
+        caption = section.title or caption
+        said = "".join(
+            LATEX_ESCAPE_RULES.get(letter, letter) for letter in f"{title}: {caption}. {section.text}".strip()
+        )
+        lines += ["", r"\begin{table*}", r"\centering\small", rf"\caption{{{said}}}", section.grid("latex_booktabs")]
+        lines.append(r"\end{table*}")
+    return "\n".join(lines) + "\n"
 
 
 def metric_of(group: pd.DataFrame) -> Metric:

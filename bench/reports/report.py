@@ -22,6 +22,7 @@ from bench.reports.leaderboard import leaderboard_frame, refuse_too_many, write_
 from bench.reports.meters import meters_frame, write_meters
 from bench.reports.reported import ReportedRow, load_reported, write_reported
 from bench.reports.runs import Run, read_runs, records_digest
+from bench.reports.style import KINDS
 
 TABLES = (
     "leaderboard",
@@ -91,8 +92,8 @@ def _digest_of(rows: Iterable[ReportedRow]) -> str:
 
 def _remove_stale(out_root: Path, written: Sequence[Path]) -> None:
     """Remove what an earlier report wrote and this one did not, so that a report never depends on the one before."""
-    patterns = [f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv")]
-    patterns += [f"figures/{name}_*.{kind}" for name in FIGURES for kind in ("png", "svg")]
+    patterns = [f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "tex", "csv")]
+    patterns += [f"figures/{name}_*.{kind}" for name in FIGURES for kind in KINDS]
     for pattern in patterns:
         for path in out_root.glob(pattern):
             if path not in written:
