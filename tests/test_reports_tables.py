@@ -48,7 +48,7 @@ from bench.reports.layout import (
     signed,
     write_page,
 )
-from bench.reports.leaderboard import _root, leaderboard_frame
+from bench.reports.leaderboard import _interval, _root, leaderboard_frame
 from bench.reports.runs import read_runs, records_digest
 from bench.statistics.crossed import P_FLOOR, compare, row_interval
 from bench.statistics.intervals import holm
@@ -186,6 +186,15 @@ def test_ranks_in_the_table(report: Path):
     assert (table["smallest_difference_percent"] > 0).all()
     assert table["budget_madds"]["us_net", "uniform0"] == round(0.25 * 430_000)
     assert math.isnan(table["budget_madds"]["us_net", "uniform3"])
+
+
+def test_the_interval_of_a_mean_average_precision_takes_the_images_part_from_the_measure():
+    """It is no mean over images: the t interval over the seeds and the measure's own, in quadrature, within 0 and 1."""
+    row = {"metric": "map50_voc", "seeds": 3, "score_mean": 0.5, "score_std": 0.02, "half_over_images": 0.03}
+    half = math.hypot(4.302653 * 0.02 / math.sqrt(3), 0.03)
+    assert _interval(row, {}) == {"score_low": pytest.approx(0.5 - half), "score_high": pytest.approx(0.5 + half)}
+    one = _interval(row | {"seeds": 1, "score_std": math.nan, "score_mean": 0.99}, {})
+    assert one == {"score_low": pytest.approx(0.96), "score_high": 1.0}
 
 
 def test_points_of_one_checkpoint_share_a_cluster(store: Path):

@@ -74,12 +74,12 @@ def controls_frame(points: pd.DataFrame, runs: Sequence[Run], scores: Mapping[Ro
     the images' mean score), control, role, members, collapsed, and those of `compared` and `verdicts`. Raises UserError
     when a point and its control were scored on different numbers of images.
     """
-    controls: dict[str | None, list[Run]] = {}
+    controls: dict[str, list[Run]] = {}
     configs: dict[str, list[Run]] = {}
     for run in runs:
         configs.setdefault(run.config_id, []).append(run)
         if run.control and run.control.role:
-            controls.setdefault(run.parent_config, []).append(run)
+            controls.setdefault(run.parent_config or "", []).append(run)
     lines = []
     for (split,), group in groups_of(points, "split"):
         found = []
@@ -87,7 +87,8 @@ def controls_frame(points: pd.DataFrame, runs: Sequence[Run], scores: Mapping[Ro
             if row["kind"] != "dynamic" or row["control"] or row["config_id"] not in controls:
                 continue
             name = row["point"]
-            gates = {run.spec.seed: run.points[name] for run in configs[row["config_id"]] if name in run.points}
+            here = [run for run in configs[row["config_id"]] if name in run.points]
+            gates = {run.spec.seed: run.points[name] for run in here if run.points[name].score.split == split}
             own = scores[split, row["config_id"], name]
             is_collapsed = all(sum(n > 0 for n in gate.routing.values()) == 1 for gate in gates.values())
             for control in _controls_of(own, gates, controls[row["config_id"]], scores):

@@ -1,20 +1,24 @@
 """How numbers look in tables, and the kinds of table file. Equal frames give equal bytes."""
 
+from __future__ import annotations
+
 import csv
 import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
 from bench.core.metrics import METRICS, Metric
 from bench.reports.rows import groups_of, rows_of
+
+if TYPE_CHECKING:  # importing pandas takes its time, and lists of reported rows need none
+    import pandas as pd
 
 NONE = "n/a"
 """What stands in a Markdown table where there is no number."""

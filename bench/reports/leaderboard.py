@@ -175,7 +175,7 @@ def refuse_too_many(points: pd.DataFrame) -> None:
     """Raise UserError where the rows of a split are too many to be ranked in the memory that is free."""
     free = psutil.virtual_memory().available
     for (split,), group in groups_of(points, "split"):
-        needed = memory_needed(len(group), int(group["images"].max()))
+        needed = memory_needed(len(group), max(row["images"] for row in rows_of(group)))
         if needed > free:
             raise UserError(
                 f"to rank the {len(group):,} rows of {split} takes {needed / 1e9:.1f} GB of memory, and "
@@ -191,8 +191,8 @@ def write_leaderboard(folder: Path, stamp: Stamp, frame: pd.DataFrame, left_out:
         madds_theoretical=pd.Series([known(value) for value in frame["madds_theoretical"]], frame.index, dtype=object),
     )
     notes = [NOTE]
-    notes += [RANKS_NOTE] if shown["rank"].notna().any() else []
-    notes += [THEORETICAL_NOTE] if shown["madds_theoretical"].notna().any() else []
+    notes += [RANKS_NOTE] if any(shown["rank"]) else []
+    notes += [THEORETICAL_NOTE] if any(value is not None for value in shown["madds_theoretical"]) else []
     notes += [METRICS[name].note for name in sorted(set(shown["metric"]))]
     notes += [f"Not in this table, because not evaluated: {left_out} runs (see failures.md)."] if left_out else []
     sections = []

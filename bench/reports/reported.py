@@ -12,8 +12,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import pandas as pd
-
 from bench.core.errors import UserError, unknown
 from bench.reports.layout import Column, Stamp, by, count, name_column, write_page
 
@@ -148,6 +146,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def write_reported(folder: Path, stamp: Stamp, rows: Sequence[ReportedRow]) -> list[Path]:
     """reported.md: numbers quoted from others, with where they stand and how they were counted."""
+    import pandas as pd
+
     frame = pd.DataFrame([vars(row) for row in rows]).astype(object)
     sections = by("dataset", frame.where(frame.notna(), None), COLUMNS) if rows else []
     return write_page(folder / "reported", stamp, "Reported by others", [NOTE], sections)
