@@ -16,8 +16,7 @@ from bench.models import PRESETS
 from bench.recipes.official import THRESHOLDS
 from bench.reports.authors import write_authors
 from bench.reports.layout import Stamp
-from bench.reports.listings import write_reported
-from bench.reports.reported import load_reported, printed_count, problems
+from bench.reports.reported import load_reported, printed_count, problems, write_reported
 from bench.reports.runs import read_runs
 from bench.reports.variants import variants
 
@@ -148,7 +147,7 @@ def test_a_row_that_contradicts_itself_is_named(tmp_path: Path, change: dict, me
 def test_a_row_may_have_no_count(tmp_path: Path):
     (row,) = load(tmp_path, GOOD | {"madds": None, "madds_printed": None, "madds_exact": 12})
     assert (row.madds, row.madds_exact) == (None, 12)
-    (path,) = write_reported(tmp_path, Stamp("c", "d"), [row])
+    path, _ = write_reported(tmp_path, Stamp("c", "d"), [row])
     assert "MAdds (reported)" not in path.read_text()
 
 
@@ -175,7 +174,7 @@ def test_printed_counts():
 
 
 def test_the_table_says_that_its_numbers_are_quoted(tmp_path: Path):
-    (path,) = write_reported(tmp_path, Stamp("c", "d"), load(tmp_path, GOOD))
+    path, _ = write_reported(tmp_path, Stamp("c", "d"), load(tmp_path, GOOD))
     header = next(line for line in path.read_text().splitlines() if line.startswith("| method"))
     assert "top-1 % (reported)" in header
     assert "MAdds (reported)" in header
@@ -199,7 +198,7 @@ def test_the_reported_row_stands_beside_what_was_evaluated_here(tmp_path: Path):
         store.write(spec.run_id, "train", {"results": {}})
         store.write(spec.run_id, "eval", {"records": [record], "results": {"points": {"uniform10": point}}})
     runs, quoted = read_runs(tmp_path), load_reported(FOLDER)
-    (path,) = write_authors(tmp_path, Stamp("c", "d"), runs, quoted)
+    path = write_authors(tmp_path, Stamp("c", "d"), runs, quoted)[0]
     rows = [[cell.strip() for cell in line.split("|")[3:-2]] for line in path.read_text().splitlines()[-3:]]
     assert sorted(rows) == [
         ["uniform10", "400", "60.00", "64.2", "-4.20", "differs"],

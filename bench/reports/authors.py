@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.reports.layout import Column, Stamp, count, fixed, markdown_table, name_column, signed, write_markdown
+from bench.reports.layout import Column, Section, Stamp, count, fixed, name_column, signed, write_csv, write_page
 from bench.reports.reported import ReportedRow
 from bench.reports.runs import Run
 
@@ -33,7 +33,7 @@ report, such as a part of the classes, there is none.
 
 
 def write_authors(folder: Path, stamp: Stamp, runs: Sequence[Run], quoted: Sequence[ReportedRow]) -> list[Path]:
-    """The table; nothing where no point says of which reported row it is."""
+    """authors.md and .csv; nothing where no point says of which reported row it is."""
     by_key, rows = {row.key: row for row in quoted}, []
     for run in runs:
         for point in run.points.values():
@@ -43,8 +43,11 @@ def write_authors(folder: Path, stamp: Stamp, runs: Sequence[Run], quoted: Seque
                 rows.append(_compared(run, point.name, point.score.value * 100, point.score.n, row, same))
     if not rows:
         return []
-    table = markdown_table(pd.DataFrame(rows), COLUMNS)
-    return [write_markdown(folder / "authors.md", stamp, "# Authors' weights", NOTE, table)]
+    frame = pd.DataFrame(rows)
+    return [
+        *write_page(folder / "authors", stamp, "Authors' weights", [NOTE], [Section("", frame, COLUMNS)]),
+        write_csv(folder / "authors.csv", stamp, frame, COLUMNS),
+    ]
 
 
 def _compared(run: Run, point: str, top1: float, images: int, row: ReportedRow, same: bool) -> dict:
