@@ -38,7 +38,7 @@ def fresh_model(run: Run) -> Supernet:
     spec, data = run.spec, run.data
     check_task(run.preset, data)
     reseed(spec, spec.model, "init")
-    net = run.preset.build(len(data.classes), data.channels)
+    net = run.preset.build(len(data.classes), data.channels, spec.train.drop_path)
     return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -87,8 +87,8 @@ def start_of(run: Run) -> dict[str, Any]:
     """What a run took to start from, for `train.json`; empty where it started from its seed or works on its parent.
 
     `stayed` names the tensors that kept the values drawn by the seed (the new head), `unused` those of the source that
-    found no place, `beside` those that the method has put beside the supernet, `origin` the file of an official
-    checkpoint and what of it was taken.
+    found no place, `beside` those that the method has put beside the supernet, `origin` which part of a file was
+    taken, and of an official checkpoint its digest.
     """
     spec = run.spec
     start = _start(fresh_model(run), run)

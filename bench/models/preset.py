@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
+
+from bench.core.errors import UserError
 
 if TYPE_CHECKING:  # presets are listed without torch
     from bench.slicing.supernet import Supernet
@@ -96,7 +98,18 @@ class Preset:
     builder: Lazy | None = None
     task: str = "classification"
 
-    def build(self, classes: int | None = None, channels: int | None = None) -> Supernet:
-        """The supernet for a number of classes and of image channels, with weights from torch's global generator."""
-        make = load(self.builder or self.family.build)
-        return make(self.config, classes or self.classes, channels or self.channels)
+    def build(self, classes: int | None = None, channels: int | None = None, drop_path: float = 0.0) -> Supernet:
+        """The supernet for a number of classes and of image channels, with weights from torch's global generator.
+
+        Args:
+            drop_path: chance that training leaves out what the last residual block adds.
+
+        Raises:
+            UserError: a chance for a network that is not made of residual blocks.
+        """
+        config = self.config
+        if drop_path:
+            if not hasattr(config, "drop_path"):
+                raise UserError(f"train.drop_path leaves out residual blocks, and {self.name} has none that it reaches")
+            config = replace(config, drop_path=drop_path)
+        return load(self.builder or self.family.build)(config, classes or self.classes, channels or self.channels)

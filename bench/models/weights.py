@@ -2,22 +2,19 @@
 or `official:FORMAT=sha256:DIGEST` of one in its authors' names.
 
 What a run starts from is kept in the results, in `weights/`, as safetensors in the names of its source. So a run can
-be done again without the file or the network that it came from.
+be done again without the file or the network that it came from. Where a file held more than was taken, they say so.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import hashlib
 import json
-import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
@@ -27,12 +24,11 @@ from bench.core.files import sha256, write_atomic
 from bench.models.official import format_of, from_official
 from bench.models.preset import Preset
 from bench.models.transfer import Transferred, from_timm
+from bench.models.weights_file import plain, read_file, usable
 from bench.slicing.supernet import Supernet
 
 State = Mapping[str, Tensor]
 TIMM, SHA256, OFFICIAL = "timm:", "sha256:", "official:"
-WRAPPERS = ("state_dict", "model")  # where training scripts put the weights among other things
-AVERAGED = ("state_dict_ema", "model_ema")  # where they put the average of them over training, which is evaluated
 ORIGIN = "slicebench"  # the key of what is kept beside the tensors: one, for safetensors writes several in any order
 
 
@@ -53,20 +49,22 @@ def given(text: str) -> Weights:
 
     Raises:
         UserError: timm has no such weights or cannot be reached; a format that is unknown or that no network here can
-            hold; the file is missing or holds no state dict.
+            hold; `read_file` refuses the file.
     """
     if text.startswith(TIMM):
         return Weights(text, fetch(text.removeprefix(TIMM)))
-    if not text.startswith(OFFICIAL):
-        weights = Weights(SHA256, read_file(Path(text)))
-    else:
+    source, file = "", text
+    if text.startswith(OFFICIAL):
         label, _, file = text.removeprefix(OFFICIAL).partition("=")
         if not file:
             raise UserError(f"name the file of the weights too: {OFFICIAL}{label}=FILE")
         format_of(label)
-        state, keys = read_state(Path(file), (*AVERAGED, *WRAPPERS))
-        origin = {"file": sha256(Path(file)), "taken": ".".join(keys) or "the whole file"}
-        weights = Weights(f"{OFFICIAL}{label}={SHA256}", state, origin)
+        source = f"{OFFICIAL}{label}="
+    state, entry, beside = read_file(Path(file))
+    origin = {"taken": entry, "beside": ", ".join(beside)} if beside else {}
+    if source:
+        origin |= {"file": sha256(Path(file)), "taken": entry or "the whole file"}
+    weights = Weights(source + SHA256, state, origin)
     return weights._replace(name=weights.name + hashlib.sha256(weights.content()).hexdigest())
 
 
@@ -82,7 +80,7 @@ def find(name: str, folder: Path) -> State:
     """The weights that a spec names, from the folder, or the first time from timm.
 
     Raises:
-        UserError: they are not in the folder and cannot be fetched, or the file is damaged.
+        UserError: they are not in the folder and cannot be fetched, the file is damaged, or they are no finite numbers.
     """
     file = _file(name, folder)
     source, _, digest = name.rpartition(SHA256)
@@ -94,14 +92,14 @@ def find(name: str, folder: Path) -> State:
     if digest != name and hashlib.sha256(content).hexdigest() != digest:
         raise UserError(f"the weights in {file} are not those of their name; delete the file and give it again")
     try:
-        return load(content)
+        return usable(load(content), str(file))
     except SafetensorError as error:
         raise UserError(f"the weights in {file} are damaged ({error}); delete the file and give it again") from error
 
 
 def origin_of(name: str, folder: Path) -> dict[str, str]:
-    """Where kept weights in their authors' names come from: `file`, the SHA-256 of the user's file, and `taken`, under
-    which key it holds them (averaged ones are preferred). Empty for other weights."""
+    """Which entry of their file kept weights are (`taken`), and what of it is not (`beside`); of weights in their
+    authors' names also the SHA-256 of the user's file (`file`). Empty where there is nothing to tell."""
     with safe_open(_file(name, folder), framework="pt") as file:
         return json.loads((file.metadata() or {}).get(ORIGIN, "{}"))
 
@@ -142,47 +140,4 @@ def fetch(name: str) -> State:
         raise UserError(
             f"timm's weights {name!r} could not be fetched, which needs a connection or timm's cache ({why:.200})"
         ) from error
-    return plain(network.state_dict())
-
-
-def read_file(path: Path) -> State:
-    """The state dict in a safetensors file or a torch file, alone or under "state_dict" or "model".
-
-    No code in the file is run. Raises `UserError` where there is none.
-    """
-    return read_state(path, WRAPPERS)[0]
-
-
-def read_state(path: Path, wrappers: Sequence[str]) -> tuple[State, list[str]]:
-    """As `read_file`, with the keys under which the state dict was found; of the `wrappers` the first is preferred."""
-    if not path.is_file():
-        raise UserError(f"there is no file of weights {path}")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's checkpoints hold their arguments
-            content = load(path.read_bytes()) if path.suffix == ".safetensors" else torch.load(
-                path, map_location="cpu", weights_only=True
-            )  # fmt: skip
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path} cannot be read as weights, safetensors or a state dict of tensors alone ({reason:.120})"
-        ) from error
-    state, keys = _unwrapped(content, path, wrappers)
-    return plain(state), keys
-
-
-def _unwrapped(content: Any, path: Path, wrappers: Sequence[str]) -> tuple[State, list[str]]:
-    keys = []
-    for key in wrappers:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            keys.append(key)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(f"{path} holds no state dict, alone or under {' or '.join(map(repr, wrappers))}")
-    return content, keys
-
-
-def plain(state: State) -> State:
-    """Tensors of their own, in the order of their names, without the prefix that DistributedDataParallel adds."""
-    prefix = "module." if all(key.startswith("module.") for key in state) else ""
-    return {key.removeprefix(prefix): state[key].detach().cpu().clone().contiguous() for key in sorted(state)}
+    return usable(plain(network.state_dict()), f"timm's {name}")
