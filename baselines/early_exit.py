@@ -28,6 +28,7 @@ from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.groups import take, together
+from bench.slicing.parts import Part
 from bench.slicing.supernet import Supernet
 
 
@@ -160,6 +161,30 @@ class Exits(nn.Module):
         return self.predict(x).output
 
 
+class ExitPart(nn.Module):
+    """A part with the classifier behind it: what arrives to the logits, the activation and whether an image goes on."""
+
+    def __init__(self, layers: nn.Module, head: nn.Module, threshold: float) -> None:
+        super().__init__()
+        self.layers, self.head, self.threshold = layers, head, threshold
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.layers(x)
+        logits = self.head(x)
+        return logits, x, (confidence(logits) < self.threshold).long()
+
+
+def exit_parts(network: ExitNetwork, thresholds: Sequence[float]) -> list[Part]:
+    """The parts of a network with exits, to be written to one file. The last one decides nothing."""
+    parts = []
+    pieces = list(zip(network.parts, network.heads, strict=True))
+    for index, ((layers, head), threshold) in enumerate(zip(pieces[:-1], thresholds, strict=True)):
+        gives, following = ("output", "activation", "decision"), (None, f"part{index + 1}")
+        exit = ExitPart(layers, head, threshold)
+        parts.append(Part(f"part{index}", exit, gives, following, 0, (index, index + 1)))
+    return [*parts, Part(f"part{len(parts)}", nn.Sequential(*pieces[-1]), ("output",), (None,))]
+
+
 class ExitPoint(OperatingPoint):
     """A network with exits at given thresholds. The decision of an image is the number of its exit.
 
@@ -188,6 +213,14 @@ class ExitPoint(OperatingPoint):
     @property
     def params_stored(self) -> int:
         return parameters_of(self.network)
+
+    def parts(self) -> list[Part]:
+        return exit_parts(self.network, self.runner.thresholds[:-1])
+
+    @torch.no_grad()
+    def margins(self, x: Tensor) -> Tensor:
+        pairs = zip(self.network(x)[:-1], self.runner.thresholds, strict=False)
+        return torch.stack([(confidence(logits) - threshold).abs() for logits, threshold in pairs]).amin(0)
 
     def executables(self) -> dict[str, nn.Module]:
         return {"extracted": self.runner}

@@ -291,6 +291,7 @@ def test_a_dry_run_lists_the_runs_and_creates_nothing(slicebench, tmp_path):
     assert "hours of training are left, one run after the other: estimated here on cpu" in total
     assert (said.code, said.err, len(runs)) == (0, "", 18)
     assert all(line.endswith("train, eval, profile") for line in runs)
+    assert all("batch_size=60 lr=0.15 warmup_epochs=2" in line for line in runs), "what is not by default"
     assert list(tmp_path.iterdir()) == []
 
 

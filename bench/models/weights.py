@@ -1,4 +1,5 @@
-"""Pretrained weights by name, so that a spec needs no path: `timm:NAME`, or `sha256:DIGEST` of a file that was given.
+"""Pretrained weights by name, so that a spec needs no path: `timm:NAME`, or `sha256:DIGEST` of a file that was given,
+or `official:FORMAT=sha256:DIGEST` of one in its authors' names.
 
 What a run starts from is kept in the results, in `weights/`, as safetensors in the names of its source. So a run can
 be done again without the file or the network that it came from. Where a file held more than was taken, they say so.
@@ -10,7 +11,7 @@ import difflib
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.core.files import write_atomic
+from bench.core.files import sha256, write_atomic
+from bench.models.official import format_of, from_official
+from bench.models.preset import Preset
+from bench.models.transfer import Transferred, from_timm
 from bench.models.weights_file import plain, read_file, usable
+from bench.slicing.supernet import Supernet
 
 State = Mapping[str, Tensor]
-TIMM, SHA256 = "timm:", "sha256:"
+TIMM, SHA256, OFFICIAL = "timm:", "sha256:", "official:"
 ORIGIN = "slicebench"  # the key of what is kept beside the tensors: one, for safetensors writes several in any order
 
 
@@ -40,16 +45,27 @@ class Weights(NamedTuple):
 
 
 def given(text: str) -> Weights:
-    """What `--weights` names: `timm:NAME`, fetched, or a file, named by the digest of its tensors.
+    """What `--weights` names: `timm:NAME`, fetched, or a file, alone or as `official:FORMAT=FILE`, named by its digest.
 
     Raises:
-        UserError: timm has no such weights or cannot be reached; `read_file` refuses the file.
+        UserError: timm has no such weights or cannot be reached; a format that is unknown or that no network here can
+            hold; `read_file` refuses the file.
     """
     if text.startswith(TIMM):
         return Weights(text, fetch(text.removeprefix(TIMM)))
-    state, entry, beside = read_file(Path(text))
-    weights = Weights(SHA256, state, {"taken": entry, "beside": ", ".join(beside)} if beside else {})
-    return weights._replace(name=SHA256 + hashlib.sha256(weights.content()).hexdigest())
+    source, file = "", text
+    if text.startswith(OFFICIAL):
+        label, _, file = text.removeprefix(OFFICIAL).partition("=")
+        if not file:
+            raise UserError(f"name the file of the weights too: {OFFICIAL}{label}=FILE")
+        format_of(label)
+        source = f"{OFFICIAL}{label}="
+    state, entry, beside = read_file(Path(file))
+    origin = {"taken": entry, "beside": ", ".join(beside)} if beside else {}
+    if source:
+        origin |= {"file": sha256(Path(file)), "taken": entry or "the whole file"}
+    weights = Weights(source + SHA256, state, origin)
+    return weights._replace(name=weights.name + hashlib.sha256(weights.content()).hexdigest())
 
 
 def keep(weights: Weights, folder: Path) -> None:
@@ -67,12 +83,13 @@ def find(name: str, folder: Path) -> State:
         UserError: they are not in the folder and cannot be fetched, the file is damaged, or they are no finite numbers.
     """
     file = _file(name, folder)
+    source, _, digest = name.rpartition(SHA256)
     if not file.exists():
-        if name.startswith(SHA256):
-            raise UserError(f"the weights {name} are not in {folder}; give their file with --weights FILE")
+        if digest != name:
+            raise UserError(f"the weights {name} are not in {folder}; give their file with --weights {source}FILE")
         keep(Weights(name, fetch(name.removeprefix(TIMM))), folder)
     content = file.read_bytes()
-    if name.startswith(SHA256) and hashlib.sha256(content).hexdigest() != name.removeprefix(SHA256):
+    if digest != name and hashlib.sha256(content).hexdigest() != digest:
         raise UserError(f"the weights in {file} are not those of their name; delete the file and give it again")
     try:
         return usable(load(content), str(file))
@@ -81,10 +98,26 @@ def find(name: str, folder: Path) -> State:
 
 
 def origin_of(name: str, folder: Path) -> dict[str, str]:
-    """Which entry of their file kept weights are (`taken`), and what of it is not (`beside`). Empty where the file held
-    nothing else."""
+    """Which entry of their file kept weights are (`taken`), and what of it is not (`beside`); of weights in their
+    authors' names also the SHA-256 of the user's file (`file`). Empty where there is nothing to tell."""
     with safe_open(_file(name, folder), framework="pt") as file:
         return json.loads((file.metadata() or {}).get(ORIGIN, "{}"))
+
+
+def start_from(name: str, state: State, net: Supernet, preset: Preset, classes: Sequence[str]) -> Transferred:
+    """The state of `net`, built from a preset for some classes, with the values of the weights that a spec names.
+
+    Raises:
+        UserError: they are of another network, or have a tensor too few, too many or misshapen.
+    """
+    if name.startswith(OFFICIAL):
+        return from_official(name.removeprefix(OFFICIAL).partition("=")[0], state, net, preset, classes)
+    return from_timm(state, net, preset.family)
+
+
+def is_official(name: str | None) -> bool:
+    """Whether the weights that a spec names are in their authors' names."""
+    return name is not None and name.startswith(OFFICIAL)
 
 
 def _file(name: str, folder: Path) -> Path:

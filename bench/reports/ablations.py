@@ -14,8 +14,9 @@ from bench.core.spec import RunSpec
 from bench.reports.compare import Row, common_means, difference, madds_by_seed, scores_by_seed, verdicts
 from bench.reports.frame import natural
 from bench.reports.rows import rows_of
-from bench.reports.runs import Run, settings_of, short
+from bench.reports.runs import Run, settings_of
 from bench.reports.scores import read_scores
+from bench.reports.variants import short
 from bench.statistics.significance import PairedBootstrap
 
 Configs = dict[str, str]

@@ -23,7 +23,8 @@ from bench.reports.layout import (
     write_markdown,
 )
 from bench.reports.rows import groups_of, rows_of
-from bench.reports.runs import Run, variants
+from bench.reports.runs import Run
+from bench.reports.variants import variants
 
 PERCENT, PERCENT_CSV = fixed(2, 100), fixed(4, 100)
 NAMES = ("method", "model", "variant", "point")

@@ -11,7 +11,8 @@ import pandas as pd
 
 from bench.core.files import damaged
 from bench.reports.rows import groups_of, rows_of
-from bench.reports.runs import EvaluatedPoint, Run, read_runs, variants
+from bench.reports.runs import EvaluatedPoint, Run, read_runs
+from bench.reports.variants import variants
 from bench.statistics.intervals import summarise
 from bench.statistics.tradeoff import pareto_front
 

@@ -19,7 +19,8 @@ from bench.reports.layout import (
     yes,
 )
 from bench.reports.rows import groups_of
-from bench.reports.runs import Run, variants
+from bench.reports.runs import Run
+from bench.reports.variants import variants
 
 KEYS = ["dataset", "metric", "model", "method", "variant", "point", "form", "device", "batch", "threads", "config_id"]
 COLUMNS = [

@@ -9,6 +9,7 @@ import bench
 from bench.core.ablation import Group, read_ablations
 from bench.reports import figures, study_tables, tables
 from bench.reports.ablations import sections
+from bench.reports.authors import write_authors
 from bench.reports.compare import compare
 from bench.reports.curves import curves_frame
 from bench.reports.detection import detection_frame, write_detection
@@ -29,6 +30,7 @@ TABLES = (
     "ablation_*",
     "curves",
     "detection",
+    "authors",
     "reported",
     "failures",
 )
@@ -42,6 +44,7 @@ def write_all(results_root: Path, out_root: Path, command: str) -> list[Path]:
     quoted = load_reported(reported_folder(results_root))
     written = write_failures(out_root / "tables", stamp, runs)
     written += _write_measured(out_root, stamp, runs, read_ablations(results_root))
+    written += write_authors(out_root / "tables", stamp, runs, quoted)
     written += write_reported(out_root / "tables", Stamp(command, _digest_of(quoted)), quoted)
     _remove_stale(out_root, written)
     return sorted(written)

@@ -40,29 +40,30 @@ def check(
     from bench.models import PRESETS
     from bench.profilers import METERS
     from bench.profilers.model import check_size
+    from bench.training.mixing import training_split
 
     dataset = cache(lambda data: load(data, data_root))
 
     @cache
-    def network(model: str, data: DataSpec) -> Any:
+    def network(model: str, data: DataSpec, drop_path: float) -> Any:
         images = dataset(data)
         preset = PRESETS.get(model)
         check_task(preset, images)
-        net = preset.build(len(images.classes), images.channels)
+        net = preset.build(len(images.classes), images.channels, drop_path)
         check_size(net, model, images.image_size)
         return net
 
     for spec in specs:
         for meter in spec.profile.meters:
             METERS.get(meter)
-        dataset(spec.data).train.steps(spec.train.batch_size)
-        net = network(spec.model, spec.data)
+        net = network(spec.model, spec.data, spec.train.drop_path)
         try:
+            training_split(spec.train, dataset(spec.data))
             method_of(spec.method).check(spec, net, dataset(spec.data).image_size)
             method_of(spec.method).check_data(spec, dataset(spec.data))
         except UserError as error:
             raise UserError(f"{spec.method} on {spec.model}: {error}") from error
-    check_starts(specs, lambda spec: network(spec.model, spec.data), results, given or {})
+    check_starts(specs, lambda spec: network(spec.model, spec.data, spec.train.drop_path), results, given or {})
     if results is not None and results.is_dir():
         _check_data(specs, lambda spec: dataset(spec.data), Store(results, writable=False))
     return [text for data in dict.fromkeys(spec.data for spec in specs) if (text := dataset(data).summary)]
@@ -134,14 +135,13 @@ def check_starts(
 
 def _check_weights(spec: RunSpec, network_of: NetworkOf, results: Path | None, states: dict[str, Any]) -> None:
     from bench.models import PRESETS
-    from bench.models.transfer import from_timm
-    from bench.models.weights import find
+    from bench.models.weights import find, start_from
 
     assert spec.weights is not None
     try:
         if spec.weights not in states:
             states[spec.weights] = find(spec.weights, (results or Path("results")) / "weights")
-        from_timm(states[spec.weights], network_of(spec), PRESETS.get(spec.model).family)
+        start_from(spec.weights, states[spec.weights], network_of(spec), PRESETS.get(spec.model), classes=())
     except UserError as error:
         raise UserError(f"{spec.method} on {spec.model} cannot start from {spec.weights}: {error}") from error
 

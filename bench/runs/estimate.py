@@ -147,6 +147,9 @@ class _Excerpt(Split):
     def __len__(self) -> int:
         return len(self._split)
 
+    def augmented_with(self, randaugment: str | None, erasing: float | None) -> Split:
+        return _Excerpt(self._split.augmented_with(randaugment, erasing), self._images)
+
     def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         return itertools.islice(self._split.batches(self._images, device), 1)
 

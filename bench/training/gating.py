@@ -31,6 +31,12 @@ from bench.training.loop import Plan, fit
 from bench.training.run import Run
 
 HardSamples = Literal["try_best", "give_up"]
+GATES_DIFFER: dict[str, Any] = {
+    "optimizer": "sgd", "warmup_epochs": 0.0, "warmup_steps": None, "mixup": 0.0, "cutmix": 0.0, "ema": 0.0,
+    "precision": "float32",
+}  # fmt: skip
+"""What stage II does whatever the run says: whether an image is solved is asked of whole images with their labels, the
+gates' learning rate is one for SGD, and multiply-adds need more digits than bfloat16 has."""
 Routing = tuple[tuple[int, ...], ...]
 """For each gate, the options that it may take, cheapest first."""
 
@@ -256,7 +262,7 @@ def train_gates(
         return trainer.step(batch, settings, run.spec.train.label_smoothing)
 
     gate_spec = replace(
-        run.spec.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, warmup_epochs=0.0
+        run.spec.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, **GATES_DIFFER
     )
     history = fit(Plan(name, named_gates(gates), step, gate_spec), run)
     return [gate.eval() for gate in gates], history
