@@ -92,9 +92,10 @@ class _Remembering(_FlopCounterMode):
         packet = getattr(func, "_overloadpacket", func)
         counter: _Counter = self.counter  # type: ignore[assignment]
         if packet not in counter.flop_registry:
-            name = str(packet).removeprefix("aten.")
-            if not name.startswith("prim") and ("." in name or not is_cost_free(name)):
-                counter.unknown.add(name)
+            operator = str(packet)
+            short = operator.removeprefix("aten.")
+            if not operator.startswith("prim") and (short == operator or not is_cost_free(short)):
+                counter.unknown.add(short)
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
