@@ -199,7 +199,7 @@ def test_the_reported_row_stands_beside_what_was_evaluated_here(tmp_path: Path):
         store.write(spec.run_id, "eval", {"records": [record], "results": {"points": {"uniform10": point}}})
     runs, quoted = read_runs(tmp_path), load_reported(FOLDER)
     path = write_authors(tmp_path, Stamp("c", "d"), runs, quoted)[0]
-    rows = [[cell.strip() for cell in line.split("|")[3:-2]] for line in path.read_text().splitlines()[-3:]]
+    rows = [[cell.strip() for cell in line.split("|")[2:-2]] for line in path.read_text().splitlines()[-3:]]
     assert sorted(rows) == [
         ["uniform10", "400", "60.00", "64.2", "-4.20", "differs"],
         ["uniform10", "400", "64.25", "64.2", "+0.05", "as reported"],

@@ -45,7 +45,7 @@ def write_authors(folder: Path, stamp: Stamp, runs: Sequence[Run], quoted: Seque
         return []
     frame = pd.DataFrame(rows)
     return [
-        *write_page(folder / "authors", stamp, "Authors' weights", [NOTE], [Section("", frame, COLUMNS)]),
+        *write_page(folder / "authors", stamp, "Authors' weights", [NOTE], [Section("Evaluated here", frame, COLUMNS)]),
         write_csv(folder / "authors.csv", stamp, frame, COLUMNS),
     ]
 
