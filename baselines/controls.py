@@ -14,10 +14,10 @@ from bench.methods import Method
 from bench.methods.ds_net import load_trained, point_name, require_gates
 from bench.points import OperatingPoint, RoutedPoint, subnetwork_point
 from bench.slicing.dynamic import Router
-from bench.slicing.gate import Gate
+from bench.slicing.gate import Gate, Routing
 from bench.slicing.supernet import Features, Supernet
 from bench.training.context import Context
-from bench.training.gating import Routing
+from bench.training.gating import level_routes
 
 
 def image_keys(x: Tensor, key: bytes) -> Tensor:
@@ -102,12 +102,6 @@ class FixedChoice(OnGates):
         net, gates = parent_of(data, context)
         routes = sorted({route for routing, _ in gates for route in level_routes(routing)})
         return [subnetwork_point(net, net.space.routed(route), data.image_size) for route in routes]
-
-
-def level_routes(routing: Routing) -> list[tuple[int, ...]]:
-    """The routes on which every gate takes the first, the second, ... of its options."""
-    places = range(max(map(len, routing)))
-    return [tuple(options[min(place, len(options) - 1)] for options in routing) for place in places]
 
 
 def parent_of(data: Dataset, context: Context) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:

@@ -16,11 +16,10 @@ from bench.methods import METHODS, completed, method_of
 from bench.models import MODELS
 from bench.points import RoutedPoint
 from bench.slicing.choice import Choice
-from bench.slicing.gate import Gate
+from bench.slicing.gate import Gate, Routing, new_gates
 from bench.slicing.supernet import Supernet
 from bench.training.calibrate import calibrate
 from bench.training.context import Context, Progress, silent
-from bench.training.gating import Routing, new_gates
 
 CPU = torch.device("cpu")
 DATA = DataSpec(train_images=128)
@@ -126,7 +125,8 @@ def spread_gates(net: Supernet, routing: Routing, seed: int = 0, **design) -> li
     gates = new_gates(net.eval(), routing, x.shape[-1], **design)
     for index, gate in enumerate(gates):
         x, seen = net.segments[index](x, choice)
-        trunk = seen.trunk if gate.trunk == "shared" else seen.pooled
+        gate.standardise(gate.read(seen))
+        trunk = (gate.read(seen) - gate.shift) / gate.scale
         trunk = trunk if gate.hidden is None else gate.hidden(trunk).relu()
         mean = trunk.mean(0)
         weight = torch.randn_like(gate.head.weight) / trunk.std()

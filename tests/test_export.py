@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import CPU, Trained, digits, small_net, small_spec
+from small_runs import CPU, Trained, digits, full_routing, small_net, small_spec
 from torch import nn
 
 from bench import cli
@@ -25,7 +25,7 @@ from bench.export.source import Plain, find, open_run
 from bench.points import Prediction, RoutedPoint
 from bench.runs.phases import run_phase
 from bench.slicing.dynamic import ExtractedSegments
-from bench.slicing.gate import Gate
+from bench.slicing.gate import new_gates
 
 ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
 needs_onnx = pytest.mark.skipif(not ONNX, reason="the extra onnx is not installed")
@@ -118,11 +118,11 @@ def routed_point(model: str = "ds_mobilenet_micro8") -> RoutedPoint:
     """A routed network whose gates are not trained but decide: images spread over their options."""
     net = small_net(model).eval()
     x = next(iter(digits().validation.batches(2))).x
-    gates = []
-    for index, decision in enumerate(net.space.decisions):
+    gates = new_gates(net, full_routing(net), 8)
+    for index, gate in enumerate(gates):
         x, features = net.segments[index](x, net.space.smallest)
-        gates.append(Gate(features.trunk.shape[1], len(decision.options), net.gate_hidden))
-        nn.init.normal_(gates[-1].head.weight)
+        gate.standardise(gate.read(features))
+        nn.init.normal_(gate.head.weight)
     return RoutedPoint("dynamic", net, gates, [range(len(d.options)) for d in net.space.decisions], 8)
 
 

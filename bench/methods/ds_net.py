@@ -15,7 +15,7 @@ from bench.methods import Method, build_model, fresh_model, method_of, reseed
 from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.dynamic import check_routing
-from bench.slicing.gate import Gate, Head, Trunk
+from bench.slicing.gate import Gate, Head, Routing, Trunk, check_shared_trunk, new_gates
 from bench.slicing.supernet import Supernet, View
 from bench.tasks.task import task_of
 from bench.training import checkpoint
@@ -23,11 +23,8 @@ from bench.training.calibrate import calibrate, check_images
 from bench.training.context import Context
 from bench.training.gating import (
     HardSamples,
-    Routing,
     StageTwo,
-    check_shared_trunk,
     named_gates,
-    new_gates,
     train_gates,
 )
 from bench.training.loop import stable_seed
@@ -133,6 +130,7 @@ class DSNet(Method):
                 net,
                 routing,
                 data.train,
+                data.calibration,
                 spec.train,
                 spec.seed,
                 options.stage_two(),

@@ -172,6 +172,11 @@ class ChoiceSpace:
         """How many stages are decided once the first `gates` gates have spoken."""
         return self.decisions[gates].stage if gates < len(self.decisions) else len(self.stages)
 
+    def shared_segments(self, choices: Sequence[Choice]) -> int:
+        """How many segments at the start of a network are the same under all of these choices; never all of them."""
+        alike = [len({choice.key(self.depth_after(index)) for choice in choices}) == 1 for index in range(len(self.decisions))]
+        return (*alike, False).index(False)
+
     def sample(self, generator: random.Random) -> Choice:
         """A random choice: of the ladder with its first step left out where statistics are kept for each named choice
         (the official code draws from 1 to 13: METHODS 4.1), else an independent option at every gate."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -35,6 +36,12 @@ def extract_collected(supernet: Supernet, collected: CollectingChoice) -> nn.Mod
 def _plain(supernet: Supernet, choice: Choice | CollectingChoice) -> nn.Module:
     segments = [extract_segment(segment, choice, False) for segment in supernet.segments]  # type: ignore[arg-type]
     return nn.Sequential(*[layer for segment in segments for layer in segment]).train(supernet.training)
+
+
+def extract_part(supernet: Supernet, choice: Choice, start: int, stop: int | None = None) -> nn.Sequential:
+    """Some of a sub-network's segments as plain layers, flat."""
+    segments = list(supernet.segments)[start:stop]
+    return nn.Sequential(*[layer for segment in segments for layer in extract_segment(segment, choice, False)])  # type: ignore[arg-type]
 
 
 def extract_segment(segment: Segment, choice: Choice | CollectingChoice, decides: bool) -> nn.Sequential:
@@ -81,6 +88,21 @@ class WithoutFeatures(nn.Module):
 def parameters_of(module: nn.Module) -> int:
     """Number of parameters (buffers excluded)."""
     return sum(p.numel() for p in module.parameters())
+
+
+def parameters_used(supernet: Supernet, choices: Iterable[Choice]) -> int:
+    """Number of parameters that at least one of these sub-networks uses: what they share is counted once.
+
+    Every parameter of a copy is given a number of its own, and the numbers that extraction finds are counted.
+    """
+    numbered = copy.deepcopy(supernet).double()
+    count = 0
+    with torch.no_grad():
+        for parameter in numbered.parameters():
+            parameter.copy_(torch.arange(count, count + parameter.numel()).view_as(parameter))
+            count += parameter.numel()
+    networks = [extract(numbered, choice) for choice in choices]
+    return len(torch.cat([p.detach().flatten() for network in networks for p in network.parameters()]).unique())
 
 
 def channels_last(x: Tensor) -> Tensor:

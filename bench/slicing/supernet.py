@@ -13,10 +13,15 @@ from bench.slicing.layers import AnyChoice, Shape
 
 
 class Features(NamedTuple):
-    """What a gate sees of an image: the pooled activation (B, C) and the trunk that it shares with attention (B, T)."""
+    """What a gate may read of an image.
 
-    pooled: Tensor
-    trunk: Tensor
+    Attributes:
+        activation: (B, C, H, W) or tokens (B, N, C), of equal width in every routed network.
+        trunk: (B, T), what channel attention in front of the gate squeezed it to; None where there is none.
+    """
+
+    activation: Tensor
+    trunk: Tensor | None = None
 
 
 class Cost(NamedTuple):
@@ -110,10 +115,11 @@ class Supernet(nn.Module):
         """What its output is for: that of its last unit."""
         return self.segments[-1].units[-1].task  # type: ignore[union-attr, return-value]
 
-    def forward(self, x: Tensor, choice: AnyChoice, start: int = 0) -> Tensor:
-        """Run under a choice; with `start`, x is what arrives at that segment instead of an image."""
+    def forward(self, x: Tensor, choice: AnyChoice, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run under a choice; with `start`, x is what arrives at that segment instead of an image, and with `stop` what
+        is returned is what arrives at that one."""
         try:
-            for segment in list(self.segments)[start:]:
+            for segment in list(self.segments)[start:stop]:
                 x = segment.through(x, choice)  # type: ignore[operator]
         except (IndexError, KeyError):
             if isinstance(choice, Choice):
@@ -151,15 +157,20 @@ class Supernet(nn.Module):
 
 
 class View(nn.Module):
-    """A supernet bound to one choice: the sub-network run by slicing at run time (form `view`)."""
+    """A supernet bound to one choice: the sub-network run by slicing at run time (form `view`).
 
-    def __init__(self, supernet: Supernet, choice: Choice) -> None:
+    Args:
+        start, stop: of the segments to run, where that is not all of them.
+    """
+
+    def __init__(self, supernet: Supernet, choice: Choice, start: int = 0, stop: int | None = None) -> None:
         super().__init__()
         self.supernet = supernet
         self.choice = supernet.space.check(choice)
+        self.start, self.stop = start, stop
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.supernet(x, self.choice)
+        return self.supernet(x, self.choice, self.start, self.stop)
 
 
 def to_channels_last(module: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from bench.slicing.layers import AnyChoice
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
 from bench.training.context import Context
-from bench.training.loop import Plan, fit, stable_seed
+from bench.training.loop import Plan, fit, stable_seed, total_steps
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def train_jointly(
     name: str, net: Supernet, rule: Rule, split: Split, spec: TrainSpec, seed: int, task: Task, context: Context
 ) -> dict[str, Any]:
     """Train `net` in place by a rule, as the checkpoint `name`, and return the training's history."""
-    steps = split.steps(spec.batch_size) * spec.epochs
+    steps = total_steps(spec, split.steps(spec.batch_size))
 
     def step(batch: Batch, index: int) -> dict[str, float]:
         lessons = rule(index / steps, random.Random(stable_seed(seed, "lessons", index)))

@@ -74,14 +74,18 @@ def fit(plan: Plan, split: Split, context: Context) -> dict[str, Any]:
     return history
 
 
+def total_steps(spec: TrainSpec, per_epoch: int) -> int:
+    """Optimizer steps of a training."""
+    steps = per_epoch * spec.epochs
+    return steps if spec.max_steps is None else min(steps, spec.max_steps)
+
+
 def _partial(plan: Plan, context: Context):
     return context.checkpoint(f"{plan.name}.partial")
 
 
 def _train(plan: Plan, split: Split, per_epoch: int, context: Context) -> dict[str, Any]:
-    steps = per_epoch * plan.spec.epochs
-    if plan.spec.max_steps is not None:
-        steps = min(steps, plan.spec.max_steps)
+    steps = total_steps(plan.spec, per_epoch)
     warmup = round(plan.spec.warmup_epochs * per_epoch)
     optimizer = sgd(plan.trained.values(), plan.spec)
     step, losses = _resume(plan, optimizer, context)

@@ -34,6 +34,11 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float, floor: float)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def warmed_decay(decay: float, step: int) -> float:
+    """(1 + step) / (10 + step) until that reaches `decay`: an average does not keep its initial weights for long."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
 def move_average(average: nn.Module, current: nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * current over parameters and statistics (METHODS 4.1, item 7)."""

@@ -26,7 +26,7 @@ from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
 from bench.training.context import Context
 from bench.training.loop import Plan, fit, stable_seed
-from bench.training.optim import move_average
+from bench.training.optim import move_average, warmed_decay
 
 Distillation = Literal["none", "inplace", "bootstrap", "ensemble_bootstrap"]
 
@@ -69,7 +69,7 @@ class StageOne:
 
     def decay(self, step: int) -> float:
         """EMA decay at a step (counted from 0)."""
-        return min(self.ema, (1 + step) / (10 + step)) if self.ema_warmup else self.ema
+        return warmed_decay(self.ema, step) if self.ema_warmup else self.ema
 
     @property
     def averages(self) -> bool:

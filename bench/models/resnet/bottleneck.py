@@ -154,18 +154,6 @@ class PlainBottleneck(nn.Module):
         return (self.branch(x) + self.shortcut(x)).relu_()
 
 
-def moments(x: Tensor, leading: int) -> Features:
-    """What a gate sees of (B, C, H, W): mean and deviation over positions of the leading channels, to (B, 2 * leading).
-
-    Both are normalised without parameters, so a gate learns at the same rate at any depth and behind any width. The
-    deviation is there because the mean of early features says little of what is to be seen. No multiply-adds.
-    """
-    x = x[:, :leading]
-    mean = x.mean((2, 3))
-    spread = (x.var((2, 3), correction=0) + 1e-6).sqrt()  # never the root of zero: its gradient is infinite
-    return Features(mean, torch.cat([F.layer_norm(part, part.shape[1:]) for part in (mean, spread)], 1))
-
-
 class GateInput(Unit):
     """Stands in front of a gated block: passes its input on, and shows it to the gate.
 
@@ -180,7 +168,7 @@ class GateInput(Unit):
         return x
 
     def decide(self, x: Tensor, choice: AnyChoice) -> tuple[Tensor, Features]:
-        return x, moments(x, self.leading)
+        return x, Features(x[:, : self.leading])
 
     def cost(self, choice: Choice, shape: Shape) -> Cost:
         return Cost(0, 0, shape)
@@ -197,7 +185,7 @@ class PlainGateInput(nn.Module):
         self.leading = leading
 
     def forward(self, x: Tensor) -> tuple[Tensor, Features]:
-        return x, moments(x, self.leading)
+        return x, Features(x[:, : self.leading])
 
 
 class Head(Unit):
