@@ -24,9 +24,9 @@ from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
 from bench.methods import Method, build_model, fresh_model, trainable_copy
 from bench.points import OperatingPoint, StaticPoint
+from bench.slicing.bound import BatchChoice, CollectingChoice
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_collected
-from bench.slicing.layers import BatchChoice, CollectingChoice
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task, task_of
 from bench.training import checkpoint
@@ -73,7 +73,7 @@ class AutoSlim(Method):
     name = "autoslim"
     kind = "static"
     paper = "Yu & Huang, 2019, arXiv 1903.11728"
-    families = ("us_",)
+    trains = ("universally slimmable",)
     Options = AutoSlimOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

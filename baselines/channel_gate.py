@@ -190,7 +190,8 @@ class ChannelGate(Method):
     name = "channel_gate"
     kind = "dynamic"
     paper = "Gao et al. 2019, arXiv 1810.05331"
-    families = ("ds_mobilenet", "us_mobilenet", "ds_resnet", "us_resnet")
+    trains = ("dynamic slimmable", "dynamic weight slicing", "universally slimmable")
+    families = ("mobilenet", "resnet")
     Options = ChannelGateOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from baselines.staged import Staged, pooled
 from bench.core.errors import UserError
-from bench.models.resnet.bottleneck import PlainBottleneck
-from bench.slicing.dynamic import take
+from bench.models.resnet.units import PlainBottleneck
+from bench.slicing.groups import split, take, together
 
 Run = Callable[[nn.Module, Tensor], Tensor]
 """How each step of a network is run; that of a `GatedConv` needs to be said."""
@@ -95,10 +95,9 @@ class GatedConv(nn.Module):
 
     def grouped(self, x: Tensor, scores: Tensor, selection: Tensor) -> Tensor:
         """Each image with the filters of its own selection (B,); images of equal selection run together."""
-        groups = [(number, (selection == number).nonzero().flatten()) for number in selection.unique().tolist()]
+        groups = split(selection)
         parts = [self.selected(take(x, rows), take(scores, rows), number) for number, rows in groups]
-        order = torch.cat([rows for _, rows in groups]).argsort()
-        return torch.cat(parts)[order] if len(parts) > 1 else parts[0]
+        return together(parts, [rows for _, rows in groups])
 
 
 def saliency(scores: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class OnGates(Method):
 
     kind = "control"
     paper = "control of this suite"
-    families = ("ds_",)
+    trains = ("dynamic slimmable", "dynamic weight slicing")
     needs_parent = True
 
     def check_start(self, parent: RunSpec) -> None:

@@ -24,8 +24,9 @@ from bench.data.dataset import Batch, Dataset, Split
 from bench.evaluation.accuracy import BATCH
 from bench.methods import Method, build_model, reseed
 from bench.points import OperatingPoint
-from bench.slicing.dynamic import Prediction, take
+from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
+from bench.slicing.groups import take, together
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import task_of
 from bench.training import checkpoint
@@ -156,7 +157,7 @@ class Exits(nn.Module):
             if not len(staying):
                 break
             rows, x = take(rows, staying), take(x, staying)
-        return Prediction(torch.cat(outputs)[torch.cat(left).argsort()], route)
+        return Prediction(together(outputs, left), route)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.predict(x).output

@@ -22,7 +22,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
 from bench.methods import Method, build_model, reseed
-from bench.models.resnet.bottleneck import PlainBottleneck
+from bench.models.resnet.units import PlainBottleneck
 from bench.models.vit.plain import PlainBlock
 from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
@@ -215,7 +215,8 @@ class LayerSkip(Method):
     name = "layer_skip"
     kind = "dynamic"
     paper = "Wang et al. 2018, arXiv 1711.09485; Veit & Belongie 2018, arXiv 1711.11503"
-    families = ("ds_resnet", "us_resnet", "ds_vit_")
+    trains = ("dynamic slimmable", "dynamic weight slicing", "universally slimmable")
+    families = ("resnet", "vit")
     Options = LayerSkipOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

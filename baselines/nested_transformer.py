@@ -49,7 +49,7 @@ class NestedViT(Method):
     name = "nested_vit"
     kind = "slimmable"
     paper = "; ".join(f"{name}: {scheme.paper}" for name, scheme in SCHEMES.items())
-    families = ("nested_vit_",)
+    trains = ("nested",)
     leaves = "supernet"
     Options = NestedViTOptions
 

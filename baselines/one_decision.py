@@ -15,7 +15,8 @@ from bench.core.errors import UserError
 from bench.data.dataset import Split
 from bench.evaluation.accuracy import BATCH
 from bench.points import OperatingPoint
-from bench.slicing.dynamic import Prediction, take
+from bench.slicing.dynamic import Prediction
+from bench.slicing.groups import split, take, together
 from bench.training import checkpoint
 from bench.training.context import Context
 
@@ -49,12 +50,9 @@ def run_by_option(network: OneDecision, threshold: float, x: Tensor) -> Predicti
     """Run a batch; behind the decision each option runs for its own images only."""
     state, confidence = network.begin(x)
     option = options_of(confidence, threshold)
-    groups = [(taken, (option == taken).nonzero().flatten()) for taken in option.unique().tolist()]
-    parts = [network.finish(tuple(take(known, rows) for known in state), taken) for taken, rows in groups]
-    output = parts[0].new_empty(len(x), *parts[0].shape[1:])
-    for part, (_, rows) in zip(parts, groups, strict=True):
-        output[rows] = part
-    return Prediction(output, option[:, None])
+    groups = split(option)
+    parts = [network.finish(tuple(take(part, rows) for part in state), chosen) for chosen, rows in groups]
+    return Prediction(together(parts, [rows for _, rows in groups]), option[:, None])
 
 
 class Deciding(nn.Module):

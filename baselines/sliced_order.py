@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method, build_model
+from bench.models import PRESETS
 from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.supernet import Supernet, View
@@ -49,7 +50,7 @@ class SlicedOrder(Method):
     Options = SlicedOrderOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
-        check_order(net, self.options(spec).order)
+        check_order(PRESETS.get(spec.model), self.options(spec).order)
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: SlicedOrderOptions = self.options(spec)
@@ -57,7 +58,8 @@ class SlicedOrder(Method):
         if not path.exists():
             if spec.init_from is None:
                 self._train(net, spec, data, context)
-            net = in_order(net, options.order, stable_seed(spec.seed, "order")).eval()
+            family = PRESETS.get(spec.model).family
+            net = in_order(net, family, options.order, stable_seed(spec.seed, "order")).eval()
             if net.space.prefix_statistics:
                 calibrate(net, net.space.named, data.calibration, context.device)
             checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, {})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.data.dataset import Dataset
-from bench.models.mobilenet.blocks import Depthwise
+from bench.models.mobilenet.units import Depthwise
 from bench.models.vit.plain import PlainStage
 from bench.profilers.madds import executed_madds
 from bench.slicing.supernet import Supernet

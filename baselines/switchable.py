@@ -15,7 +15,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method, build_model
-from bench.models.mobilenet.network import SWITCHABLE_MULTIPLIERS
+from bench.models.widths import SWITCHABLE_MULTIPLIERS
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
@@ -41,7 +41,7 @@ class SNet(Method):
     name = "s_net"
     kind = "slimmable"
     paper = "Yu et al., ICLR 2019, arXiv 1812.08928"
-    families = ("s_mobilenet_", "s_resnet")
+    trains = ("switchable",)
     leaves = "supernet"
     Options = SNetOptions
 

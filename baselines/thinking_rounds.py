@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.one_decision import OneDecision, State
-from bench.models.vit.network import Block, Embedding, Head
 from bench.models.vit.plain import PlainEmbedding
+from bench.models.vit.units import Block, Embedding, Head
 from bench.slicing.ops import conv2d
 from bench.slicing.supernet import Supernet
 

@@ -67,7 +67,8 @@ class ThinkingViT(Method):
     name = "thinking_vit"
     kind = "dynamic"
     paper = "ThinkingViT, CVPR 2026, arXiv 2507.10800"
-    families = ("ds_vit_",)
+    trains = ("dynamic weight slicing",)
+    families = ("vit",)
     Options = ThinkingViTOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

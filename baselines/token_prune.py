@@ -152,7 +152,8 @@ class TokenPrune(Method):
     name = "token_prune"
     kind = "dynamic"
     paper = "importance by Liang et al., ICLR 2022, arXiv 2202.07800; the number for each image is this suite's"
-    families = ("ds_vit_",)
+    trains = ("dynamic weight slicing",)
+    families = ("vit",)
     Options = TokenPruneOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

@@ -12,7 +12,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method, build_model
-from bench.models.mobilenet.network import WIDTH_MULTIPLIERS
+from bench.models.widths import WIDTH_MULTIPLIERS
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import task_of
@@ -45,7 +45,7 @@ class USNet(Method):
     name = "us_net"
     kind = "slimmable"
     paper = "Yu & Huang, ICCV 2019, arXiv 1903.05134"
-    families = ("us_",)
+    trains = ("universally slimmable",)
     leaves = "supernet"
     Options = USNetOptions
 

@@ -13,7 +13,7 @@ from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.data import load
 from bench.data.dataset import Batch, Dataset, Split
 from bench.methods import METHODS, completed, method_of
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.points import RoutedPoint
 from bench.slicing.choice import Choice
 from bench.slicing.gate import Gate, Routing, new_gates
@@ -85,7 +85,8 @@ class Trained:
 
 def small_model(method: str) -> str:
     """A micro preset for 8x8 images that the method serves."""
-    return next(name for name in MODELS.names() if name.endswith("micro8") and method_of(method).serves(name))
+    presets = map(PRESETS.get, PRESETS.names())
+    return next(preset.name for preset in presets if preset.image_size == 8 and method_of(method).serves(preset))
 
 
 def small_spec(method: str, parent: Trained | None = None, **changes) -> RunSpec:
@@ -110,7 +111,7 @@ def context_of(
 def small_net(model: str = "ds_mobilenet_micro8", seed: int = 0) -> Supernet:
     """A micro preset whose weights are away from their initial values, so that no two channels are alike."""
     torch.manual_seed(seed)
-    net = MODELS.get(model)()
+    net = PRESETS.get(model).build()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

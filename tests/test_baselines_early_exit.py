@@ -24,7 +24,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.evaluation.proof import Unproven, prove
 from bench.methods import completed
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.profilers.madds import executed_by, executed_madds
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import extract
@@ -175,7 +175,7 @@ def test_validation_images_meet_every_budget(model, tmp_path):
     options = {"budgets": [0.9, 0.5, 0.35], "maximum": 0.95}
     spec = small_spec("early_exit", model=model, options=options)
     points = EarlyExit().operating_points(spec, digits(), context_of(spec, tmp_path))
-    net = MODELS.get(model)()
+    net = PRESETS.get(model).build()
     full = net.cost(net.space.uniform_choices[-1], 8).madds
     means = []
     for point, budget in zip(points, options["budgets"], strict=True):
@@ -205,8 +205,8 @@ def test_impossible_options_are_refused(options, sentence):
 def test_a_budget_below_the_first_exit_is_refused_before_any_work(options):
     spec = completed(RunSpec("early_exit", "ds_vit_micro8", options=options))
     with pytest.raises(UserError, match=r"no image can leave within 0.2 .* costs 0.25"):
-        EarlyExit().check(spec, MODELS.get(spec.model)(), 8)
-    EarlyExit().check(completed(RunSpec("early_exit", "ds_vit_micro8")), MODELS.get(spec.model)(), 8)
+        EarlyExit().check(spec, PRESETS.get(spec.model).build(), 8)
+    EarlyExit().check(completed(RunSpec("early_exit", "ds_vit_micro8")), PRESETS.get(spec.model).build(), 8)
 
 
 def test_only_classification_is_served():

@@ -10,13 +10,13 @@ from small_runs import context_of, digits, small_spec
 from baselines.nested_rules import SCHEMES, all_jointly, one_at_random, progressively
 from baselines.nested_transformer import NestedViT, NestedViTOptions, choices_of
 from bench.core.errors import UserError
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.training.joint import Lesson
 
 
 @pytest.fixture(scope="module")
 def space():
-    return MODELS.get("nested_vit_micro8")().space
+    return PRESETS.get("nested_vit_micro8").build().space
 
 
 def widths(space, choice):

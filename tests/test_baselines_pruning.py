@@ -26,7 +26,7 @@ from baselines.pruning_surgery import Surgeon, rebuild
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, TrainSpec
 from bench.data import load
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.profilers.madds import executed_madds, fvcore_madds
 from bench.slicing.extract import extract
 
@@ -231,7 +231,7 @@ def test_bad_options_are_told_in_one_sentence(options: dict, message: str):
 def test_what_cannot_be_done_is_told_before_any_work(options: dict, model: str, message: str):
     spec = small_spec("pruning", model=model, options=options)
     with pytest.raises(UserError, match=message):
-        Pruning().check(spec, MODELS.get(model)(input_channels=1), 8)
+        Pruning().check(spec, PRESETS.get(model).build(channels=1), 8)
 
 
 def test_a_detector_is_pruned_by_its_own_loss(tmp_path: Path):
@@ -242,7 +242,7 @@ def test_a_detector_is_pruned_by_its_own_loss(tmp_path: Path):
     training = TrainSpec(epochs=1, batch_size=8, lr=0.01)
     spec = small_spec("pruning", model="ds_mobilenet_det_micro", data=where, train=training, options=options)
     (point,) = Pruning().operating_points(spec, data, context_of(spec, tmp_path / "run"))
-    net = MODELS.get(spec.model)(classes=2)
+    net = PRESETS.get(spec.model).build(classes=2)
     full, image = net.cost(net.space.uniform_choices[-1], 64).madds, torch.zeros(1, 3, 64, 64)
     assert point(image).output.shape == net(image, net.space.largest).shape
     (madds,) = point.madds(torch.empty(1, 0)).tolist()
@@ -253,7 +253,7 @@ def test_a_detector_is_pruned_by_its_own_loss(tmp_path: Path):
 def test_a_detector_whose_channels_become_positions_is_refused():
     model = "ds_mobilenet_v1_det"
     with pytest.raises(UserError, match="ds_mobilenet_v1_det turns channels into positions"):
-        Pruning().check(small_spec("pruning", model=model), MODELS.get(model)(), 96)
+        Pruning().check(small_spec("pruning", model=model), PRESETS.get(model).build(), 96)
 
 
 ITERATIVE = {"criterion": "taylor", "budgets": [0.5], "iterative_steps": 2, "finetune_epochs": 2, "taylor_images": 64}

@@ -10,10 +10,10 @@ from small_runs import Trained, context_of, digits, small_spec
 from bench.methods import method_of
 from bench.recipes.order import channel_order
 from bench.slicing.attention import SlicedAttention
-from bench.slicing.group_norm import SlicedGroupNorm
 from bench.slicing.layers import SlicedConv2d, SlicedLinear
+from bench.slicing.norms import SlicedGroupNorm
 
-MODELS = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8", "ds_mobilenet_micro8"]
+PRESETS = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8", "ds_mobilenet_micro8"]
 
 
 def sliced(directory, model, order, parent=None):
@@ -23,7 +23,7 @@ def sliced(directory, model, order, parent=None):
     return Trained(spec, directory), {point.name: point for point in points}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", PRESETS)
 def test_orders_share_the_full_network_and_differ_in_slices(model, tmp_path):
     parent, as_is = sliced(tmp_path / "none", model, "none")
     x = next(digits().validation.batches(16)).x

@@ -12,10 +12,11 @@ from baselines.autoslim_search import choice_at, madds_of, rungs_of, slim, stage
 from baselines.switchable import SNet, choices_of
 from bench.core.errors import UserError
 from bench.methods import completed
-from bench.models import MODELS
+from bench.models import PRESETS
+from bench.slicing.bound import BatchChoice
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract, parameters_of
-from bench.slicing.layers import BatchChoice, SwitchableBatchNorm2d
+from bench.slicing.norms import SwitchableBatchNorm2d
 from bench.tasks.task import Classification
 from bench.training import checkpoint
 from bench.training.joint import Lesson
@@ -49,7 +50,7 @@ def test_scales_and_shifts_of_one_width_are_its_own(name):
 )
 def test_it_stores_what_shared_norms_do_and_those_of_the_narrower_widths(ours, shared):
     with torch.device("meta"):
-        net, other = MODELS.get(ours)(), MODELS.get(shared)()
+        net, other = PRESETS.get(ours).build(), PRESETS.get(shared).build()
     norms = [module for module in net.modules() if isinstance(module, SwitchableBatchNorm2d)]
     widths = [[len(norm.statistics(choice.key(norm_depth(norm)))[0]) for choice in net.space.named] for norm in norms]
     assert parameters_of(net) - parameters_of(other) == sum(2 * sum(row[:-1]) for row in widths)
@@ -77,7 +78,7 @@ def test_a_width_trains_as_the_plain_network_with_its_norms_does():
 
 
 def test_widths_are_those_of_the_network():
-    space = MODELS.get("s_mobilenet_micro8")().space
+    space = PRESETS.get("s_mobilenet_micro8").build().space
     assert list(choices_of(space, (1.0, 0.25))) == [0.25, 1.0]
     for widths, said in (((0.3,), "0.3"), ((), "none")):
         with pytest.raises(UserError, match=f"no sub-network has width {said}: .* 0.25, 0.5, 0.75, 1"):
@@ -87,7 +88,7 @@ def test_widths_are_those_of_the_network():
 def test_families_without_batch_norm_are_refused():
     with pytest.raises(UserError, match=r"s_net serves s_mobilenet_micro32, .*, not ds_resnet_micro8"):
         completed(small_spec("s_net", model="ds_resnet_micro8"))
-    assert SNet().serves("s_resnet_micro32")
+    assert SNet().serves(PRESETS.get("s_resnet_micro32"))
 
 
 # AutoSlim's search.
@@ -122,7 +123,7 @@ def test_a_search_by_hand():
 def test_a_search_by_another_implementation(seed):
     """On random errors with ties: at every step a sorted list of all removals, budgets found afterwards."""
     generator = random.Random(seed)
-    net = MODELS.get("us_mobilenet_layers_micro8")()
+    net = PRESETS.get("us_mobilenet_layers_micro8").build()
     rungs, table = stage_rungs(net.space, 4), {}
 
     def error_of(choice):
@@ -159,7 +160,7 @@ def test_a_budget_below_the_narrowest_network_is_refused_before_any_work():
     with pytest.raises(
         UserError, match=r"budget 0.01 is out of reach: the narrowest network of us_.* has 0\.\d+ of the"
     ):
-        AutoSlim().check(spec, MODELS.get(spec.model)(), 8)
+        AutoSlim().check(spec, PRESETS.get(spec.model).build(), 8)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_impossible_options_are_refused(options, sentence):
 
 
 def test_random_choices_take_every_stage_on_its_own():
-    space = MODELS.get("us_mobilenet_layers_micro8")().space
+    space = PRESETS.get("us_mobilenet_layers_micro8").build().space
     drawn = [random_choice(space, random.Random(seed)) for seed in range(200)]
     for stage in range(len(space.stages)):
         assert len({choice.indices[stage] for choice in drawn}) > 20
@@ -189,7 +190,7 @@ def test_random_choices_take_every_stage_on_its_own():
 
 
 def test_the_largest_teaches_the_others():
-    space = MODELS.get("us_mobilenet_micro8")().space
+    space = PRESETS.get("us_mobilenet_micro8").build().space
     first, *others = sandwich(space, AutoSlimOptions(), random.Random(0))
     assert first == Lesson(BatchChoice(space.largest))
     assert (others[-1].choice, len(others)) == (BatchChoice(space.smallest), 3)
@@ -225,7 +226,7 @@ def test_removals_are_judged_by_images_not_solved_then_by_the_loss():
 def test_each_budget_is_met_and_its_network_trained_from_scratch(tmp_path):
     spec = small_spec("autoslim", options={"budgets": [0.5, 0.8, 0.3], "groups": 5, "retrain_epochs": 0})
     points = AutoSlim().operating_points(spec, digits(), context_of(spec, tmp_path))
-    net = MODELS.get(spec.model)()
+    net = PRESETS.get(spec.model).build()
     full = net.cost(net.space.largest, 8).madds
     shares = {point.name: int(point.madds(torch.zeros(1, 0))) / full for point in points}
     assert list(shares) == ["slim@0.5", "slim@0.8", "slim@0.3"]
@@ -241,7 +242,7 @@ def test_each_budget_is_met_and_its_network_trained_from_scratch(tmp_path):
 
 
 def test_rungs_reach_from_the_narrowest_to_the_full_network():
-    net = MODELS.get("us_mobilenet_micro8")()
+    net = PRESETS.get("us_mobilenet_micro8").build()
     rungs = stage_rungs(net.space, 10)
     assert choice_at(rungs, [len(steps) - 1 for steps in rungs]) == net.space.largest
     narrowest = choice_at(rungs, [0] * len(rungs))

@@ -12,9 +12,9 @@ from baselines.thinking_vit import ThinkingViTOptions, rounds_of
 from bench.core.errors import UserError
 from bench.evaluation.proof import Unproven, prove
 from bench.methods import method_of
-from bench.models import MODELS
-from bench.models.vit.network import build
+from bench.models import PRESETS
 from bench.models.vit.space import ViTConfig
+from bench.models.vit.units import build
 from bench.profilers.madds import executed_by
 from bench.slicing.extract import extract, parameters_of
 
@@ -72,7 +72,7 @@ def test_the_first_round_is_half_of_everything():
 def test_the_rounds_of_deit_s():
     """METHODS 13: three heads of DeiT-S are DeiT-Ti; the projection that their constants leave out is 14.5 M."""
     with torch.device("meta"):
-        network = rounds_of(MODELS.get("ds_vit_s")(), ThinkingViTOptions())
+        network = rounds_of(PRESETS.get("ds_vit_s").build(), ThinkingViTOptions())
     assert network.first == RoundWidth(3, 768, 192)
     assert network.costs() == (1_253_683_200, 1_253_683_200 + 4_598_882_304 + 197 * 192 * 384)
 
@@ -201,4 +201,4 @@ def test_impossible_settings_are_refused(options, sentence):
 )
 def test_what_the_network_cannot_do_is_refused_before_any_work(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        method_of("thinking_vit").check(small_spec("thinking_vit", options=options), MODELS.get(MODEL)(), 8)
+        method_of("thinking_vit").check(small_spec("thinking_vit", options=options), PRESETS.get(MODEL).build(), 8)

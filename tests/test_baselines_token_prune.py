@@ -18,7 +18,7 @@ from bench.core.spec import TrainSpec
 from bench.evaluation.accuracy import evaluate
 from bench.evaluation.proof import Unproven, prove
 from bench.methods import method_of, trainable_copy
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.profilers.madds import executed_by
 from bench.slicing.extract import extract
 from bench.tasks.task import Classification
@@ -185,7 +185,7 @@ def test_impossible_settings_are_refused(options, sentence):
 )
 def test_what_the_network_cannot_do_is_refused_before_any_work(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        method_of("token_prune").check(small_spec("token_prune", options=options), MODELS.get(MODEL)(), 8)
+        method_of("token_prune").check(small_spec("token_prune", options=options), PRESETS.get(MODEL).build(), 8)
 
 
 def test_counts_are_rounded_up_and_end_in_all():

@@ -6,8 +6,7 @@ import pytest
 import torch
 from small_runs import small_net
 
-from bench.models import MODELS
-from bench.models.vit.network import ds_vit_s
+from bench.models import PRESETS
 from bench.profilers.choices import routable
 from bench.profilers.madds import executed_madds
 from bench.slicing.dynamic import ExtractedSegments, by_path, by_segment, fixed_router, run_grouped
@@ -31,8 +30,8 @@ def test_the_scripts_are_found():
 @pytest.mark.slow
 @pytest.mark.skipif(not ONNX, reason="the extra onnx is not installed")
 def test_served_forms_compute_what_eager_computes_and_are_held_against_it(monkeypatch):
-    net = small_net("ds_mobilenet_micro8").eval()
-    monkeypatch.setattr(export, "ds_mobilenet_v1", lambda: net)
+    net = PRESETS.get("ds_mobilenet_micro8").build()
+    monkeypatch.setattr(export, "PRESET", "ds_mobilenet_micro8")
     monkeypatch.setattr(export, "SIZE", 8)
     served, over = export.run(SHORT)
     goals = {name: (row.goal.against, row.goal.ratio) for name, row in rows(served).items() if row.goal}
@@ -68,7 +67,7 @@ def test_all_served_forms_give_one_output(monkeypatch):
 
 def test_the_slices_of_deit_vary_one_thing_each():
     """MAdds by METHODS 3.4's formula: N = 197 tokens, 12 blocks, and the patches and classifier that nothing slices."""
-    net = ds_vit_s()
+    net = PRESETS.get("ds_vit_s").build()
     tokens, fixed = 197, 196 * 3 * 16 * 16 * 384 + 384 * 1000
 
     def madds(heads, mlp, width):
@@ -94,7 +93,7 @@ def test_a_goal_over_the_ratio_of_multiply_adds():
 
 
 def test_the_slices_of_a_vision_transformer_are_compared_with_the_full_one(monkeypatch):
-    monkeypatch.setattr(vit_slicing, "ds_vit_s", MODELS.get("ds_vit_micro32"))
+    monkeypatch.setattr(vit_slicing, "PRESET", "ds_vit_micro32")
     monkeypatch.setattr(vit_slicing, "SIZE", 32)
     monkeypatch.setattr(vit_slicing, "SLICED", {"half": ({"heads": 2, "mlp": 72}, 0.15)})
     found = list(vit_slicing.run(SHORT))
@@ -106,7 +105,7 @@ def test_the_slices_of_a_vision_transformer_are_compared_with_the_full_one(monke
 
 @pytest.mark.parametrize("name", ["ds_vit_micro8", "ds_resnet_pp_micro8"])
 def test_routes_are_uniform_at_every_gate_and_the_same_at_every_call(name):
-    space = MODELS.get(name)().space
+    space = PRESETS.get(name).build().space
     route = multigate.uniform_routes(space, 4000)
     assert torch.equal(route, multigate.uniform_routes(space, 4000))
     assert route.shape == (4000, len(space.decisions))
@@ -140,4 +139,4 @@ def test_regrouping_and_whole_paths_do_the_same_work(monkeypatch):
 
 def test_every_family_of_the_comparison_has_several_gates():
     for name, _ in multigate.CASES:
-        assert len(MODELS.get(name)().space.decisions) > 1
+        assert len(PRESETS.get(name).build().space.decisions) > 1

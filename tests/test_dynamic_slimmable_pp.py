@@ -9,7 +9,7 @@ from bench.core.spec import RunSpec
 from bench.evaluation.proof import prove
 from bench.methods import completed, method_of
 from bench.methods.ds_net import DSNet, DSNetPP, DSNetPPOptions
-from bench.models import MODELS
+from bench.models import PRESETS
 
 FAMILIES = {
     "ds_mobilenet_pp_micro8": [[0, 3, 7], [2, 5]],
@@ -85,7 +85,7 @@ def test_controls_start_from_it(run, control, tmp_path):
     ],
 )
 def test_transformers_learn_across_views_unless_told_otherwise(model, options, expected):
-    settings = METHOD.stage_one(DSNetPPOptions(**options), MODELS.get(model)())
+    settings = METHOD.stage_one(DSNetPPOptions(**options), PRESETS.get(model))
     assert settings.multi_view is expected
     assert settings.views == 1 + expected
 
@@ -93,14 +93,14 @@ def test_transformers_learn_across_views_unless_told_otherwise(model, options, e
 def test_views_without_a_teacher_are_refused_before_any_work():
     spec = spec_of("ds_mobilenet_pp_micro8", multi_view=True, distillation="inplace")
     with pytest.raises(UserError, match="multi_view needs a teacher of its own"):
-        METHOD.check(spec, MODELS.get(spec.model)(), 8)
+        METHOD.check(spec, PRESETS.get(spec.model).build(), 8)
 
 
 def test_every_dynamic_preset_belongs_to_one_of_the_two_methods():
-    for model in MODELS.names():
-        assert DSNet().serves(model) + METHOD.serves(model) == model.startswith("ds_"), model
-    assert {m for m in MODELS.names() if METHOD.serves(m)} == {
-        m for m in MODELS.names() if "_pp" in m or m.startswith("ds_vit_")
+    for model in PRESETS.names():
+        assert DSNet().serves(PRESETS.get(model)) + METHOD.serves(PRESETS.get(model)) == model.startswith("ds_"), model
+    assert {m for m in PRESETS.names() if METHOD.serves(PRESETS.get(m))} == {
+        m for m in PRESETS.names() if "_pp" in m or m.startswith("ds_vit_")
     }
 
 
@@ -120,4 +120,4 @@ def test_recipes_name_only_what_exists(recipe):
     assert all(spec.init_from in known for spec in specs if spec.init_from)
     for spec in specs:
         size = 32 if spec.model.endswith("32") else 8
-        method_of(spec.method).check(spec, MODELS.get(spec.model)(), size)
+        method_of(spec.method).check(spec, PRESETS.get(spec.model).build(), size)

@@ -8,7 +8,7 @@ from small_runs import digits, small_spec
 from voc_folder import make_set
 
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.recipes.detection import detectors
 from bench.runs.estimate import _Excerpt, _Watch, estimate, estimates
 
@@ -17,7 +17,7 @@ SPEC = small_spec("uniform", options={"choices": [0, 3]}, train=TrainSpec(epochs
 
 def test_costs_are_those_of_the_largest_network_and_a_whole_epoch():
     found = estimate(SPEC, digits())
-    net = MODELS.get(SPEC.model)()
+    net = PRESETS.get(SPEC.model).build()
     assert found.madds == net.cost(net.space.largest, 8).madds
     assert found.images == 128
 

@@ -27,7 +27,7 @@ from bench.core.settings import parse_spec
 from bench.core.spec import RunSpec
 from bench.evaluation.proof import prove
 from bench.methods import METHODS, check_parent, completed, method_of
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.points import RoutedPoint
 from bench.training.start import SUPERNET, left_by
 
@@ -173,7 +173,7 @@ def test_a_supernet_is_left_exactly_where_a_method_says_so(case):
     assert left == (METHODS.get(case.name).leaves == "supernet")
     if left:
         state = left_by(case.trained.directory, case.spec.run_id, SUPERNET, "supernet")
-        assert state.keys() == MODELS.get(case.spec.model)().state_dict().keys()
+        assert state.keys() == PRESETS.get(case.spec.model).build().state_dict().keys()
 
 
 def test_a_run_takes_whole_epochs(case):
@@ -243,8 +243,10 @@ def test_a_method_introduces_itself(name):
     assert inspect.getdoc(method)
     assert dataclasses.is_dataclass(method.Options)
     assert method.Options.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert all(any(model.startswith(family) for model in MODELS.names()) for family in method.families)
-    assert any(method_of(name).serves(model) for model in MODELS.names())
+    presets = [PRESETS.get(model) for model in PRESETS.names()]
+    assert set(method.trains) <= {preset.trains_as for preset in presets}
+    assert set(method.families) <= {preset.family.name for preset in presets}
+    assert any(method_of(name).serves(PRESETS.get(model)) for model in PRESETS.names())
 
 
 def raw_spec(name, **options):
@@ -334,9 +336,9 @@ def test_unknown_names_get_the_nearest():
         completed(RunSpec("uniform", "ds_mobilenet_micro9"))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if METHODS.get(name).families])
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS.get(name).trains])
 def test_a_family_that_a_method_does_not_serve_is_refused(name):
-    other = next(model for model in MODELS.names() if not method_of(name).serves(model))
+    other = next(model for model in PRESETS.names() if not method_of(name).serves(PRESETS.get(model)))
     with pytest.raises(UserError, match=f"{name} serves .*, not {other}"):
         completed(replace(raw_spec(name), model=other))
 
@@ -377,7 +379,7 @@ def test_nothing_starts_from_a_run_that_leaves_nothing(name):
 def test_what_no_sub_network_has_is_refused_before_any_work(name, options, sentence):
     spec = completed(raw_spec(name, **options))
     with pytest.raises(UserError, match=sentence) as caught:
-        method_of(name).check(spec, MODELS.get(spec.model)(), 8)
+        method_of(name).check(spec, PRESETS.get(spec.model).build(), 8)
     assert "\n" not in str(caught.value)
 
 
@@ -386,12 +388,12 @@ def test_channels_that_cannot_change_places_are_not_ordered(model):
     for order in ("l1", "random"):
         spec = completed(RunSpec("sliced_order", model, options={"order": order}))
         with pytest.raises(UserError, match="switchable batch norm has scales for each width"):
-            method_of("sliced_order").check(spec, MODELS.get(model)(), 8)
+            method_of("sliced_order").check(spec, PRESETS.get(model).build(), 8)
     spec = completed(RunSpec("sliced_order", model, options={"order": "none"}))
-    method_of("sliced_order").check(spec, MODELS.get(model)(), 8)
+    method_of("sliced_order").check(spec, PRESETS.get(model).build(), 8)
 
 
 def test_a_model_without_a_gate_cannot_be_routed():
     spec = replace(raw_spec("ds_net"), model="us_mobilenet_micro8")
     with pytest.raises(UserError, match="this model has no gate"):
-        method_of("ds_net").check(spec, MODELS.get(spec.model)(), 8)
+        method_of("ds_net").check(spec, PRESETS.get(spec.model).build(), 8)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.models.mobilenet.network import ds_mobilenet_v1, us_mobilenet_v1
+from bench.models import PRESETS
 from bench.profilers.model import profile_supernet
 from bench.profilers.timing import Timing
 from bench.slicing.choice import Choice
@@ -28,7 +28,7 @@ README_CONVENTION = [  # METHODS 3.1, exact column
 
 @pytest.fixture(scope="module")
 def net():
-    return ds_mobilenet_v1().eval()
+    return PRESETS.get("ds_mobilenet_v1").build().eval()
 
 
 def test_all_subnetworks_cost_what_the_official_table_says(net):
@@ -60,7 +60,7 @@ def _timed(net) -> float:
 
 
 def test_us_mobilenet_has_the_published_multiply_adds():
-    net = us_mobilenet_v1()
+    net = PRESETS.get("us_mobilenet_v1").build()
     costs = [net.cost(net.space.uniform(step), 224).madds for step in (0, 10, 20, 30)]
     assert [round(cost / 1e6, 2) for cost in costs] == [41.03, 149.50, 325.40, 568.74]  # METHODS 12
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_runs import small_net
 
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.models.vit import timm_names as deit
 from bench.models.vit.nested import NestedBlock, NestedEmbedding, NestedHead, part, times
 from bench.models.vit.order import order_heads, order_hidden, order_stream
@@ -20,7 +20,7 @@ X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 def weightless(name):
     with torch.device("meta"):
-        return MODELS.get(name)()
+        return PRESETS.get(name).build()
 
 
 def mixed_choices(space, count=8):
@@ -59,7 +59,7 @@ def test_sub_networks_have_the_parameters_of_deit():
 
 @torch.no_grad()
 def test_the_full_network_is_that_of_the_idle_family_and_of_timm():
-    net, other = small_net("nested_vit_micro8").eval(), MODELS.get("ds_vit_micro8")().eval()
+    net, other = small_net("nested_vit_micro8").eval(), PRESETS.get("ds_vit_micro8").build().eval()
     deit.load_timm(other, deit.to_timm(net))
     expected = other(X, other.space.largest)
     for leading in (1, 0):

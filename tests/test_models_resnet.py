@@ -11,11 +11,11 @@ from timm.models.resnet import ResNet as TimmResNet
 from torch import nn
 
 from bench.core.errors import UserError
-from bench.models import MODELS
-from bench.models.resnet import network as resnet
-from bench.models.resnet.bottleneck import Bottleneck, GateInput
+from bench.models import PRESETS
+from bench.models.resnet import units as resnet
 from bench.models.resnet.space import BottleneckStage, ResNetConfig
 from bench.models.resnet.timm_names import from_timm, key_map, load_timm, to_timm
+from bench.models.resnet.units import Bottleneck, GateInput
 from bench.profilers.madds import executed_madds
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import ExtractedSegments, ViewSegments, fixed_router, run_grouped
@@ -25,7 +25,7 @@ from bench.slicing.supernet import View
 from bench.training.gating import route_costs
 
 UNIFORM = [278_085_632, 1_052_311_552, 2_322_677_760, 4_089_184_256]  # METHODS 3.2: 0.278, 1.052, 2.323, 4.089 G
-NAMES = [name for name in MODELS.names() if "resnet" in name]
+NAMES = [name for name in PRESETS.names() if "resnet" in name]
 GATED = [name for name in NAMES if name.startswith("ds_")]
 GROUPED = [name for name in GATED if "_bn" not in name and "_det" not in name]  # a detector's head has norms of its own
 
@@ -37,7 +37,7 @@ def size_of(name):
 def weightless(name):
     """A preset without values, for what depends on shapes alone."""
     with torch.device("meta"):
-        return MODELS.get(name)()
+        return PRESETS.get(name).build()
 
 
 def close(a, b, tolerance=1e-5):
@@ -284,7 +284,7 @@ def lived_in(build):
 def empty(name, classes=10):
     """A preset without initial values, to be loaded."""
     with torch.device("meta"):
-        net = MODELS.get(name)(classes=classes)
+        net = PRESETS.get(name).build(classes=classes)
     return net.to_empty(device="cpu").eval()
 
 
@@ -361,7 +361,7 @@ def refusals(state):
 def test_a_checkpoint_that_does_not_fit_is_one_sentence_and_changes_nothing(reference):
     for name, state, group, sentence in refusals(reference.state_dict()):
         with torch.device("meta"):
-            net = MODELS.get(name)(classes=10)
+            net = PRESETS.get(name).build(classes=10)
         with pytest.raises(UserError, match=sentence):
             from_timm(state, net, group=group)
 

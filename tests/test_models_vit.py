@@ -12,12 +12,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.errors import UserError
-from bench.models import MODELS
-from bench.models.vit import network as vit
+from bench.models import PRESETS
+from bench.models.order import ordered
 from bench.models.vit import timm_names as deit
-from bench.models.vit.order import order_channels
+from bench.models.vit import units as vit
 from bench.models.vit.plain import PlainStage
-from bench.models.vit.space import DEIT_S, DEIT_TI, ViTConfig, micro
+from bench.models.vit.presets import DEIT_S, DEIT_TI, VIT, micro
+from bench.models.vit.space import ViTConfig
 from bench.points import RoutedPoint
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import (
@@ -30,13 +31,13 @@ from bench.slicing.dynamic import (
 )
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.gate import Gate, moments
+from bench.slicing.norms import SlicedLayerNorm
 from bench.slicing.ops import SoftWidth
-from bench.slicing.tokens import SlicedLayerNorm
 
 # Two blocks in a stage, two options of equal heads, and a stage in front of the only gate.
 GROUPED = ViTConfig(8, 2, 8, ((1, 12, 16), (2, 16, 20), (2, 24, 20), (3, 40, 24)), (2, 1, 2))
 ONE_GATE = ViTConfig(8, 2, 8, GROUPED.options, (1, 2), gated_from=1)
-PRESETS = {
+CONFIGS = {
     "ds_vit_s": (DEIT_S, 3),
     "ds_vit_ti": (DEIT_TI, 3),
     "ds_vit_micro8": (micro(8, 2), 1),
@@ -48,7 +49,7 @@ PRESETS = {
 def weightless(name, classes, channels):
     """A preset without values, for what depends on shapes alone."""
     with torch.device("meta"):
-        return MODELS.get(name)(classes=classes, input_channels=channels)
+        return PRESETS.get(name).build(classes=classes, channels=channels)
 
 
 def shaken(net, seed=0):
@@ -126,9 +127,9 @@ def test_heads_and_hidden_width_alone_cost_what_the_reference_table_says(heads):
     assert round(net.cost(net.space.smallest, 224).madds / 1e6) == reference[heads]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_cost_is_the_formula_for_every_preset(name):
-    config, channels = PRESETS[name]
+    config, channels = CONFIGS[name]
     net = weightless(name, 7, channels)
     for step, option in enumerate(config.options):
         madds = net.cost(net.space.uniform(step), config.image_size).madds
@@ -159,7 +160,7 @@ def test_grouped_executes_what_it_claims(net, x):
 
 @pytest.mark.parametrize(("name", "share"), [("ds_vit_s", 1e-4), ("ds_vit_ti", 2e-4), ("ds_vit_micro8", 0.015)])
 def test_gates_cost_next_to_nothing(name, share):
-    config, channels = PRESETS[name]
+    config, channels = CONFIGS[name]
     net = weightless(name, 1000 if channels == 3 else 10, channels)
     gates = len(net.space.decisions) * Gate(2 * config.channels, 4, net.gate_hidden).madds
     assert 0 < gates < share * net.cost(net.space.smallest, config.image_size).madds
@@ -329,8 +330,8 @@ def test_moments_tell_images_apart_and_have_a_gradient_for_constant_tokens():
 
 @pytest.mark.parametrize("name", ["ds_vit_micro8", "ds_vit_micro32", "ds_vit_micro64"])
 def test_micro_presets_run_and_hold_nested_sub_networks(name):
-    config, channels = PRESETS[name]
-    net = MODELS.get(name)().eval()
+    config, channels = CONFIGS[name]
+    net = PRESETS.get(name).build().eval()
     size = config.image_size
     with torch.no_grad():
         assert net(torch.randn(2, channels, size, size), net.space.smallest).shape == (2, 10)
@@ -377,7 +378,7 @@ def test_timm_logits_equal_ours_and_the_key_map_inverts(x):
 @pytest.mark.slow
 def test_deit_small_of_timm_has_our_logits_and_our_cost():
     theirs = shaken(timm.create_model("deit_small_patch16_224", pretrained=False))
-    net = vit.ds_vit_s().eval()
+    net = PRESETS.get("ds_vit_s").build().eval()
     deit.load_timm(net, theirs.state_dict())
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -434,9 +435,9 @@ def test_another_image_size_is_a_clear_error(net):
 
 @pytest.mark.parametrize("generator", [None, torch.Generator().manual_seed(0)])
 def test_an_order_leaves_the_full_network_as_it_was(net, x, generator):
-    ordered = order_channels(net, generator)
-    torch.testing.assert_close(ordered(x, net.space.largest), net(x, net.space.largest), rtol=1e-5, atol=1e-5)
-    assert (ordered(x, net.space.smallest) - net(x, net.space.smallest)).abs().max() > 1e-3
+    other = ordered(net, VIT, generator)
+    torch.testing.assert_close(other(x, net.space.largest), net(x, net.space.largest), rtol=1e-5, atol=1e-5)
+    assert (other(x, net.space.smallest) - net(x, net.space.smallest)).abs().max() > 1e-3
 
 
 def test_what_matters_most_goes_first():
@@ -448,8 +449,8 @@ def test_what_matters_most_goes_first():
         for part in net.segments[1:]:
             for writer in part.units[0].blocks:
                 writer.fc2.weight[11] += 1.0  # a channel of the stream
-    ordered = order_channels(net).segments[1].units[0].blocks[0]
-    assert ordered.fc1.weight[0].mean() > 0.9
-    assert ordered.attention.qkv.weight[:24].mean() > 0.9
-    assert ordered.fc2.weight[0].mean() > 0.9
-    assert ordered.fc2.weight[1:].mean() < 0.1
+    first = ordered(net, VIT).segments[1].units[0].blocks[0]
+    assert first.fc1.weight[0].mean() > 0.9
+    assert first.attention.qkv.weight[:24].mean() > 0.9
+    assert first.fc2.weight[0].mean() > 0.9
+    assert first.fc2.weight[1:].mean() < 0.1

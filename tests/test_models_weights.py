@@ -8,8 +8,9 @@ from small_runs import small_net, state_of
 from torch import nn
 
 from bench.core.errors import UserError
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.models.resnet import timm_names as resnet_timm
+from bench.models.resnet.presets import RESNET
 from bench.models.transfer import from_timm, head_of, transfer
 from bench.models.weights import Weights, fetch, find, given, keep, read_file
 from bench.slicing.extract import extract
@@ -129,7 +130,7 @@ def test_no_connection_is_one_sentence(monkeypatch):
 @torch.no_grad()
 def test_a_vision_transformer_starts_as_timms():
     theirs, net = timm_vit(), small_net("ds_vit_micro8").eval()
-    found = from_timm(theirs.state_dict(), net)
+    found = from_timm(theirs.state_dict(), net, PRESETS.get("ds_vit_micro8").family)
     net.load_state_dict(found.state)
     torch.testing.assert_close(net(X, net.space.largest), theirs(X), rtol=1e-5, atol=1e-5)
     assert found.stayed == found.unused == ()
@@ -138,7 +139,7 @@ def test_a_vision_transformer_starts_as_timms():
 @pytest.mark.parametrize("model", ["ds_resnet_bn_micro8", "us_resnet_micro8"])
 def test_a_resnet_starts_as_its_checkpoint(model):
     state, net = timm_resnet(model), small_net(model)
-    found = from_timm(state, net)
+    found = from_timm(state, net, RESNET)
     net.load_state_dict(found.state)
     back = resnet_timm.to_timm(net)
     assert all(torch.equal(back[key], value) for key, value in state.items())
@@ -149,7 +150,7 @@ def test_a_resnet_starts_as_its_checkpoint(model):
 def test_another_number_of_classes_keeps_the_new_head(classes):
     net = small_net("ds_vit_micro8")
     before = state_of(net)
-    found = from_timm(timm_vit(classes).state_dict(), net)
+    found = from_timm(timm_vit(classes).state_dict(), net, PRESETS.get("ds_vit_micro8").family)
     assert all("linear" in key for key in found.stayed)
     assert len(found.stayed) == 2
     assert all(torch.equal(found.state[key], before[key]) for key in found.stayed)
@@ -162,7 +163,11 @@ def test_another_number_of_classes_keeps_the_new_head(classes):
 @pytest.mark.parametrize(
     ("state", "model", "says"),
     [
-        (lambda: timm_vit().state_dict(), "ds_mobilenet_micro8", "timm has no counterpart of this MobileNet; families"),
+        (
+            lambda: timm_vit().state_dict(),
+            "ds_mobilenet_micro8",
+            "no counterpart of the family mobilenet; families",
+        ),
         (lambda: timm_vit().state_dict(), "us_mobilenet_micro8", r"ds_resnet50_bn, us_resnet50.*ds_vit_s, ds_vit_ti"),
         (lambda: timm_vit(embed_dim=32).state_dict(), "ds_vit_micro8", r"cls_token has shape \(1, 1, 32\)"),
         (lambda: timm_vit(qk_norm=True).state_dict(), "ds_vit_micro8", "not this network's layer norm"),
@@ -174,7 +179,7 @@ def test_another_number_of_classes_keeps_the_new_head(classes):
 )
 def test_what_does_not_match_is_said(state, model, says):
     with pytest.raises(UserError, match=says):
-        from_timm(state(), small_net(model))
+        from_timm(state(), small_net(model), PRESETS.get(model).family)
 
 
 @pytest.mark.slow
@@ -182,8 +187,8 @@ def test_what_does_not_match_is_said(state, model, says):
 def test_full_size_networks_start_from_timms():
     for model, name, size in (("ds_vit_ti", "deit_tiny_patch16_224", 224), ("ds_resnet50_bn", "resnet50", 64)):
         theirs = timm.create_model(name).eval()
-        net = MODELS.get(model)().eval()
-        net.load_state_dict(from_timm(theirs.state_dict(), net).state)
+        net = PRESETS.get(model).build().eval()
+        net.load_state_dict(from_timm(theirs.state_dict(), net, PRESETS.get(model).family).state)
         x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         expected = theirs(x)
         assert (net(x, net.space.largest) - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -194,7 +199,7 @@ def test_full_size_networks_start_from_timms():
 
 @pytest.mark.parametrize("model", ["ds_mobilenet_micro8", "us_resnet_micro8", "ds_vit_micro8"])
 def test_all_but_a_head_of_another_size_is_taken(model):
-    source, net = small_net(model, 1), MODELS.get(model)(classes=7)
+    source, net = small_net(model, 1), PRESETS.get(model).build(classes=7)
     before = state_of(net)
     found = transfer(source.state_dict(), net, head_of(net))
     assert {key.rpartition(".")[0] for key in found.stayed} == {prefix.rstrip(".") for prefix in head_of(net)}

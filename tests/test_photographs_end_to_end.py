@@ -11,7 +11,7 @@ from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Store
 from bench.data.cifar import Sizes, load_cifar100
 from bench.executors.serial import run_all
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.recipes import registry as recipes
 from bench.reports import generate
 from bench.runs.check import check
@@ -54,7 +54,7 @@ def test_imagenet_with_ds_mobilenet_at_224_for_two_steps(tmp_path):
     check(specs, tmp_path)
     assert [spec.method for spec in specs] == ["ds_net", "random_gate", "fixed_choice"]
     assert all((spec.model, spec.data.name) == ("ds_mobilenet_v1", "imagenet") for spec in specs)
-    net = MODELS.get("ds_mobilenet_v1")(classes=len(CLASSES))
+    net = PRESETS.get("ds_mobilenet_v1").build(classes=len(CLASSES))
     found = [estimates(specs, tmp_path)[spec.run_id] for spec in specs]  # what --dry-run shows
     assert {(each.madds, each.images) for each in found} == {(net.cost(net.space.largest, 224).madds, 8)}
     assert found[0].hours is not None

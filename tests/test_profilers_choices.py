@@ -6,14 +6,14 @@ from itertools import pairwise
 import pytest
 
 from bench.core.errors import UserError
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.profilers.choices import chosen, routable, spread
 
 DS = "ds_mobilenet_micro8"
 
 
 def test_names_and_indices():
-    net = MODELS.get(DS)()
+    net = PRESETS.get(DS).build()
     space = net.space
     assert chosen(net, "all", 8) == list(space.named)
     assert chosen(net, " 2, largest,0 ", 8) == [space.uniform(2), space.largest, space.uniform(0)]
@@ -31,7 +31,7 @@ def test_names_and_indices():
      ("ds_resnet_pp_micro8", 512), ("us_mobilenet_micro8", 31)],
 )  # fmt: skip
 def test_what_the_gates_reach(name, count):
-    space = MODELS.get(name)().space
+    space = PRESETS.get(name).build().space
     found = routable(space)
     assert len(found) == len(set(found)) == count
     assert space.smallest in found
@@ -40,7 +40,7 @@ def test_what_the_gates_reach(name, count):
 
 def test_a_network_that_no_gate_reaches_is_not_spread_over():
     """The largest DS-MBNet has a wider prefix than any routed network."""
-    net = MODELS.get("ds_mobilenet_v1")()
+    net = PRESETS.get("ds_mobilenet_v1").build()
     found = chosen(net, "spread:8", 224)
     assert (found[0], found[-1], len(found)) == (net.space.uniform(0), net.space.uniform(13), 8)
     assert net.space.largest not in found
@@ -48,7 +48,7 @@ def test_a_network_that_no_gate_reaches_is_not_spread_over():
 
 @pytest.mark.parametrize("name", ["ds_vit_micro8", "ds_resnet_micro8", "ds_resnet_pp_micro8"])
 def test_a_spread_is_even_in_the_logarithm_of_the_cost(name):
-    net = MODELS.get(name)()
+    net = PRESETS.get(name).build()
     madds = [cost.madds for cost in net.costs(chosen(net, "spread:8", 8), 8)]
     every = [cost.madds for cost in net.costs(routable(net.space), 8)]
     steps = [math.log(b / a) for a, b in pairwise(madds)]
@@ -65,7 +65,7 @@ def test_a_spread_over_few_costs_takes_each_once():
 
 
 def test_all_that_is_routable_comes_in_ascending_cost():
-    net = MODELS.get("ds_resnet_micro8")()
+    net = PRESETS.get("ds_resnet_micro8").build()
     madds = [cost.madds for cost in net.costs(chosen(net, "routable", 8), 8)]
     assert madds == sorted(madds)
     assert len(madds) == 64

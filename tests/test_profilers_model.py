@@ -10,13 +10,13 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.data.voc import EDGE, OFFICIAL_EDGE
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.profilers.choices import routable
-from bench.profilers.model import active_parameters, check_size, own_size, profile_supernet, profile_timm
+from bench.profilers.model import active_parameters, check_size, profile_supernet, profile_timm
 from bench.profilers.timing import FORMS, Timing
 from bench.slicing.extract import extract, extract_segment, parameters_of
 
-MICRO = [name for name in MODELS.names() if "micro" in name]
+MICRO = [name for name in PRESETS.names() if "micro" in name]
 DS = "ds_mobilenet_micro8"
 NONE = Timing()
 
@@ -24,8 +24,8 @@ NONE = Timing()
 @pytest.mark.parametrize("name", MICRO)
 def test_every_micro_preset_has_a_profile_at_its_own_size(name):
     found = profile_supernet(name, None, "all", NONE)
-    net = MODELS.get(name)()
-    assert found["image_size"] == own_size(name) == int(name.rpartition("micro")[2] or EDGE)
+    net = PRESETS.get(name).build()
+    assert found["image_size"] == PRESETS.get(name).image_size == int(name.rpartition("micro")[2] or EDGE)
     assert [row["name"] for row in found["subnetworks"]] == [net.space.name_of(choice) for choice in net.space.named]
     madds = [row["madds"] for row in found["subnetworks"][: len(net.space.uniform_choices)]]
     assert madds == sorted(madds)
@@ -54,7 +54,7 @@ def test_only_the_forms_that_were_asked_for():
 def test_gates_are_stored_with_a_layer_of_their_own_where_they_have_one():
     """One gate on 264 / 4 = 66 features; three gates, each with its hidden layer."""
     assert profile_supernet("ds_mobilenet_v1", 32, "0", NONE)["params_stored"]["gate"] == 66 * 4
-    net = MODELS.get("ds_resnet_micro8")()
+    net = PRESETS.get("ds_resnet_micro8").build()
     stored = profile_supernet("ds_resnet_micro8", None, "0", NONE, 3)["params_stored"]
     assert (stored["gates"], stored["gate_options"]) == (len(net.space.decisions), 3)
     choice, x, trunks = net.space.smallest, torch.zeros(1, net.input_channels, 8, 8), []
@@ -75,10 +75,10 @@ def test_a_model_without_gates_stores_none():
 
 @pytest.mark.parametrize("name", [*MICRO, "ds_mobilenet_v1"])
 def test_active_parameters_are_those_of_the_extracted_network(name):
-    net = MODELS.get(name)().eval()
+    net = PRESETS.get(name).build().eval()
     choices = list(dict.fromkeys([*net.space.named, *random.Random(0).sample(routable(net.space), 4)]))
     expected = [sum(p.numel() for p in extract(net, choice).parameters()) for choice in choices]
-    assert active_parameters(net, choices, own_size(name)) == expected
+    assert active_parameters(net, choices, PRESETS.get(name).image_size) == expected
 
 
 def test_a_segment_that_sub_networks_share_is_extracted_once(monkeypatch):
@@ -87,14 +87,14 @@ def test_a_segment_that_sub_networks_share_is_extracted_once(monkeypatch):
     monkeypatch.setattr(
         "bench.profilers.model.extract_segment", lambda *given: calls.append(given) or extract_segment(*given)
     )
-    net = MODELS.get("ds_vit_micro8")()
+    net = PRESETS.get("ds_vit_micro8").build()
     assert len(active_parameters(net, routable(net.space), 8)) == 256
     assert len(calls) == 1 + 4 * 4
 
 
 def test_every_routable_sub_network_is_counted_and_a_few_are_timed():
     found = profile_supernet("ds_vit_micro8", None, "routable", Timing([1], "spread:3"))["subnetworks"]
-    net = MODELS.get("ds_vit_micro8")()
+    net = PRESETS.get("ds_vit_micro8").build()
     assert {row["choice"] for row in found} == {str(choice) for choice in routable(net.space)}
     madds = [row["madds"] for row in found]
     assert madds == sorted(madds)
@@ -131,9 +131,10 @@ def test_finished_batches_are_not_measured_again_and_progress_is_told():
 
 
 def test_sizes():
-    assert [own_size(name) for name in ("ds_vit_micro64", "ds_mobilenet_v1", "ds_mobilenet_micro32")] == [64, 224, 32]
-    assert [own_size(name) for name in ("ds_resnet_det_micro", "ds_mobilenet_v1_det")] == [EDGE, OFFICIAL_EDGE]
-    check_size(MODELS.get("ds_mobilenet_micro8")(), DS, 1)
+    sizes = {"ds_vit_micro64": 64, "ds_mobilenet_v1": 224, "ds_mobilenet_micro32": 32}
+    sizes |= {"ds_resnet_det_micro": EDGE, "ds_mobilenet_v1_det": OFFICIAL_EDGE}
+    assert {name: PRESETS.get(name).image_size for name in sizes} == sizes
+    check_size(PRESETS.get("ds_mobilenet_micro8").build(), DS, 1)
     with pytest.raises(UserError, match="ds_vit_micro8 cannot take images of 9 x 9: "):
         profile_supernet("ds_vit_micro8", 9, "0", NONE)
     with pytest.raises(UserError, match="cannot be timed at batch 99999999999: not enough memory"):

@@ -6,7 +6,7 @@ import pytest
 
 from bench.core.ablation import Ablation, groups_of
 from bench.methods import method_of
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.recipes.ablations import FULL, OWN_LAYER_LR
 from bench.recipes.registry import RECIPES, placed, resolve, with_overrides
 
@@ -42,7 +42,7 @@ def test_an_ablation_says_what_it_compares(name):
         assert {len(runs) for runs in group.arms.values()} <= {3, 6}
     for spec in finished(specs):
         size = 32 if spec.model.endswith("32") else 8
-        method_of(spec.method).check(spec, MODELS.get(spec.model)(), size)
+        method_of(spec.method).check(spec, PRESETS.get(spec.model).build(), size)
 
 
 def test_all_digits_recipes_hold_the_same_full_method():
@@ -120,5 +120,5 @@ def test_the_reference_of_the_routing_spaces_is_a_point_of_the_full_method():
     from bench.methods.ds_net import point_name, routing_spaces
 
     full = first_runs("ablation_routing")[FULL]
-    spaces = routing_spaces(MODELS.get(full.model)(), method_of("ds_net").options(full))
+    spaces = routing_spaces(PRESETS.get(full.model).build(), method_of("ds_net").options(full))
     assert only_group("ablation_routing").reference in {point_name(space) for space in spaces}

@@ -109,7 +109,7 @@ def test_weights_are_compared_before_anything_runs(tmp_path):
     check([RunSpec("us_net", "us_resnet_micro8", weights=name, **SHORT)], None, tmp_path)  # the same full network
     for model, says in (
         ("ds_resnet_micro8", "has batch norm, and this network group norm"),
-        (DS, "timm has no counterpart of this MobileNet"),
+        (DS, "timm has no counterpart of the family mobilenet"),
         (VIT, "layer norm|another architecture"),
     ):
         method = "ds_net_pp" if model == VIT else "ds_net"

@@ -152,10 +152,10 @@ def test_what_is_found_is_judged_as_by_hand(root, tmp_path, monkeypatch):
 
 
 def test_backbone_and_head_add_up(store):
-    from bench.models import MODELS
+    from bench.models import PRESETS
 
     run = evaluations(store)["fixed_choice"]
-    net = MODELS.get(run.spec.model)(classes=2)
+    net = PRESETS.get(run.spec.model).build(classes=2)
     values = {(r.point, r.metric): r.value for r in run.records("eval")}
     for number in range(4):
         choice = net.space.uniform(number)

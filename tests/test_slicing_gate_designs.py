@@ -19,7 +19,7 @@ from torch import nn
 from bench.core.errors import UserError
 from bench.evaluation.proof import prove
 from bench.methods import method_of
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.profilers.madds import executed_madds
 from bench.slicing.dynamic import ViewSegments, gate_router, run_grouped, run_masked, run_one_by_one
 from bench.slicing.extract import parameters_of
@@ -161,7 +161,7 @@ def test_a_gate_that_shares_no_trunk_cannot_be_given_another(model):
     method = "ds_net_pp" if "vit" in model else "ds_net"
     spec = small_spec(method, model=model, options={"gate_trunk": "separate"})
     with pytest.raises(UserError, match="have a layer of their own already"):
-        method_of(method).check(spec, MODELS.get(model)(), 8)
+        method_of(method).check(spec, PRESETS.get(model).build(), 8)
     with pytest.raises(UserError, match="have a layer of their own already"):
         new_gates(small_net(model), ((0,),) * len(small_net(model).space.decisions), 8, trunk="separate")
 

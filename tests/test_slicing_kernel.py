@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from small_runs import small_net
 
 from bench.core.errors import UserError
-from bench.models.mobilenet.blocks import Depthwise
-from bench.models.mobilenet.network import ds_mobilenet_pp_micro32, ds_mobilenet_pp_v1, ds_mobilenet_v1
+from bench.models import PRESETS
+from bench.models.mobilenet.units import Depthwise
 from bench.slicing import ops
 from bench.slicing.choice import Choice, ChoiceSpace, Decision, Stage
 from bench.slicing.extract import extract
-from bench.slicing.group_norm import SlicedGroupNorm
 from bench.slicing.layers import SlicedConv2d
+from bench.slicing.norms import SlicedGroupNorm
 from bench.slicing.ops import SoftWidth
 from bench.slicing.supernet import View
 
@@ -99,7 +99,7 @@ def test_groups_that_do_not_divide_a_width():
 
 def test_ds_mobilenet_pp_holds_the_subnetworks_of_ds_mobilenet_to_the_unit():
     with torch.device("meta"):
-        plus, base = ds_mobilenet_pp_v1(), ds_mobilenet_v1()
+        plus, base = PRESETS.get("ds_mobilenet_pp_v1").build(), PRESETS.get("ds_mobilenet_v1").build()
     costs = [cost.madds for cost in plus.costs(plus.space.uniform_choices, 224)]
     assert costs[::2] == [cost.madds for cost in base.costs(base.space.uniform_choices, 224)]
     assert costs == sorted(set(costs))
@@ -109,7 +109,7 @@ def test_ds_mobilenet_pp_holds_the_subnetworks_of_ds_mobilenet_to_the_unit():
 
 
 def test_only_what_runs_behind_the_gate_has_an_elastic_kernel():
-    net = ds_mobilenet_pp_micro32()
+    net = PRESETS.get("ds_mobilenet_pp_micro32").build()
     in_front, behind = ([m for m in s.modules() if isinstance(m, Depthwise)] for s in net.segments)
     assert [m.kernel_stage for m in in_front] == [None] * 3
     assert [m.conv.kernel for m in in_front] == [3] * 3

@@ -10,8 +10,9 @@ from small_runs import digits, full_routing, routed_point, small_net
 from baselines.controls import RandomlyRouted, level_routes
 from bench.core.errors import UserError
 from bench.methods.ds_net import DSNetOptions, per_gate, point_name, routing_spaces
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.profilers.madds import executed_madds
+from bench.slicing.bound import SoftChoice
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import (
     ExtractedSegments,
@@ -24,7 +25,6 @@ from bench.slicing.dynamic import (
     softened,
 )
 from bench.slicing.gate import new_gates
-from bench.slicing.layers import SoftChoice
 from bench.tasks.task import Classification
 from bench.training.gating import GateTrainer, StageTwo
 
@@ -166,7 +166,7 @@ def test_a_soft_choice_over_some_options_computes_no_more_than_their_widest():
 
 
 def test_a_soft_choice_runs_the_stages_in_front_of_it_as_they_were_decided():
-    space = MODELS.get(SEVERAL)().space
+    space = PRESETS.get(SEVERAL).build().space
     hard = space.routed([2])
     soft = softened(space, 1, (0, 3), torch.eye(2), hard)
     assert space.width(soft, 0) == space.width(hard, 0)
@@ -235,7 +235,7 @@ def test_a_routing_space_is_one_list_for_all_gates_or_one_for_each():
 
 
 def test_routing_spaces_of_several_gates_are_checked():
-    net = MODELS.get(SEVERAL)()
+    net = PRESETS.get(SEVERAL).build()
     assert routing_spaces(net, DSNetOptions()) == [((0, 1, 2, 3),) * 3]
     assert routing_spaces(net, DSNetOptions(routing=((1, 2), ((0,), (1,), (2, 3))))) == [
         ((1, 2),) * 3,
@@ -245,4 +245,4 @@ def test_routing_spaces_of_several_gates_are_checked():
         with pytest.raises(UserError, match=sentence):
             routing_spaces(net, DSNetOptions(routing=routing))
     with pytest.raises(UserError, match="no gate"):
-        routing_spaces(MODELS.get("us_resnet_micro8")(), DSNetOptions())
+        routing_spaces(PRESETS.get("us_resnet_micro8").build(), DSNetOptions())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_data import InOrder
 
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.profilers.madds import executed_madds, fvcore_madds
 from bench.slicing.dynamic import (
     ExtractedSegments,
@@ -20,7 +20,7 @@ from bench.slicing.extract import extract, parameters_of
 from bench.slicing.supernet import View
 from bench.training.calibrate import calibrate
 
-MICRO = [name for name in MODELS.names() if "micro" in name]
+MICRO = [name for name in PRESETS.names() if "micro" in name]
 SIZES = {"micro8": 8, "micro32": 32, "micro64": 64, "det_micro": 64}
 IMAGES = 6
 
@@ -33,7 +33,7 @@ def size_of(name: str) -> int:
 def case(request):
     """A preset with lived-in weights and statistics, and a few images."""
     torch.manual_seed(0)
-    net = MODELS.get(request.param)()
+    net = PRESETS.get(request.param).build()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

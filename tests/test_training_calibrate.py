@@ -11,8 +11,9 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.data.dataset import Batch
+from bench.slicing.bound import CollectingChoice
 from bench.slicing.extract import extract
-from bench.slicing.layers import CollectingChoice, Moments, PrefixBatchNorm2d
+from bench.slicing.norms import Moments, PrefixBatchNorm2d
 from bench.training.calibrate import calibrate
 
 

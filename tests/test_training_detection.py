@@ -13,7 +13,7 @@ from voc_folder import make_set
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec
 from bench.data import load
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.models.detector.head import OFFSETS, PER_CELL, STRIDES
 from bench.models.transfer import head_of, transfer
 from bench.slicing.extract import extract
@@ -95,7 +95,7 @@ def test_the_grid_is_in_the_order_of_the_head():
 def test_anchors_stand_where_their_cell_looks(model):
     """The mean place of the pixels that move a class of one cell of the finest level is the middle of its anchor."""
     torch.manual_seed(0)
-    net = MODELS.get(model)(classes=1).eval()
+    net = PRESETS.get(model).build(classes=1).eval()
     anchors = anchor_grid([np.full((PER_CELL, 2), 2.0 * stride) for stride in STRIDES], EDGE)
     place = PER_CELL * (4 * (EDGE // STRIDES[0]) + 4)  # far from every border
     x = torch.randn(64, 3, EDGE, EDGE, requires_grad=True)
@@ -108,17 +108,17 @@ def test_anchors_stand_where_their_cell_looks(model):
 
 @pytest.mark.parametrize("model", ["ds_mobilenet_det_micro", "us_mobilenet_det_micro", "ds_resnet_det_micro"])
 def test_a_detector_answers_for_every_anchor(task, model):
-    net = MODELS.get(model)(classes=2).eval()
+    net = PRESETS.get(model).build(classes=2).eval()
     with torch.no_grad():
         output = net(torch.randn(2, 3, EDGE, EDGE), net.space.smallest)
-    assert net.task == "detection"
+    assert PRESETS.get(model).task == "detection"
     assert output.shape == (2, len(task.anchors), OFFSETS + 2)
     assert output[..., OFFSETS:].sigmoid().mean() == pytest.approx(0.01, abs=0.005), "objects are rare before training"
 
 
 def test_a_detector_starts_from_the_classifier_of_its_blocks():
     """As a supernet and as a plain network: all but the head is taken."""
-    classifier, detector = (MODELS.get(f"ds_mobilenet_{name}")() for name in ("light_micro64", "det_micro"))
+    classifier, detector = (PRESETS.get(f"ds_mobilenet_{name}").build() for name in ("light_micro64", "det_micro"))
     choice = classifier.space.uniform(3)
     for source, net in ((classifier, detector), (extract(classifier, choice), extract(detector, choice))):
         found = transfer(source.state_dict(), net, head_of(net))
@@ -130,7 +130,7 @@ def test_a_detector_starts_from_the_classifier_of_its_blocks():
 
 
 def test_the_full_detector_answers_for_every_anchor_of_300_pixels():
-    net = MODELS.get("ds_mobilenet_v1_det")()
+    net = PRESETS.get("ds_mobilenet_v1_det").build()
     cost = net.cost(net.space.smallest, 300)
     assert cost.shape[0] == len(anchor_grid(fit_sizes(np.array([[30.0, 30.0]])), 300))
 
@@ -289,7 +289,7 @@ def test_a_small_detector_learns_painted_rectangles(tmp_path: Path):
     """Loss falls and most rectangles are found after two hundred steps, at the smallest width."""
     make_set(tmp_path, train=64, val=8, test=16)
     data = load(DataSpec("voc", "painted", image_size=EDGE), tmp_path)
-    task, net = task_of(data), MODELS.get("us_mobilenet_det_micro")(classes=2)
+    task, net = task_of(data), PRESETS.get("us_mobilenet_det_micro").build(classes=2)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
     losses = []
     for epoch in range(25):

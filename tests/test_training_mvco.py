@@ -13,7 +13,7 @@ from bench.tasks.task import Classification
 from bench.training.context import Context
 from bench.training.supernet import StageOne, supernet_step, train_supernet, views_of
 
-MODELS = ["ds_mobilenet_pp_micro8", "ds_vit_micro8"]
+PRESETS = ["ds_mobilenet_pp_micro8", "ds_vit_micro8"]
 MVCO = StageOne(multi_view=True)
 
 
@@ -41,7 +41,7 @@ def test_views_by_hand():
 
 
 @pytest.mark.parametrize("distillation", ["bootstrap", "ensemble_bootstrap"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_on_equal_views_it_is_bootstrapping(name, distillation):
     batch = batch_of()
     twice = Batch((batch.x, batch.x), batch.targets)
@@ -51,7 +51,7 @@ def test_on_equal_views_it_is_bootstrapping(name, distillation):
     assert same == losses
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_the_gradient_is_that_of_the_losses_written_out(name):
     batch, classification = batch_of(), Classification()
     found, _ = gradients(name, batch, MVCO)
@@ -70,7 +70,7 @@ def test_both_views_matter():
     batch = batch_of()
     (first, second), targets = batch.views, batch.targets
     found, *others = (
-        gradients(MODELS[0], Batch(views, targets), MVCO)[0]
+        gradients(PRESETS[0], Batch(views, targets), MVCO)[0]
         for views in ((first, second), (first, first), (second,) * 2)
     )
     assert all((found - other).norm() > 1e-6 * found.norm() for other in others)

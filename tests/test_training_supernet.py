@@ -10,7 +10,7 @@ from small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, inte
 from torch import nn
 
 from bench.core.spec import TrainSpec
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.tasks.task import Classification
 from bench.training.context import Context
 from bench.training.loop import stable_seed
@@ -31,7 +31,7 @@ def batch_of(count=8, dtype=torch.float32):
 @pytest.mark.parametrize("random_widths", [0, 1, 2, 4])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_sandwich_is_largest_random_smallest(name, random_widths):
-    space = MODELS.get(name)().space
+    space = PRESETS.get(name).build().space
     choices = sandwich(space, random_widths, random.Random(0))
     assert len(choices) == random_widths + 2
     assert (choices[0], choices[-1]) == (space.largest, space.smallest)
@@ -41,7 +41,7 @@ def test_a_sandwich_is_largest_random_smallest(name, random_widths):
 
 def test_random_choices_cover_the_ladder_but_for_its_first_step():
     """METHODS 4.1: the official code draws from 1 to 13, never 0."""
-    space = MODELS.get("ds_mobilenet_micro8")().space
+    space = PRESETS.get("ds_mobilenet_micro8").build().space
     drawn = Counter(sandwich(space, 300, random.Random(1))[1:-1])
     assert drawn.keys() == set(space.uniform_choices[1:])
     assert min(drawn.values()) > 60
@@ -239,7 +239,7 @@ def test_an_interrupted_stage_one_ends_in_the_same_bytes(tmp_path, distillation)
 def test_the_labels_are_learnt(tmp_path):
     """The real thing for a few epochs: the loss of the largest falls well below that of guessing, ln 10 = 2.3."""
     torch.manual_seed(0)
-    net, spec = MODELS.get("ds_mobilenet_micro8")(), TrainSpec(epochs=6, batch_size=32, label_smoothing=0.0)
+    net, spec = PRESETS.get("ds_mobilenet_micro8").build(), TrainSpec(epochs=6, batch_size=32, label_smoothing=0.0)
     context = Context(tmp_path, "run-1", CPU)
     _, history = train_supernet(net, digits().train, spec, 0, StageOne(), Classification(), context)
     assert history["losses"]["largest"] < 1.9

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.models.mobilenet.network import ds_mobilenet_micro8
+from bench.models import PRESETS
 from bench.points import subnetwork_point
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.layers import SlicedConv2d
@@ -130,7 +130,7 @@ def by_hand(stem, a, b, c, d, squeeze):
 
 @pytest.mark.parametrize("name", ["uniform0", "uniform3", "largest"])
 def test_parameters_of_a_point_by_hand(name):
-    net = ds_mobilenet_micro8()
+    net = PRESETS.get("ds_mobilenet_micro8").build()
     choice = next(choice for choice in net.space.named if net.space.name_of(choice) == name)
     widths, largest = ([net.space.width(c, stage) for stage in range(5)] for c in (choice, net.space.largest))
     squeeze = [largest[stage] // 2 for stage in (0, 1, 2, 3, 3)]  # static: half of the largest width in front

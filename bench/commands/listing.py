@@ -46,11 +46,11 @@ def _methods() -> Iterable[dict[str, object]]:
 
     for name in METHODS.names():
         method = method_of(name)
-        families = ", ".join(method.families) or "all"
         yield {
             "method": name,
             "kind": method.kind,
-            "families": families,
+            "trains": ", ".join(method.trains) or "all",
+            "families": ", ".join(method.families) or "all",
             "version": method.version,
             "paper": method.paper,
             "what": _first_sentence(type(method).__doc__),
@@ -58,10 +58,13 @@ def _methods() -> Iterable[dict[str, object]]:
 
 
 def _models() -> Iterable[dict[str, object]]:
-    from bench.models import MODELS
+    from bench.models import PRESETS
 
-    for name in MODELS.names():
-        yield {"model": name, "what": _first_sentence(MODELS.get(name).__doc__)}
+    for name in PRESETS.names():
+        preset = PRESETS.get(name)
+        size = f"{preset.channels} x {preset.image_size} x {preset.image_size}"
+        facts = {"family": preset.family.name, "trains as": preset.trains_as, "task": preset.task, "images": size}
+        yield {"model": name, **facts, "what": preset.what}
 
 
 def _datasets() -> Iterable[dict[str, object]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from baselines.pruning_surgery import rebuild
 from bench.core.errors import UserError
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 
@@ -40,7 +40,7 @@ def load_plain(path: str | Path) -> nn.Module:
             about = json.loads((file.metadata() or {})[HEADER])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         channels = about["input"]["channels"]
-        net = MODELS.get(about["model"])(classes=len(about["classes"]), input_channels=channels)
+        net = PRESETS.get(about["model"]).build(classes=len(about["classes"]), channels=channels)
         choice = Choice(tuple(map(tuple, about["base"])))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a network exported by slicebench ({error!r})") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,12 @@ from bench.core.store import Store
 from bench.data import load as load_data
 from bench.data.dataset import Dataset
 from bench.methods import method_of
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.points import OperatingPoint, Prediction, RoutedPoint, StaticPoint
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract
 from bench.slicing.supernet import View
 from bench.training.context import Context
-
-EXPLICIT = re.compile(r"\d+(-\d+)*(\.\d+(-\d+)*)+")  # how a choice spells itself: stages by dots, dimensions by dashes
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def open_run(run_id: str, results: Path, data_root: Path | None) -> Trained:
         store.path(run_id), run_id, torch.device("cpu"), parent=parent, parent_spec=parent_spec, weights=store.weights
     )
     points = method_of(spec.method).operating_points(spec, data, context)
-    space = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels).space
+    space = PRESETS.get(spec.model).build(classes=len(data.classes), channels=data.channels).space
     return Trained(spec, data, points, space)
 
 
@@ -121,17 +118,11 @@ def find(run: Trained, text: str) -> Plain | RoutedPoint:
         dynamic = [point for point in run.points if point.kind == "dynamic"]
         if len(dynamic) == 1:
             return _of_point(run, dynamic[0])
-    elif text == "largest" or text.isdecimal() or EXPLICIT.fullmatch(text):
-        return _of_choice(run, _parsed(run.space, text))
-    raise unknown(f"choice of {run.spec.run_id}", text, [*run.names, "largest", "0", "1"])
-
-
-def _parsed(space: ChoiceSpace, text: str) -> Choice:
-    if text == "largest":
-        return space.largest
-    if text.isdecimal():
-        return space.uniform(int(text))
-    return space.check(Choice(tuple(tuple(map(int, stage.split("-"))) for stage in text.split("."))))
+    try:
+        choice = run.space.parse(text)
+    except ValueError as error:
+        raise unknown(f"choice of {run.spec.run_id}", text, [*run.names, "largest", "0", "1"]) from error
+    return _of_choice(run, choice)
 
 
 def _of_choice(run: Trained, choice: Choice) -> Plain:

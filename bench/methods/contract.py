@@ -14,7 +14,8 @@ from bench.core.errors import UserError, unknown
 from bench.core.registry import Registry
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.models import MODELS
+from bench.models import PRESETS, Preset
+from bench.models.preset import Trains
 from bench.models.transfer import Transferred
 from bench.points import OperatingPoint
 from bench.slicing.choice import Choice
@@ -62,8 +63,8 @@ class Method:
     Attributes:
         kind: "dynamic" (cost depends on the image), "slimmable" (several points share weights), "static", "control".
         paper: where it comes from.
-        families: prefixes of the model presets that it can train; empty for all. `except_for`: prefixes among them
-            that it leaves to another method.
+        trains, families: the presets that it can train, by what they train as and by their family's name; empty for
+            all.
         version: raised when its results change for an equal spec.
         Options: frozen dataclass of its settings; a run's `options` must be among its fields.
         needs_parent: True where it works on the checkpoint of another run (`init_from`) and leaves none of its own.
@@ -76,8 +77,8 @@ class Method:
     name: ClassVar[str]
     kind: ClassVar[Kind]
     paper: ClassVar[str] = ""
+    trains: ClassVar[tuple[Trains, ...]] = ()
     families: ClassVar[tuple[str, ...]] = ()
-    except_for: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int] = 1
     Options: ClassVar[type] = NoOptions
     needs_parent: ClassVar[bool] = False
@@ -91,9 +92,11 @@ class Method:
         """
         raise TypeError(f"method {self.name} yields no operating points")
 
-    def serves(self, model: str) -> bool:
+    def serves(self, preset: Preset) -> bool:
         """Whether it can train a model preset."""
-        return (not self.families or model.startswith(self.families)) and not model.startswith(self.except_for)
+        return preset.trains_as in (self.trains or (preset.trains_as,)) and (
+            not self.families or preset.family.name in self.families
+        )
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         """Raise `UserError` for settings that this model cannot meet (a width, choice or budget that no sub-network
@@ -122,11 +125,9 @@ def completed(spec: RunSpec) -> RunSpec:
         UserError: unknown method, model or option; a method on a family that it does not serve.
     """
     method = method_of(spec.method)
-    if spec.model not in MODELS:
-        raise unknown("model", spec.model, MODELS.names())
-    if not method.serves(spec.model):
-        known = ", ".join(name for name in MODELS.names() if method.serves(name))
-        raise UserError(f"{method.name} serves {known}, not {spec.model}")
+    if not method.serves(PRESETS.get(spec.model)):
+        served = ", ".join(name for name in PRESETS.names() if method.serves(PRESETS.get(name)))
+        raise UserError(f"{method.name} serves {served}, not {spec.model}")
     if method.needs_parent and spec.init_from is None:
         raise UserError(f"{method.name} works on another run's checkpoint; name it with init_from")
     options = method.options(spec)
@@ -160,15 +161,16 @@ def fresh_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
         UserError: the model is for another task than the data.
     """
     torch.manual_seed(stable_seed(spec.seed, spec.model, "init"))
-    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
-    check_task(net, spec.model, data)
-    return net.to(context.device, memory_format=torch.channels_last)
+    preset: Preset = PRESETS.get(spec.model)
+    check_task(preset, data)
+    net = preset.build(len(data.classes), data.channels)
+    return net.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def check_task(net: Supernet, model: str, data: Dataset) -> None:
+def check_task(preset: Preset, data: Dataset) -> None:
     """Raise `UserError` for a model whose output is not what the data's task is about."""
-    if net.task != data.task:
-        raise UserError(f"{model} is a model for {net.task}, and {data.id} is data for {data.task}")
+    if preset.task != data.task:
+        raise UserError(f"{preset.name} is a model for {preset.task}, and {data.id} is data for {data.task}")
 
 
 def build_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
@@ -205,7 +207,7 @@ def start_of(spec: RunSpec, data: Dataset, context: Context) -> dict[str, Any]:
 def _start(net: Supernet, spec: RunSpec, context: Context) -> Transferred | None:
     """The state that a fresh supernet starts from, if it is not to start as it is."""
     if spec.weights is not None:
-        return from_pretrained(net, spec.weights, context.weights)
+        return from_pretrained(net, PRESETS.get(spec.model).family, spec.weights, context.weights)
     if spec.init_from is None or context.parent_spec is None or method_of(spec.method).needs_parent:
         return None
     check_parent(spec, context.parent_spec)

@@ -12,6 +12,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import Method, build_model, fresh_model, method_of, reseed
+from bench.models import PRESETS, Preset
 from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.dynamic import check_routing
@@ -91,17 +92,16 @@ class DSNet(Method):
     name = "ds_net"
     kind = "dynamic"
     paper = "Li et al., CVPR 2021, arXiv 2103.13258"
-    families = ("ds_mobilenet_", "ds_resnet")
-    except_for = ("ds_mobilenet_pp_", "ds_resnet_pp_", "ds_resnet50_pp")
+    trains = ("dynamic slimmable",)
     leaves = "supernet"
     Options = DSNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options = self.options(spec)
-        self.stage_one(options, net)
+        self.stage_one(options, PRESETS.get(spec.model))
         options.stage_two()
         routing_spaces(net, options)
-        check_order(net, options.channel_order)
+        check_order(PRESETS.get(spec.model), options.channel_order)
         if options.gate_trunk == "separate":
             check_shared_trunk(net)
         if options.calibration_images is not None:
@@ -112,13 +112,14 @@ class DSNet(Method):
         if images is not None:
             check_images(data.calibration, images)
 
-    def stage_one(self, options: DSNetOptions, net: Supernet) -> StageOne:
+    def stage_one(self, options: DSNetOptions, preset: Preset) -> StageOne:
         """How the supernet of a run is trained. Raises `UserError` for options that exclude each other."""
         return options.stage_one()
 
     def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
         options: DSNetOptions = self.options(spec)
-        net = in_order(build_model(spec, data, context), options.channel_order, stable_seed(spec.seed, "order"))
+        net, family = build_model(spec, data, context), PRESETS.get(spec.model).family
+        net = in_order(net, family, options.channel_order, stable_seed(spec.seed, "order"))
         spaces = routing_spaces(net, options)
         net = self.supernet(net, spec, options, data, context)
         points: list[OperatingPoint] = []
@@ -146,7 +147,7 @@ class DSNet(Method):
         self, net: Supernet, spec: RunSpec, options: DSNetOptions, data: Dataset, context: Context
     ) -> Supernet:
         """Stage I and recalibration, or their finished checkpoint."""
-        settings = self.stage_one(options, net)
+        settings = self.stage_one(options, PRESETS.get(spec.model))
         net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, task_of(data), context)
         path = context.checkpoint(FINAL)
         if options.recalibrate and net.space.prefix_statistics and not path.exists():
@@ -178,19 +179,13 @@ class DSNetPP(DSNet):
 
     name = "ds_net_pp"
     paper = "Li et al., TPAMI 2023, arXiv 2109.10060"
-    families = ("ds_mobilenet_pp_", "ds_resnet_pp_", "ds_resnet50_pp", "ds_vit_")
-    except_for = ()
+    trains = ("dynamic weight slicing",)
     Options = DSNetPPOptions
 
-    def stage_one(self, options: DSNetPPOptions, net: Supernet) -> StageOne:  # type: ignore[override]
+    def stage_one(self, options: DSNetPPOptions, preset: Preset) -> StageOne:  # type: ignore[override]
         settings = options.stage_one()
-        usual = settings.averages and has_attention(net)
+        usual = settings.averages and preset.family.tokens
         return replace(settings, multi_view=usual if options.multi_view is None else options.multi_view)
-
-
-def has_attention(net: Supernet) -> bool:
-    """Whether a network slices attention heads: the transformers do."""
-    return any(name == "heads" for stage in net.space.stages for name, _ in stage.dimensions)
 
 
 def _check_calibration(net: Supernet, options: DSNetOptions) -> None:

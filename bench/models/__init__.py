@@ -1,60 +1,19 @@
-"""Slimmable families, one a file, each with presets of the same code from 8x8 to full-size images."""
+"""Slimmable networks: a folder a family, and one table of presets of the same code from 8x8 to full-size images.
+
+>>> from bench.models import PRESETS
+>>> PRESETS.get("ds_vit_micro8").image_size
+8
+"""
 
 from bench.core.registry import Registry
+from bench.models.detector.presets import PRESETS as DETECTORS
+from bench.models.mobilenet.presets import PRESETS as MOBILENETS
+from bench.models.preset import Family, Preset
+from bench.models.resnet.presets import PRESETS as RESNETS
+from bench.models.vit.presets import PRESETS as TRANSFORMERS
 
-MODELS = Registry(
-    "model",
-    {
-        "ds_mobilenet_v1": "bench.models.mobilenet.network:ds_mobilenet_v1",
-        "ds_mobilenet_micro8": "bench.models.mobilenet.network:ds_mobilenet_micro8",
-        "ds_mobilenet_micro32": "bench.models.mobilenet.network:ds_mobilenet_micro32",
-        "ds_mobilenet_micro64": "bench.models.mobilenet.network:ds_mobilenet_micro64",
-        "ds_mobilenet_light_micro64": "bench.models.mobilenet.network:ds_mobilenet_light_micro64",
-        "ds_mobilenet_pp_v1": "bench.models.mobilenet.network:ds_mobilenet_pp_v1",
-        "ds_mobilenet_pp_micro8": "bench.models.mobilenet.network:ds_mobilenet_pp_micro8",
-        "ds_mobilenet_pp_micro32": "bench.models.mobilenet.network:ds_mobilenet_pp_micro32",
-        "ds_mobilenet_plain_v1": "bench.models.mobilenet.network:ds_mobilenet_plain_v1",
-        "ds_mobilenet_plain_micro8": "bench.models.mobilenet.network:ds_mobilenet_plain_micro8",
-        "ds_mobilenet_plain_micro32": "bench.models.mobilenet.network:ds_mobilenet_plain_micro32",
-        "us_mobilenet_v1": "bench.models.mobilenet.network:us_mobilenet_v1",
-        "us_mobilenet_micro8": "bench.models.mobilenet.network:us_mobilenet_micro8",
-        "us_mobilenet_micro32": "bench.models.mobilenet.network:us_mobilenet_micro32",
-        "us_mobilenet_micro64": "bench.models.mobilenet.network:us_mobilenet_micro64",
-        "us_mobilenet_layers_v1": "bench.models.mobilenet.network:us_mobilenet_layers_v1",
-        "us_mobilenet_layers_micro8": "bench.models.mobilenet.network:us_mobilenet_layers_micro8",
-        "us_mobilenet_layers_micro32": "bench.models.mobilenet.network:us_mobilenet_layers_micro32",
-        "s_mobilenet_v1": "bench.models.mobilenet.network:s_mobilenet_v1",
-        "s_mobilenet_micro8": "bench.models.mobilenet.network:s_mobilenet_micro8",
-        "s_mobilenet_micro32": "bench.models.mobilenet.network:s_mobilenet_micro32",
-        "ds_vit_s": "bench.models.vit.network:ds_vit_s",
-        "ds_vit_ti": "bench.models.vit.network:ds_vit_ti",
-        "ds_vit_micro8": "bench.models.vit.network:ds_vit_micro8",
-        "ds_vit_micro32": "bench.models.vit.network:ds_vit_micro32",
-        "ds_vit_micro64": "bench.models.vit.network:ds_vit_micro64",
-        "nested_vit_b": "bench.models.vit.nested:nested_vit_b",
-        "nested_vit_s": "bench.models.vit.nested:nested_vit_s",
-        "nested_vit_micro8": "bench.models.vit.nested:nested_vit_micro8",
-        "nested_vit_micro32": "bench.models.vit.nested:nested_vit_micro32",
-        "ds_resnet50": "bench.models.resnet.network:ds_resnet50",
-        "ds_resnet50_bn": "bench.models.resnet.network:ds_resnet50_bn",
-        "ds_resnet50_pp": "bench.models.resnet.network:ds_resnet50_pp",
-        "ds_resnet_micro8": "bench.models.resnet.network:ds_resnet_micro8",
-        "ds_resnet_micro32": "bench.models.resnet.network:ds_resnet_micro32",
-        "ds_resnet_micro64": "bench.models.resnet.network:ds_resnet_micro64",
-        "ds_resnet_bn_micro8": "bench.models.resnet.network:ds_resnet_bn_micro8",
-        "ds_resnet_bn_micro32": "bench.models.resnet.network:ds_resnet_bn_micro32",
-        "ds_resnet_pp_micro8": "bench.models.resnet.network:ds_resnet_pp_micro8",
-        "ds_resnet_pp_micro32": "bench.models.resnet.network:ds_resnet_pp_micro32",
-        "us_resnet50": "bench.models.resnet.network:us_resnet50",
-        "us_resnet_micro8": "bench.models.resnet.network:us_resnet_micro8",
-        "us_resnet_micro32": "bench.models.resnet.network:us_resnet_micro32",
-        "s_resnet50": "bench.models.resnet.network:s_resnet50",
-        "s_resnet_micro8": "bench.models.resnet.network:s_resnet_micro8",
-        "s_resnet_micro32": "bench.models.resnet.network:s_resnet_micro32",
-        "ds_mobilenet_v1_det": "bench.models.detector.network:ds_mobilenet_v1_det",
-        "ds_mobilenet_det_micro": "bench.models.detector.network:ds_mobilenet_det_micro",
-        "us_mobilenet_det_micro": "bench.models.detector.network:us_mobilenet_det_micro",
-        "ds_resnet_det_micro": "bench.models.detector.network:ds_resnet_det_micro",
-    },
-    group="slicebench.models",
-)
+__all__ = ["PRESETS", "Family", "Preset"]
+
+PRESETS = Registry("model", {}, group="slicebench.models")
+for _preset in (*MOBILENETS, *RESNETS, *TRANSFORMERS, *DETECTORS):
+    PRESETS.add(_preset.name, _preset)

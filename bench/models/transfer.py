@@ -6,20 +6,14 @@ everything in front of it stays what it was trained to be (Li et al. 2021 transf
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.models.detector.head import DetectorHead, PlainDetectorHead
-from bench.models.mobilenet.blocks import Classifier
-from bench.models.resnet import timm_names as resnet_timm
-from bench.models.resnet.bottleneck import Bottleneck
-from bench.models.resnet.bottleneck import Head as ResNetHead
-from bench.models.vit import timm_names as deit
-from bench.models.vit.network import Block
-from bench.models.vit.network import Head as ViTHead
+from bench.models.preset import Family
 from bench.slicing.supernet import Supernet
 
 State = Mapping[str, Tensor]
@@ -58,37 +52,27 @@ def transfer(state: State, net: nn.Module, head_prefixes: Sequence[str]) -> Tran
 def head_of(net: nn.Module) -> tuple[str, ...]:
     """How the names of what depends on the classes begin: in a supernet its classifier, in a plain network (one that
     was extracted) its last linear layer; of a detector all of its head."""
-    kinds, detectors = Classifier | ResNetHead | ViTHead, DetectorHead | PlainDetectorHead
-    heads = [f"{name}.linear." for name, module in net.named_modules() if isinstance(module, kinds)]
-    heads += [f"{name}." for name, module in net.named_modules() if isinstance(module, detectors)]
+    parts = [(f"{name}.", getattr(module, "of_classes", ())) for name, module in net.named_modules()]
     linears = [f"{name}." for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    return tuple(heads or linears[-1:])
+    return tuple(place + part for place, inner in parts for part in inner) or tuple(linears[-1:])
 
 
-def from_timm(state: State, net: Supernet) -> Transferred:
-    """The state of `net` with the values of a timm (or torchvision) checkpoint, its classifier where it has as many
-    classes.
+def from_timm(state: State, net: Supernet, family: Family) -> Transferred:
+    """The state of `net`, of a family, with the values of a timm (or torchvision) checkpoint, its classifier where it
+    has as many classes.
 
     Raises:
         UserError: timm has no counterpart of this family, or the checkpoint is of another architecture, shape or
             normalisation; the message says what differs.
     """
-    family, classifier = _family(net)
-    own, names = net.state_dict(), family.key_map(net)
+    if family.timm is None:
+        raise UserError(
+            f"timm has no counterpart of the family {family.name}; families that start from its checkpoints are "
+            "ResNets with batch norm (ds_resnet50_bn, us_resnet50) and Vision Transformers (ds_vit_s, ds_vit_ti)"
+        )
+    theirs, classifier = importlib.import_module(family.timm), family.timm_head
+    own, names = net.state_dict(), theirs.key_map(net)
     head = [key for key, name in names.items() if name.startswith(classifier)]
     fits = all(names[key] in state and state[names[key]].shape[0] == own[key].shape[0] for key in head)
     unused = () if fits else tuple(name for name in state if name.startswith(classifier))
-    return Transferred(family.from_timm(state, net, head=fits), () if fits else tuple(head), unused)
-
-
-def _family(net: Supernet):
-    """The module that knows timm's names for a network's weights, and how those of the classifier begin."""
-    kinds = [type(module) for module in net.modules()]
-    if Bottleneck in kinds:
-        return resnet_timm, "fc."
-    if Block in kinds:
-        return deit, "head."
-    raise UserError(
-        "timm has no counterpart of this MobileNet; families that start from its checkpoints are ResNets with batch "
-        "norm (ds_resnet50_bn, us_resnet50) and Vision Transformers (ds_vit_s, ds_vit_ti)"
-    )
+    return Transferred(theirs.from_timm(state, net, head=fits), () if fits else tuple(head), unused)

@@ -11,7 +11,7 @@ from bench.core.errors import UserError
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
 
-GRAMMAR = "'all', 'routable', 'spread:N' with N from 2, or indices and 'largest' separated by commas"
+GRAMMAR = "'all', 'routable', 'spread:N' with N from 2, or indices, choices as '0.0.1' and 'largest', with commas"
 
 
 def routable(space: ChoiceSpace) -> list[Choice]:
@@ -53,8 +53,7 @@ def chosen(net: Supernet, text: str, image_size: int, option: str = "--choices")
 
 
 def _single(space: ChoiceSpace, part: str, option: str) -> Choice:
-    if part == "largest":
-        return space.largest
-    if part.isdecimal():
-        return space.uniform(int(part))
-    raise UserError(f"{option} takes {GRAMMAR}, not {part!r}")
+    try:
+        return space.parse(part)
+    except ValueError as error:
+        raise UserError(f"{option} takes {GRAMMAR}, not {part!r}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from bench.core.errors import UserError
-from bench.models import MODELS
+from bench.models import PRESETS, Preset
 from bench.profilers.choices import chosen
 from bench.profilers.madds import executed_madds
 from bench.profilers.timing import (
@@ -35,8 +34,6 @@ from bench.slicing.extract import extract_segment, parameters_of
 from bench.slicing.gate import new_gates
 from bench.slicing.supernet import Supernet
 
-DETECTOR_SIZES = {"_det_micro": 160, "_det": 300}
-
 
 @dataclass
 class SubnetworkProfile:
@@ -56,15 +53,6 @@ class SubnetworkProfile:
     madds_pool: int
     params_active: int
     latency: list[dict[str, Any]] = field(default_factory=list)
-
-
-def own_size(name: str) -> int:
-    """Height and width of the images that a preset is made for, by the end of its name: N after microN, 160 and 300
-    for detectors (`det_micro`, `det`), else 224."""
-    micro = re.search(r"micro(\d+)$", name)
-    if micro:
-        return int(micro[1])
-    return next((size for end, size in DETECTOR_SIZES.items() if name.endswith(end)), 224)
 
 
 def check_size(net: Supernet, name: str, image_size: int) -> None:
@@ -98,8 +86,8 @@ def profile_supernet(
         UserError: an unknown preset or choice, images that it cannot take, too many sub-networks to time, or batches
             that do not fit into memory.
     """
-    net: Supernet = MODELS.get(name)()
-    size = image_size or own_size(name)
+    preset: Preset = PRESETS.get(name)
+    net, size = preset.build(), image_size or preset.image_size
     wanted = chosen(net, choices, size)
     timed = timing.chosen(net, wanted, size)
     check_size(net, name, size)

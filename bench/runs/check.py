@@ -31,7 +31,7 @@ def check(
     """
     from bench.data import load
     from bench.methods import check_task, method_of
-    from bench.models import MODELS
+    from bench.models import PRESETS
     from bench.profilers.model import check_size
 
     dataset = cache(lambda data: load(data, data_root))
@@ -39,8 +39,9 @@ def check(
     @cache
     def network(model: str, data: DataSpec) -> Any:
         images = dataset(data)
-        net = MODELS.get(model)(classes=len(images.classes), input_channels=images.channels)
-        check_task(net, model, images)
+        preset = PRESETS.get(model)
+        check_task(preset, images)
+        net = preset.build(len(images.classes), images.channels)
         check_size(net, model, images.image_size)
         return net
 
@@ -108,6 +109,7 @@ def check_starts(
 
 
 def _check_weights(spec: RunSpec, network_of: NetworkOf, results: Path | None, states: dict[str, Any]) -> None:
+    from bench.models import PRESETS
     from bench.models.transfer import from_timm
     from bench.models.weights import find
 
@@ -115,7 +117,7 @@ def _check_weights(spec: RunSpec, network_of: NetworkOf, results: Path | None, s
     try:
         if spec.weights not in states:
             states[spec.weights] = find(spec.weights, (results or Path("results")) / "weights")
-        from_timm(states[spec.weights], network_of(spec))
+        from_timm(states[spec.weights], network_of(spec), PRESETS.get(spec.model).family)
     except UserError as error:
         raise UserError(f"{spec.method} on {spec.model} cannot start from {spec.weights}: {error}") from error
 

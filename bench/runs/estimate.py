@@ -24,7 +24,7 @@ from bench.core.spec import RunSpec
 from bench.data import load
 from bench.data.dataset import Batch, Dataset, Split
 from bench.methods import method_of
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.training.context import Context
 
 FIRST_IMAGES = 4  # of a step of the first try
@@ -66,7 +66,7 @@ def estimates(specs: Sequence[RunSpec], data_root: Path | None) -> dict[str, Est
 def estimate(spec: RunSpec, data: Dataset) -> Estimate:
     """One run, timed by its own steps on this machine; one that starts from another run or from pretrained weights is
     timed as if it did not, because their values take no other time."""
-    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels)
+    net = PRESETS.get(spec.model).build(classes=len(data.classes), channels=data.channels)
     madds = net.cost(net.space.largest, data.image_size).madds
     epoch = data.train.steps(spec.train.batch_size) * spec.train.batch_size
     trains = not method_of(spec.method).needs_parent

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset, Split
-from bench.models import MODELS
+from bench.models import PRESETS
 from bench.points import OperatingPoint
 from bench.profilers.latency import Latency, as_served, measure
 from bench.slicing.extract import extract
@@ -23,7 +23,7 @@ def profiled(spec: RunSpec, data: Dataset, context: Context, points: list[Operat
     """Latency of every form of every point, interleaved with the preset's full static network as a common yardstick."""
     split = data.open_test()
     networks = {(point.name, form): m for point in points for form, m in point.executables().items()}
-    net = MODELS.get(spec.model)(classes=len(data.classes), input_channels=data.channels).to(context.device).eval()
+    net = PRESETS.get(spec.model).build(classes=len(data.classes), channels=data.channels).to(context.device).eval()
     full = extract(net, net.space.uniform_choices[-1], fold_bn=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     records = []
     for done, size in enumerate(spec.profile.batch_sizes):

@@ -11,10 +11,32 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, overload
 
 from bench.core.errors import UserError, unknown
 
+if TYPE_CHECKING:  # they import torch, and presets are listed without it
+    from bench.slicing.norms import BoundKey, CollectedKey
+    from bench.slicing.ops import Width
+
 StageIndices = tuple[int, ...]
+
+
+class AnyChoice(Protocol):
+    """What layers ask of a choice: an entry of an elastic dimension's list (an int, or a width for each image), and
+    under which key batch norm finds what it normalises with."""
+
+    def pick(self, stage: int, position: int, values: tuple[int, ...]) -> Width: ...
+
+    def key(self, depth: int) -> str | BoundKey: ...
+
+
+class OneChoice(Protocol):
+    """A choice that is the same for all images, so that plain layers can be made for it."""
+
+    def pick(self, stage: int, position: int, values: tuple[int, ...]) -> int: ...
+
+    def key(self, depth: int) -> str | CollectedKey: ...
 
 
 @dataclass(frozen=True)
@@ -174,7 +196,10 @@ class ChoiceSpace:
 
     def shared_segments(self, choices: Sequence[Choice]) -> int:
         """How many segments at the start of a network are the same under all of these choices; never all of them."""
-        alike = [len({choice.key(self.depth_after(index)) for choice in choices}) == 1 for index in range(len(self.decisions))]
+        alike = [
+            len({choice.key(self.depth_after(index)) for choice in choices}) == 1
+            for index in range(len(self.decisions))
+        ]
         return (*alike, False).index(False)
 
     def sample(self, generator: random.Random) -> Choice:
@@ -215,7 +240,30 @@ class ChoiceSpace:
                 raise unknown("network stage", name, known)
         return self.check(Choice(tuple(stage.choose(values.get(stage.name, {})) for stage in self.stages)))
 
-    def width(self, choice, stage: int, dimension: str = "filters"):
+    def parse(self, text: str) -> Choice:
+        """The choice that a text spells: the inverse of `str(choice)`. A number alone is a step of the ladder, and
+        "largest" the full network.
+
+        Raises:
+            ValueError: the text spells no choice.
+            UserError: it spells one that this space cannot run.
+        """
+        if text == "largest":
+            return self.largest
+        if text.isdecimal():
+            return self.uniform(int(text))
+        choice = Choice(tuple(tuple(map(int, stage.split("-"))) for stage in text.split(".")))
+        if str(choice) != text:
+            raise ValueError(f"{text!r} is not how a choice is spelled, which is {choice}")
+        return self.check(choice)
+
+    @overload
+    def width(self, choice: OneChoice, stage: int, dimension: str = "filters") -> int: ...
+
+    @overload
+    def width(self, choice: AnyChoice, stage: int, dimension: str = "filters") -> Width: ...
+
+    def width(self, choice: AnyChoice, stage: int, dimension: str = "filters") -> Width:
         """The value of one elastic dimension under a choice: an int, or a soft width under a soft choice."""
         position, values = self._dimensions[stage][dimension]
         return choice.pick(stage, position, values)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
+from bench.slicing.bound import SoftChoice
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_segment, folded
 from bench.slicing.gate import decide
-from bench.slicing.layers import SoftChoice
+from bench.slicing.groups import split, take, together
 from bench.slicing.supernet import Features, Supernet
 
 Router = Callable[[int, Features, Tensor], Tensor]
@@ -63,11 +64,6 @@ def check_routing(space: ChoiceSpace, routing: Sequence[Sequence[int]]) -> tuple
     return tuple(tuple(options) for options in routing)
 
 
-def take(x: Tensor, rows: Tensor) -> Tensor:
-    """The given rows of a batch, in the layout of the batch; the batch itself where they are all of it."""
-    return x if len(rows) == len(x) else x[rows]
-
-
 def by_segment(space: ChoiceSpace, gate: int, choice: Choice, channels: int) -> str:
     """What the segment behind a gate depends on. With statistics for each prefix: the whole choice. Without: the width
     that arrives and the stages just decided, so a gate with K options makes at most K x K groups."""
@@ -105,31 +101,19 @@ def run_grouped(
             assert features is not None
             options = router(index, features, group.rows)
             route[group.rows, index] = options
-            for option in options.unique().tolist():
-                here = (options == option).nonzero().flatten()
+            for option, here in split(options):
                 choice = group.choice.then(space.decisions[index].options[option])
                 part = _Group(choice, take(group.rows, here), take(y, here))
                 arrived[group_key(space, index, part.choice, part.x.shape[1])].append(part)
         groups = [_merged(parts) for parts in arrived.values()]
     outputs = [segments(gates, group.x, group.choice)[0] for group in groups]
-    return Prediction(_scattered(outputs, [group.rows for group in groups], len(x)), route)
+    return Prediction(together(outputs, [group.rows for group in groups]), route)
 
 
 def _merged(parts: list[_Group]) -> _Group:
     if len(parts) == 1:
         return parts[0]
     return _Group(parts[0].choice, torch.cat([p.rows for p in parts]), torch.cat([p.x for p in parts]))
-
-
-def _scattered(outputs: list[Tensor], rows: list[Tensor], count: int) -> Tensor:
-    if len(outputs) == 1 and len(outputs[0]) == count:
-        order = rows[0]
-        if torch.equal(order, torch.arange(count, device=order.device)):
-            return outputs[0]
-    result = outputs[0].new_empty(count, *outputs[0].shape[1:])
-    for output, here in zip(outputs, rows, strict=True):
-        result[here] = output
-    return result
 
 
 def run_masked(supernet: Supernet, router: Router, x: Tensor) -> Prediction:

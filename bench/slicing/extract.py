@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bench.slicing.choice import Choice
-from bench.slicing.layers import CollectingChoice
+from bench.slicing.bound import CollectingChoice
+from bench.slicing.choice import Choice, OneChoice
 from bench.slicing.supernet import Segment, Supernet
 
 
@@ -33,7 +33,7 @@ def extract_collected(supernet: Supernet, collected: CollectingChoice) -> nn.Mod
     return _plain(supernet, collected)
 
 
-def _plain(supernet: Supernet, choice: Choice | CollectingChoice) -> nn.Module:
+def _plain(supernet: Supernet, choice: OneChoice) -> nn.Module:
     segments = [extract_segment(segment, choice, False) for segment in supernet.segments]  # type: ignore[arg-type]
     return nn.Sequential(*[layer for segment in segments for layer in segment]).train(supernet.training)
 
@@ -44,9 +44,9 @@ def extract_part(supernet: Supernet, choice: Choice, start: int, stop: int | Non
     return nn.Sequential(*[layer for segment in segments for layer in extract_segment(segment, choice, False)])  # type: ignore[arg-type]
 
 
-def extract_segment(segment: Segment, choice: Choice | CollectingChoice, decides: bool) -> nn.Sequential:
+def extract_segment(segment: Segment, choice: OneChoice, decides: bool) -> nn.Sequential:
     """One segment as plain layers, flat; with `decides` it returns (x, Features) for the gate behind it."""
-    plain = nn.Sequential(*_flat(segment.extract(choice, decides)))  # type: ignore[arg-type]
+    plain = nn.Sequential(*_flat(segment.extract(choice, decides)))
     return plain.train(segment.training)
 
 
@@ -74,36 +74,25 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
             sequence._modules[second] = nn.Identity()
 
 
-class WithoutFeatures(nn.Module):
-    """Runs plain layers that end in a decision and drops what the gate would have seen."""
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)[0]
-
-
 def parameters_of(module: nn.Module) -> int:
     """Number of parameters (buffers excluded)."""
     return sum(p.numel() for p in module.parameters())
 
 
-def parameters_used(supernet: Supernet, choices: Iterable[Choice]) -> int:
+def parameters_used(supernet: Supernet, choices: Sequence[Choice]) -> int:
     """Number of parameters that at least one of these sub-networks uses: what they share is counted once.
 
-    Every parameter of a copy is given a number of its own, and the numbers that extraction finds are counted.
+    Every parameter of a copy is given a number of its own, in two digits that float32 holds exactly, and the numbers
+    that extraction finds are counted.
     """
-    numbered = copy.deepcopy(supernet).double()
-    count = 0
-    with torch.no_grad():
-        for parameter in numbered.parameters():
-            parameter.copy_(torch.arange(count, count + parameter.numel()).view_as(parameter))
-            count += parameter.numel()
-    networks = [extract(numbered, choice) for choice in choices]
-    return len(torch.cat([p.detach().flatten() for network in networks for p in network.parameters()]).unique())
-
-
-def channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+    copied, digits, base = copy.deepcopy(supernet), [], 1 << 20
+    for divisor in (1, base):
+        count = 0
+        with torch.no_grad():
+            for parameter in copied.parameters():
+                numbers = torch.arange(count, count + parameter.numel(), device=parameter.device)
+                parameter.copy_((numbers // divisor % base).view_as(parameter))
+                count += parameter.numel()
+        networks = [extract(copied, choice) for choice in choices]
+        digits.append(torch.cat([p.detach().flatten().long() for network in networks for p in network.parameters()]))
+    return len((digits[0] + digits[1] * base).unique())

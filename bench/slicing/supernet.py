@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.slicing.choice import Choice, ChoiceSpace
-from bench.slicing.layers import AnyChoice, Shape
+from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
+from bench.slicing.layers import Shape
 
 
 class Features(NamedTuple):
@@ -35,10 +35,15 @@ class Cost(NamedTuple):
 class Unit(nn.Module):
     """The smallest piece of a supernet: runs under a choice, knows its cost, and can be extracted to plain layers.
 
-    task: what the output of a supernet that ends in this unit is for, as datasets name it.
+    of_classes: how the names of its tensors begin that depend on the number of classes.
     """
 
-    task: ClassVar[str] = "classification"
+    of_classes: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def reads(self) -> Tensor:
+        """The weight whose dimension 1 is the channels that arrive. Only units that a network may end in have it."""
+        raise TypeError(f"no network can end in {type(self).__name__}")
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         raise TypeError(f"{type(self).__name__} does not say how it runs")
@@ -51,7 +56,7 @@ class Unit(nn.Module):
         """Cost of this unit alone for an activation of `shape` = (C, H, W), and the shape that it returns."""
         raise TypeError(f"{type(self).__name__} does not say what it costs")
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         """Plain layers with copies of the sliced weights; with `decides` the module returns (x, Features)."""
         raise TypeError(f"{type(self).__name__} cannot be extracted")
 
@@ -86,7 +91,7 @@ class Segment(nn.Module):
             madds, pooled = madds + unit_madds, pooled + unit_pooled
         return Cost(madds, pooled, shape)
 
-    def extract(self, choice: Choice, decides: bool) -> nn.Sequential:
+    def extract(self, choice: OneChoice, decides: bool) -> nn.Sequential:
         """Plain layers; with `decides` the last one returns (x, Features)."""
         units: list[Unit] = list(self.units)  # type: ignore[arg-type]
         plain = [unit.extract(choice) for unit in units[:-1]]
@@ -111,9 +116,9 @@ class Supernet(nn.Module):
         self.gate_hidden = gate_hidden
 
     @property
-    def task(self) -> str:
-        """What its output is for: that of its last unit."""
-        return self.segments[-1].units[-1].task  # type: ignore[union-attr, return-value]
+    def units(self) -> list[Unit]:
+        """All units, in network order."""
+        return [unit for segment in self.segments for unit in segment.units]  # type: ignore[union-attr, misc]
 
     def forward(self, x: Tensor, choice: AnyChoice, start: int = 0, stop: int | None = None) -> Tensor:
         """Run under a choice; with `start`, x is what arrives at that segment instead of an image, and with `stop` what

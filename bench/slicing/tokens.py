@@ -9,12 +9,11 @@ outside an image's width come out zero.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.slicing import ops
 from bench.slicing.layers import SlicedLinear
-from bench.slicing.ops import SoftWidth, Width, full
+from bench.slicing.ops import Width, full
 
 
 def masked_features(x: Tensor, width: Width) -> Tensor:
@@ -53,37 +52,3 @@ class TokenLinear(SlicedLinear):
         """(B, N, I) to (B, N, out); to all outputs where `out` is None."""
         width = self.weight.shape[0] if out is None else out
         return masked_features(ops.linear(x, self.weight, self.bias, full(width)), width)
-
-
-class SlicedLayerNorm(nn.Module):
-    """Layer norm over the leading channels: nothing is kept for each width, so any choice can run."""
-
-    def __init__(self, channels: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor, width: Width) -> Tensor:
-        """(B, N, full(width)) normalised over the channels inside the width; those outside come out zero."""
-        count = full(width)
-        weight, bias = ops.rows(self.weight, count), ops.rows(self.bias, count)
-        if isinstance(width, int):
-            return F.layer_norm(x, (count,), weight, bias, self.eps)
-        return soft_layer_norm(x, width, weight, bias, self.eps)
-
-    def extract(self, width: int) -> nn.LayerNorm:
-        plain = nn.LayerNorm(width, self.eps, device=self.weight.device)
-        with torch.no_grad():
-            plain.weight.copy_(self.weight[:width])
-            plain.bias.copy_(self.bias[:width])
-        return plain
-
-
-def soft_layer_norm(x: Tensor, width: SoftWidth, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Layer norm over the number of channels chosen for each image, by masked sums over all of them."""
-    mask = width.mask()[:, None, :]  # (B, 1, C)
-    count = mask.sum(-1, keepdim=True)  # (B, 1, 1)
-    centred = (x - (x * mask).sum(-1, keepdim=True) / count) * mask
-    var = centred.square().sum(-1, keepdim=True) / count
-    return (centred * torch.rsqrt(var + eps) * weight + bias) * mask

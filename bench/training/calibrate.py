@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.data.dataset import Split
+from bench.slicing.bound import CollectingChoice
 from bench.slicing.choice import Choice
-from bench.slicing.layers import CollectingChoice
 from bench.slicing.supernet import Supernet
 
 

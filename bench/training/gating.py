@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
+from bench.slicing.bound import SoftChoice
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import softened
 from bench.slicing.gate import Gate, Head, Routing, ScalarGate, Trunk, new_gates
-from bench.slicing.layers import SoftChoice
 from bench.slicing.supernet import Features, Supernet
 from bench.tasks.task import Task
 from bench.training.context import Context

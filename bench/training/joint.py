@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
-from bench.slicing.layers import AnyChoice
+from bench.slicing.choice import AnyChoice
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
 from bench.training.context import Context

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
+from bench.models.preset import Family
 from bench.models.transfer import Transferred, from_timm, head_of, transfer
 from bench.models.weights import find
 from bench.slicing.supernet import Supernet
@@ -23,7 +24,7 @@ SUPERNET = "final"
 """Name of the checkpoint that holds a run's supernet as it is evaluated."""
 
 
-def from_pretrained(net: Supernet, weights: str, folder: Path | None) -> Transferred:
+def from_pretrained(net: Supernet, family: Family, weights: str, folder: Path | None) -> Transferred:
     """A supernet's state with the pretrained weights that a spec names; `folder` holds those of the results.
 
     Raises:
@@ -32,7 +33,7 @@ def from_pretrained(net: Supernet, weights: str, folder: Path | None) -> Transfe
     if folder is None:
         raise UserError(f"weights {weights} are kept in a results directory, and there is none")
     try:
-        return from_timm(find(weights, folder), net)
+        return from_timm(find(weights, folder), net, family)
     except UserError as error:
         raise UserError(f"cannot start from {weights}: {error}") from error
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.export.onnx_file import Session
-from bench.models.mobilenet.network import ds_mobilenet_v1
+from bench.models import PRESETS
 from bench.profilers.choices import chosen
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
@@ -23,6 +23,7 @@ from tests.speed.harness import Comparison, Step, at_most, compare, faster
 from tests.speed.script import Options, script
 from tests.speed.slicing import forward
 
+PRESET = "ds_mobilenet_v1"
 SIZE = 224
 FASTER = {"smallest": 2.5, "largest": 1.9}  # PERFORMANCE: exported to ONNX Runtime over static eager
 FOLDED = 0.86
@@ -30,7 +31,7 @@ FOLDED = 0.86
 
 def run(options: Options) -> Iterator[Comparison]:
     """All forms of both in one run; then the two exported ones, whose ratio is held against their multiply-adds'."""
-    net = ds_mobilenet_v1().eval()
+    net = PRESETS.get(PRESET).build().eval()
     small, *_, large = chosen(net, "routable", SIZE)
     x = torch.randn(1, net.input_channels, SIZE, SIZE)
     steps: dict[str, Step] = {}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from bench.models.mobilenet.network import ds_mobilenet_v1
+from bench.models import PRESETS
 from bench.slicing.dynamic import (
     ExtractedSegments,
     Prediction,
@@ -29,7 +29,7 @@ ROUTED_TO = (0, 4, 9, 13)
 
 def run(options: Options) -> Iterator[Comparison]:
     """Whole network, batch 64."""
-    net = ds_mobilenet_v1().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = PRESETS.get("ds_mobilenet_v1").build().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     space, views, copies = net.space, ViewSegments(net), ExtractedSegments(net)
     x = torch.randn(BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     mixed = torch.tensor(ROUTED_TO).repeat(BATCH // len(ROUTED_TO))[:, None]

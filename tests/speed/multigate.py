@@ -14,8 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.models import MODELS
-from bench.profilers.model import own_size
+from bench.models import PRESETS
 from bench.slicing.choice import ChoiceSpace
 from bench.slicing.dynamic import ExtractedSegments, by_path, by_segment, fixed_router, run_grouped
 from bench.slicing.supernet import Supernet
@@ -31,14 +30,14 @@ WIDEST, REGROUPED, PATHS = "all at the widest", "regrouped", "whole paths"
 def run(options: Options) -> Iterator[Comparison]:
     """Two micro presets and DeiT-Ti."""
     for name, batches in CASES:
-        net: Supernet = MODELS.get(name)().eval()
+        net: Supernet = PRESETS.get(name).build().eval()
         for batch in batches:
             yield comparison(net, name, batch, min(options.time_limit_s, SECONDS))
 
 
 def comparison(net: Supernet, name: str, batch: int, time_limit_s: float) -> Comparison:
     """One family at one batch size."""
-    space, size = net.space, own_size(name)
+    space, size = net.space, PRESETS.get(name).image_size
     copies = ExtractedSegments(net)
     x = torch.randn(batch, net.input_channels, size, size).contiguous(memory_format=torch.channels_last)
     route = uniform_routes(space, batch)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from bench.models.mobilenet.network import ds_mobilenet_v1
+from bench.models import PRESETS
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet, View
@@ -20,7 +20,7 @@ CASES = ((0, 1, 1.05), (13, 1, 1.05), (0, 32, 1.03))  # choice, batch, goal (PER
 
 def run(options: Options) -> Iterator[Comparison]:
     """DS-MobileNet at 224 x 224."""
-    net = ds_mobilenet_v1().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = PRESETS.get("ds_mobilenet_v1").build().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for index, batch, goal in CASES:
         choice = net.space.uniform(index)
         x = torch.randn(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ import torch
 
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch
-from bench.models.mobilenet.network import ds_mobilenet_v1
+from bench.models import PRESETS
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Classification
 from bench.training.optim import move_average, parameter_groups, sgd
@@ -45,7 +45,7 @@ def run(options: Options) -> Iterator[Comparison]:
 def prepared() -> tuple[Supernet, Supernet, Batch]:
     """Network, EMA network and a batch, equal in both processes."""
     torch.manual_seed(0)
-    net = ds_mobilenet_v1().train()
+    net = PRESETS.get("ds_mobilenet_v1").build().train()
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     return net, ema, Batch((torch.randn(BATCH, 3, SIZE, SIZE),), torch.randint(0, 1000, (BATCH,)))
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
-from bench.models.vit.network import ds_vit_s
+from bench.models import PRESETS
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
@@ -20,6 +20,7 @@ from tests.speed.harness import Comparison, Goal, compare
 from tests.speed.script import Options, script
 from tests.speed.slicing import forward
 
+PRESET = "ds_vit_s"
 SIZE = 224
 BATCHES = (1, 16)
 SLICED = {
@@ -32,7 +33,7 @@ SLICED = {
 
 def run(options: Options) -> Iterator[Comparison]:
     """Batch 1 and batch 16."""
-    net = ds_vit_s().eval()
+    net = PRESETS.get(PRESET).build().eval()
     choices = {"full": net.space.largest} | {name: everywhere(net, values) for name, (values, _) in SLICED.items()}
     networks = {name: extract(net, choice) for name, choice in choices.items()}
     goals = {name: over_madds(madds_ratio(net, choices[name]), margin) for name, (_, margin) in SLICED.items()}

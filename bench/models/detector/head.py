@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.slicing.choice import Choice, ChoiceSpace
-from bench.slicing.layers import AnyChoice, Shape, SlicedConv2d, conv_cost
-from bench.slicing.supernet import Cost, Unit
+from bench.models.detector.presets import DetectorConfig
+from bench.models.mobilenet import units as mobilenet
+from bench.models.resnet import units as resnet
+from bench.models.resnet.space import EXPANSION
+from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
+from bench.slicing.layers import Shape, SlicedConv2d, conv_cost
+from bench.slicing.supernet import Cost, Supernet, Unit
 
 STRIDES = (8, 16, 32)
 PER_CELL = 3
@@ -106,13 +111,17 @@ class DetectorHead(Unit):
         width, finer: see `DetectorTail`.
     """
 
-    task = "detection"
+    of_classes = ("",)
 
     def __init__(self, space: ChoiceSpace, factor: int, width: int, finer: int, classes: int) -> None:
         super().__init__()
         self.space, self.stage, self.factor = space, len(space.stages) - 1, factor
         self.reduce = SlicedConv2d(factor * max(space.stages[-1].values("filters")), width * finer**2, 1)
         self.tail = DetectorTail(width, finer, classes)
+
+    @property
+    def reads(self) -> Tensor:
+        return self.reduce.weight
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         return self.tail(self.reduce(x))
@@ -122,7 +131,7 @@ class DetectorHead(Unit):
         madds, anchors = self.tail.cost(shape)
         return Cost(reduced + madds, 0, (anchors, self.tail.outputs, 1))
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         inp = self.factor * self.space.width(choice, self.stage)
         return PlainDetectorHead(self.reduce.extract(inp), copy.deepcopy(self.tail))
 
@@ -130,9 +139,26 @@ class DetectorHead(Unit):
 class PlainDetectorHead(nn.Module):
     """A detector's head of fixed input width."""
 
+    of_classes = ("",)
+
     def __init__(self, reduce: nn.Conv2d, tail: DetectorTail) -> None:
         super().__init__()
         self.reduce, self.tail = reduce, tail
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tail(self.reduce(x))
+
+
+def on_mobilenet(config: DetectorConfig, classes: int, input_channels: int) -> Supernet:
+    """The detector on a slimmable MobileNet."""
+    return mobilenet.build(config.backbone, classes, input_channels, _head(config, 1))
+
+
+def on_resnet(config: DetectorConfig, classes: int, input_channels: int) -> Supernet:
+    """The detector on a slimmable ResNet."""
+    return resnet.build(config.backbone, classes, input_channels, _head(config, EXPANSION))
+
+
+def _head(config: DetectorConfig, factor: int) -> Callable[[object, ChoiceSpace, int], DetectorHead]:
+    """The head, as the builders of backbones ask for what a network ends in."""
+    return lambda _, space, classes: DetectorHead(space, factor, config.width, config.finer, classes)

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.models.resnet.bottleneck import Bottleneck, ConvNorm, Head, Stem
-from bench.slicing.group_norm import SlicedGroupNorm
+from bench.models.resnet.units import Bottleneck, ConvNorm, Head, Stem
+from bench.slicing.norms import SlicedGroupNorm
 from bench.slicing.supernet import Supernet
 
 State = Mapping[str, Tensor]

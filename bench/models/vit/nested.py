@@ -15,39 +15,20 @@ The full network is DeiT in timm's layout, as in `vit.py`, whose parameters this
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.models.vit.network import Block, Embedding, Head
 from bench.models.vit.plain import PlainBlock, PlainEmbedding, PlainHead
-from bench.models.vit.space import ViTConfig
+from bench.models.vit.space import STREAM, NestedConfig, ViTConfig
+from bench.models.vit.units import Block, Embedding, Head
 from bench.slicing.attention import PlainAttention, SlicedAttention, attend
-from bench.slicing.choice import Choice, ChoiceSpace, Stage
-from bench.slicing.layers import AnyChoice, Shape, SlicedLinear
+from bench.slicing.choice import Choice, ChoiceSpace, OneChoice
+from bench.slicing.layers import Shape, SlicedLinear
+from bench.slicing.norms import SlicedLayerNorm
 from bench.slicing.supernet import Cost, Segment, Supernet, Unit
-from bench.slicing.tokens import SlicedLayerNorm
-
-STREAM = 0  # the stage of the space that holds the embedding; block i is stage i + 1
-
-
-@dataclass(frozen=True)
-class NestedConfig(ViTConfig):
-    """As `ViTConfig`, one block a stage; `options` is the ladder, and there are no gates."""
-
-    def space(self) -> ChoiceSpace:
-        heads, hidden, channels = (tuple(sorted(set(column))) for column in zip(*self.options, strict=True))
-        stream = Stage("stream", (("embedding", channels), ("leading", (0, 1))))
-        block = (("heads", heads), ("mlp", hidden))
-        stages = (stream, *(Stage(f"block{index}", block) for index in range(len(self.stages))))
-        ladder = tuple(
-            Choice(((channels.index(c), 1), *[(heads.index(h), hidden.index(m))] * len(self.stages)))
-            for h, m, c in self.options
-        )
-        return ChoiceSpace(stages, ladder[0].indices, (), ladder, prefix_statistics=False)
 
 
 def part(count: int, full: int, leading: bool) -> slice:
@@ -93,12 +74,12 @@ class NestedUnit(Unit):
     space: ChoiceSpace
     channels: int
 
-    def stream(self, choice: Any) -> slice:
+    def stream(self, choice: OneChoice) -> slice:
         """The channels of the full stream that exist under a choice."""
         count = self.space.width(choice, STREAM, "embedding")
         return part(count, self.channels, self.leading(choice))
 
-    def leading(self, choice: Any) -> bool:
+    def leading(self, choice: OneChoice) -> bool:
         return bool(self.space.width(choice, STREAM, "leading"))
 
 
@@ -109,7 +90,7 @@ class NestedEmbedding(Embedding, NestedUnit):
         super().__init__(config, input_channels)
         self.space, self.channels = space, config.channels
 
-    def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
+    def forward(self, x: Tensor, choice: OneChoice) -> Tensor:
         self.check(tuple(x.shape[1:]))
         stream, conv = self.stream(choice), self.patches
         weight, bias = conv.weight[stream], conv.bias[stream]  # type: ignore[index]
@@ -122,7 +103,7 @@ class NestedEmbedding(Embedding, NestedUnit):
         width = self.space.width(choice, STREAM, "embedding")
         return Cost(madds * width // full, pooled, (width, tokens, one))
 
-    def plain(self, choice: Choice) -> nn.Module:
+    def plain(self, choice: OneChoice) -> nn.Module:
         stream, conv = self.stream(choice), self.patches
         width, patch = stream.stop - stream.start, self.patches.stride
         copy = nn.utils.skip_init(nn.Conv2d, conv.in_channels, width, patch, patch, device=conv.weight.device)  # type: ignore[arg-type]
@@ -142,13 +123,13 @@ class NestedBlock(NestedUnit):
         self.heads, self.hidden, self.channels = config.options[-1]
         self.block = Block(self.channels, self.heads, config.head_dim, self.hidden)
 
-    def parts(self, choice: Any) -> tuple[slice, slice, slice]:
+    def parts(self, choice: OneChoice) -> tuple[slice, slice, slice]:
         """(heads, hidden units, channels of the stream) that run under a choice."""
         leading = self.leading(choice)
         heads, hidden = (self.space.width(choice, self.stage, dimension) for dimension in ("heads", "mlp"))
         return part(heads, self.heads, leading), part(hidden, self.hidden, leading), self.stream(choice)
 
-    def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
+    def forward(self, x: Tensor, choice: OneChoice) -> Tensor:
         """(B, N, D') to the same."""
         (heads, hidden, stream), block = self.parts(choice), self.block
         x = x + attention(layer_norm(x, block.norm1, stream), block.attention, heads, stream)
@@ -159,7 +140,7 @@ class NestedBlock(NestedUnit):
         heads, hidden = (self.space.width(choice, self.stage, dimension) for dimension in ("heads", "mlp"))
         return Cost(self.block.cost(shape[1], heads, hidden, shape[0]), 0, shape)
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         (heads, hidden, stream), block = self.parts(choice), self.block
         rows, columns = head_parts(block.attention, heads)
         qkv = plain_linear(block.attention.qkv, rows, stream)
@@ -193,14 +174,14 @@ class NestedHead(Head, NestedUnit):
         super().__init__(config.channels, classes)
         self.space, self.channels, self.classes = space, config.channels, slice(0, classes)
 
-    def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
+    def forward(self, x: Tensor, choice: OneChoice) -> Tensor:
         stream = self.stream(choice)
         return linear(layer_norm(x[:, 0], self.norm, stream), self.linear, self.classes, stream)
 
     def cost(self, choice: Choice, shape: Shape) -> Cost:
         return Cost(shape[0] * self.classes.stop, 0, (self.classes.stop, 1, 1))
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         stream = self.stream(choice)
         return PlainHead(plain_norm(self.norm, stream), plain_linear(self.linear, self.classes, stream))
 
@@ -211,29 +192,3 @@ def build(config: NestedConfig, classes: int, input_channels: int) -> Supernet:
     blocks = [NestedBlock(config, space, 1 + index) for index in range(len(config.stages))]
     units: list[Any] = [NestedEmbedding(config, space, input_channels), *blocks, NestedHead(config, space, classes)]
     return Supernet(space, [Segment(units, decides=False)], input_channels)
-
-
-def nested(image_size: int, patch: int, head_dim: int, heads: range, mlp_ratio: int, depth: int) -> NestedConfig:
-    """A ladder of k heads, k * head_dim channels and `mlp_ratio` times as many hidden units, for each k."""
-    ladder = tuple((k, mlp_ratio * k * head_dim, k * head_dim) for k in heads)
-    return NestedConfig(image_size, patch, head_dim, ladder, (1,) * depth)
-
-
-def nested_vit_b(classes: int = 1000, input_channels: int = 3) -> Supernet:
-    """DeiT-B, 224x224, at 3 to 12 heads: HydraViT's ten sub-networks; DeiT-Ti and DeiT-S have the shape of two."""
-    return build(nested(224, 16, 64, range(3, 13), 4, 12), classes, input_channels)
-
-
-def nested_vit_s(classes: int = 1000, input_channels: int = 3) -> Supernet:
-    """DeiT-S, 224x224, at 2 to 6 heads."""
-    return build(nested(224, 16, 64, range(2, 7), 4, 12), classes, input_channels)
-
-
-def nested_vit_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
-    """The full network of `ds_vit_micro8` at 1 to 4 heads."""
-    return build(nested(8, 2, 16, range(1, 5), 2, 4), classes, input_channels)
-
-
-def nested_vit_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
-    """The full network of `ds_vit_micro32` at 1 to 4 heads."""
-    return build(nested(32, 4, 16, range(1, 5), 2, 4), classes, input_channels)

@@ -1,33 +1,27 @@
 """Importance order of a Vision Transformer: its most important heads, hidden units and stream channels go first.
 
-A slice is a prefix, so a supernet that starts from trained weights should have the weights that matter most in front.
-Li et al. 2022 obtain an order by nested residual learning, whose mechanism is unknown to us (METHODS 1); ours is the L1
-norm of the weights. Permuting a dimension together with everything that reads it leaves the full network as it was.
+Importance is the L1 norm of the weights. Permuting a dimension together with everything that reads it leaves the full
+network as it was.
 """
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
-from bench.models.vit.network import Block, Embedding, Head
+from bench.models.vit.units import Block, Embedding, Head
 from bench.slicing.attention import SlicedAttention
 from bench.slicing.supernet import Supernet
 
 
-@torch.no_grad()
-def order_channels(net: Supernet, generator: torch.Generator | None = None) -> Supernet:
-    """A copy of a Vision Transformer supernet with the same full network, each elastic dimension in falling order of
-    importance; in a random order where a generator is given (the control)."""
-    net = copy.deepcopy(net)
+def order(net: Supernet, generator: torch.Generator | None) -> None:
+    """Permute each elastic dimension in place, in falling order of importance; in a random order where a generator is
+    given (the control)."""
     for module in net.modules():
         if isinstance(module, Block):
             order_heads(module.attention, _order(head_importance(module.attention), generator))
             order_hidden(module, _order(hidden_importance(module), generator))
     order_stream(net, _order(stream_importance(net), generator))
-    return net
 
 
 def _order(importance: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the Vision Transformers of this family are made of, and which sub-networks each may run (see `vit.py`)."""
+"""What the Vision Transformers of this family are made of, and which sub-networks each may run (see `presets.py`)."""
 
 from __future__ import annotations
 
@@ -50,11 +50,20 @@ class ViTConfig:
         return ChoiceSpace(stages, fixed, decisions, ladder, prefix_statistics=False)
 
 
-DEIT_S = ViTConfig(224, 16, 64, ((2, 512, 288), (3, 768, 320), (4, 1024, 352), (6, 1536, 384)))
-DEIT_TI = ViTConfig(224, 16, 64, ((1, 256, 144), (2, 320, 160), (2, 576, 176), (3, 768, 192)))
-MICRO_OPTIONS = ((1, 56, 48), (2, 72, 56), (3, 96, 56), (4, 128, 64))
+STREAM = 0  # the stage of the space that holds the embedding; block i is stage i + 1
 
 
-def micro(image_size: int, patch: int) -> ViTConfig:
-    """Four stages of one block for small images: the same four gates and 256 routable sub-networks."""
-    return ViTConfig(image_size, patch, 16, MICRO_OPTIONS, (1, 1, 1, 1), gate_hidden=16)
+@dataclass(frozen=True)
+class NestedConfig(ViTConfig):
+    """As `ViTConfig`, one block a stage; `options` is the ladder, and there are no gates."""
+
+    def space(self) -> ChoiceSpace:
+        heads, hidden, channels = (tuple(sorted(set(column))) for column in zip(*self.options, strict=True))
+        stream = Stage("stream", (("embedding", channels), ("leading", (0, 1))))
+        block = (("heads", heads), ("mlp", hidden))
+        stages = (stream, *(Stage(f"block{index}", block) for index in range(len(self.stages))))
+        ladder = tuple(
+            Choice(((channels.index(c), 1), *[(heads.index(h), hidden.index(m))] * len(self.stages)))
+            for h, m, c in self.options
+        )
+        return ChoiceSpace(stages, ladder[0].indices, (), ladder, prefix_statistics=False)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.models.vit.network import Block, Embedding, Head
+from bench.models.vit.units import Block, Embedding, Head
 from bench.slicing.supernet import Supernet
 
 State = Mapping[str, Tensor]

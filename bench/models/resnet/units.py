@@ -1,27 +1,19 @@
-"""The units of a slimmable ResNet: stem, bottleneck block, what a gate sees in front of a block, and the head."""
+"""The units of a slimmable ResNet: stem, bottleneck block, what a gate sees in front of a block, and the head; and the
+supernet of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import overload
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.models.resnet.space import EXPANSION, ResNetConfig
-from bench.slicing.choice import Choice, ChoiceSpace
-from bench.slicing.group_norm import SlicedGroupNorm
-from bench.slicing.layers import (
-    AnyChoice,
-    PrefixBatchNorm2d,
-    Shape,
-    SlicedConv2d,
-    SlicedLinear,
-    SwitchableBatchNorm2d,
-    conv_cost,
-)
-from bench.slicing.ops import times
-from bench.slicing.supernet import Cost, Features, Unit
+from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
+from bench.slicing.layers import Shape, SlicedConv2d, SlicedLinear, conv_cost
+from bench.slicing.norms import PrefixBatchNorm2d, SlicedGroupNorm, SwitchableBatchNorm2d
+from bench.slicing.ops import Width, times
+from bench.slicing.supernet import Cost, Features, Segment, Supernet, Unit
 
 
 class ConvNorm(nn.Module):
@@ -55,13 +47,19 @@ class ConvNorm(nn.Module):
             kind = SwitchableBatchNorm2d if config.switchable else PrefixBatchNorm2d
             self.norm = kind(widths[-1], {key: factor * space.width(p, stage) for key, p in prefixes})
 
-    def kernel(self, choice: AnyChoice) -> Any:
-        """Kernel size under a choice: an int, or soft under a soft choice."""
+    @overload
+    def kernel(self, choice: OneChoice) -> int: ...
+
+    @overload
+    def kernel(self, choice: AnyChoice) -> Width: ...
+
+    def kernel(self, choice: AnyChoice) -> Width:
+        """Kernel size under a choice."""
         return self.space.width(choice, self.stage, "kernel") if self.elastic else self.conv.kernel
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         width = times(self.space.width(choice, self.stage), self.factor)
-        x = self.conv(x, width, self.kernel(choice) if self.elastic else None)
+        x = self.conv(x, width, self.kernel(choice))
         if isinstance(self.norm, SlicedGroupNorm):
             return self.norm(x, width)
         return self.norm(x, choice.key(self.stage + 1))
@@ -70,7 +68,7 @@ class ConvNorm(nn.Module):
         width = self.factor * self.space.width(choice, self.stage)
         return conv_cost(shape, width, self.kernel(choice), self.conv.stride)
 
-    def extract(self, choice: Choice, inp: int) -> list[nn.Module]:
+    def extract(self, choice: OneChoice, inp: int) -> list[nn.Module]:
         width = self.factor * self.space.width(choice, self.stage)
         conv = self.conv.extract(inp, width, self.kernel(choice))
         if isinstance(self.norm, SlicedGroupNorm):
@@ -97,7 +95,7 @@ class Stem(Unit):
             height, width = -(-height // 2), -(-width // 2)
         return Cost(madds, 0, (channels, height, width))
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         layers = [*self.conv.extract(choice, self.conv.conv.weight.shape[1]), nn.ReLU(inplace=True)]
         return nn.Sequential(*layers, *([] if self.pool is None else [nn.MaxPool2d(3, 2, 1)]))
 
@@ -134,7 +132,7 @@ class Bottleneck(Unit):
             madds += more
         return Cost(madds if self.shortcut is None else madds + self.shortcut.cost(choice, arrived)[0], 0, shape)
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         inp = self.inp_factor * self.space.width(choice, self.inp_stage)
         inner = self.space.width(choice, self.conv1.stage)
         branch = [*self.conv1.extract(choice, inp), nn.ReLU(inplace=True)]
@@ -173,7 +171,7 @@ class GateInput(Unit):
     def cost(self, choice: Choice, shape: Shape) -> Cost:
         return Cost(0, 0, shape)
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         return PlainGateInput(self.leading) if decides else nn.Sequential()
 
 
@@ -191,10 +189,16 @@ class PlainGateInput(nn.Module):
 class Head(Unit):
     """Global average pool and a linear layer: its input is sliced, its output static."""
 
+    of_classes = ("linear.",)
+
     def __init__(self, config: ResNetConfig, space: ChoiceSpace, classes: int) -> None:
         super().__init__()
         self.space, self.stage = space, len(space.stages) - 1
         self.linear = SlicedLinear(EXPANSION * config.stages[-1].widths[-1], classes)
+
+    @property
+    def reads(self) -> Tensor:
+        return self.linear.weight
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         return self.linear(x.mean((2, 3)))
@@ -204,6 +208,24 @@ class Head(Unit):
         classes = len(self.linear.bias)
         return Cost(channels * classes, channels * height * width, (classes, 1, 1))
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         linear = self.linear.extract(EXPANSION * self.space.width(choice, self.stage))
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+
+
+Ending = Callable[[ResNetConfig, ChoiceSpace, int], Unit]
+"""(configuration, its space, classes) to the unit that a network ends in."""
+
+
+def build(config: ResNetConfig, classes: int, input_channels: int, head: Ending = Head) -> Supernet:
+    """The supernet of a configuration, cut in front of every gated stage."""
+    space = config.space()
+    cuts: list[list[Unit]] = [[Stem(config, space, input_channels)]]
+    for stage, plan in enumerate(config.stages):
+        if stage in config.gates:
+            cuts[-1].append(GateInput(config.leading(stage)))
+            cuts.append([])
+        cuts[-1] += [Bottleneck(config, space, stage, first=block == 0) for block in range(plan.blocks)]
+    cuts[-1].append(head(config, space, classes))
+    segments = [Segment(units, decides=index < len(cuts) - 1) for index, units in enumerate(cuts)]
+    return Supernet(space, segments, input_channels, config.gate_hidden)

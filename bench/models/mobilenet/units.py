@@ -1,92 +1,18 @@
-"""What a slimmable MobileNetV1 is made of, its choice space, and its units: stem, two halves of a block, classifier."""
+"""The units of a slimmable MobileNetV1: stem, the two halves of a block, classifier; and the supernet of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from collections.abc import Callable
+from typing import overload
 
 from torch import Tensor, nn
 
-from bench.slicing.choice import Choice, ChoiceSpace, Decision, Stage
-from bench.slicing.layers import (
-    AnyChoice,
-    PrefixBatchNorm2d,
-    Shape,
-    SlicedConv2d,
-    SlicedLinear,
-    SwitchableBatchNorm2d,
-    conv_cost,
-)
-from bench.slicing.supernet import Cost, Features, Unit
-
-
-@dataclass(frozen=True)
-class BlockStage:
-    """Depth-wise separable blocks of equal width: its width list, number of blocks, and the stride of the first."""
-
-    widths: tuple[int, ...]
-    blocks: int
-    stride: int
-
-
-@dataclass(frozen=True)
-class MobileNetConfig:
-    """What a slimmable MobileNetV1 is made of.
-
-    Attributes:
-        stem: width list of the stem convolution.
-        gated_from: index of the first block stage that a gate decides; None for a family without a gate.
-        kernels: kernel sizes of the depth-wise convolutions behind the gate, ascending; one value where the kernel is
-            not elastic. Those in front of the gate, its own block's included, are 3x3.
-        squeeze: squeeze ratio of channel attention, of the largest width; 0 for blocks without attention.
-        attention: whether blocks have that attention. Where not, the gate has a hidden layer of its own, as wide as
-            the trunk that it would share.
-        dropout: in front of the classifier, in training, for the largest network only (METHODS 4.1).
-        switchable: batch norm has scales and shifts for each named choice too, not only statistics (Yu et al. 2019).
-    """
-
-    stem: tuple[int, ...]
-    stem_stride: int
-    stages: tuple[BlockStage, ...]
-    gated_from: int | None
-    squeeze: float = 0.25
-    swish: bool = True
-    dropout: float = 0.0
-    kernels: tuple[int, ...] = (3,)
-    attention: bool = True
-    switchable: bool = False
-
-    @property
-    def gate_hidden(self) -> int:
-        """Width of the gate's own hidden layer; 0 where there is no gate or it shares attention's trunk."""
-        if self.attention or self.gated_from is None:
-            return 0
-        widths = (self.stem, *(stage.widths for stage in self.stages))  # the gate stands on its block's input width
-        return int(self.squeeze * max(widths[self.gated_from]))
-
-    def space(self) -> ChoiceSpace:
-        stages = (Stage("stem", (("filters", self.stem),)), *map(self._stage, range(len(self.stages))))
-        if self.gated_from is None:
-            steps = range(len(self.stem))
-            ladder = tuple(Choice(tuple((step,) for _ in stages)) for step in steps)
-            return ChoiceSpace(stages, ladder[0].indices, (), ladder)
-        first = self.gated_from + 1  # the stem is stage 0 of the space
-        fixed = tuple(stage.first for stage in stages[:first])
-        pairs = product(*(range(len(values)) for _, values in stages[first].dimensions))
-        options = tuple((pair,) * (len(stages) - first) for pair in pairs)
-        ladder = tuple(Choice(fixed).then(option) for option in options)
-        return ChoiceSpace(stages, fixed, (Decision(first, options),), ladder)
-
-    def has_kernels(self, stage: int, block: int) -> bool:
-        """Whether a block's depth-wise convolution has an elastic kernel: it must run behind the gate."""
-        behind = self.gated_from is not None and (stage > self.gated_from or (stage == self.gated_from and block > 0))
-        return len(self.kernels) > 1 and behind
-
-    def _stage(self, index: int) -> Stage:
-        is_gated = self.gated_from is not None and index >= self.gated_from
-        kernels = (("kernel", self.kernels),) if is_gated and len(self.kernels) > 1 else ()
-        return Stage(f"stage{index}", (("filters", self.stages[index].widths), *kernels))
+from bench.models.mobilenet.space import MobileNetConfig
+from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
+from bench.slicing.layers import Shape, SlicedConv2d, SlicedLinear, conv_cost
+from bench.slicing.norms import PrefixBatchNorm2d, SwitchableBatchNorm2d
+from bench.slicing.ops import Width
+from bench.slicing.supernet import Cost, Features, Segment, Supernet, Unit
 
 
 def activation(config: MobileNetConfig) -> nn.Module:
@@ -110,7 +36,7 @@ class Stem(Unit):
         madds, shape = conv_cost(shape, self.space.width(choice, 0), 3, self.stride)
         return Cost(madds, 0, shape)
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         conv = self.conv.extract(self.conv.weight.shape[1], self.space.width(choice, 0))
         return nn.Sequential(conv, self.norm.extract(choice.key(1)), self.act)
 
@@ -183,9 +109,15 @@ class Depthwise(Unit):
         self.squeezed = int(config.squeeze * channels) if config.attention else 0
         self.attention = Attention(channels, self.squeezed) if self.squeezed else None
 
-    def kernel(self, choice: AnyChoice) -> Any:
-        """Kernel size under a choice (soft under a soft choice); None for all of the stored one."""
-        return None if self.kernel_stage is None else self.space.width(choice, self.kernel_stage, "kernel")
+    @overload
+    def kernel(self, choice: OneChoice) -> int: ...
+
+    @overload
+    def kernel(self, choice: AnyChoice) -> Width: ...
+
+    def kernel(self, choice: AnyChoice) -> Width:
+        """Kernel size under a choice."""
+        return self.conv.kernel if self.kernel_stage is None else self.space.width(choice, self.kernel_stage, "kernel")
 
     def decide(self, x: Tensor, choice: AnyChoice) -> tuple[Tensor, Features]:
         x = self._convolved(x, choice)
@@ -199,13 +131,12 @@ class Depthwise(Unit):
         return self.act(self.norm(self.conv(x, kernel=self.kernel(choice)), choice.key(self.depth)))
 
     def cost(self, choice: Choice, shape: Shape) -> Cost:
-        kernel = self.kernel(choice) or self.conv.kernel
-        madds, shape = conv_cost(shape, shape[0], kernel, self.stride, groups=shape[0])
+        madds, shape = conv_cost(shape, shape[0], self.kernel(choice), self.stride, groups=shape[0])
         channels, height, width = shape
         pooled = channels * height * width if self.squeezed else 0
         return Cost(madds + 2 * channels * self.squeezed, pooled, shape)
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         channels = self.space.width(choice, self.inp_stage)
         conv = self.conv.extract(channels, kernel=self.kernel(choice))
         layers = [conv, self.norm.extract(choice.key(self.depth)), self.act]
@@ -235,7 +166,7 @@ class Pointwise(Unit):
         madds, shape = conv_cost(shape, self.space.width(choice, self.stage), 1, 1)
         return Cost(madds, 0, shape)
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         inp, out = self.space.width(choice, self.inp_stage), self.space.width(choice, self.stage)
         return nn.Sequential(self.conv.extract(inp, out), self.norm.extract(choice.key(self.stage + 1)), self.act)
 
@@ -243,11 +174,17 @@ class Pointwise(Unit):
 class Classifier(Unit):
     """Global average pool and a linear layer: its input is sliced, its output static."""
 
+    of_classes = ("linear.",)
+
     def __init__(self, config: MobileNetConfig, space: ChoiceSpace, classes: int) -> None:
         super().__init__()
         self.space, self.stage, self.classes = space, len(space.stages) - 1, classes
         self.linear = SlicedLinear(max(space.stages[-1].values("filters")), classes)
         self.dropout = config.dropout
+
+    @property
+    def reads(self) -> Tensor:
+        return self.linear.weight
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         x = x.mean((2, 3))
@@ -259,7 +196,7 @@ class Classifier(Unit):
         channels, height, width = shape
         return Cost(channels * self.classes, channels * height * width, (self.classes, 1, 1))
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         linear = self.linear.extract(self.space.width(choice, self.stage))
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
 
@@ -269,3 +206,25 @@ def norm(config: MobileNetConfig, space: ChoiceSpace, depth: int, stage: int) ->
     keys = {key: space.width(prefix, stage) for key, prefix in space.prefix_keys(depth).items()}
     kind = SwitchableBatchNorm2d if config.switchable else PrefixBatchNorm2d
     return kind(max(space.stages[stage].values("filters")), keys)
+
+
+Head = Callable[[MobileNetConfig, ChoiceSpace, int], Unit]
+"""(configuration, its space, classes) to the unit that a network ends in."""
+
+
+def build(config: MobileNetConfig, classes: int, input_channels: int, head: Head = Classifier) -> Supernet:
+    """The supernet of a configuration, cut behind the depth-wise half of the first gated block."""
+    space = config.space()
+    cuts: list[list[Unit]] = [[Stem(config, space, input_channels)]]
+    for index, spec in enumerate(config.stages):
+        for block in range(spec.blocks):
+            inp_stage = index if block == 0 else index + 1
+            stride = spec.stride if block == 0 else 1
+            kernel_stage = index + 1 if config.has_kernels(index, block) else None
+            cuts[-1].append(Depthwise(config, space, inp_stage, stride, kernel_stage))
+            if index == config.gated_from and block == 0:
+                cuts.append([])
+            cuts[-1].append(Pointwise(config, space, inp_stage, index + 1))
+    cuts[-1].append(head(config, space, classes))
+    segments = [Segment(units, decides=i < len(cuts) - 1) for i, units in enumerate(cuts)]
+    return Supernet(space, segments, input_channels, config.gate_hidden)

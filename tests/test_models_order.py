@@ -6,16 +6,27 @@ from small_data import InOrder
 from small_runs import CPU, small_net, state_of
 
 from bench.core.errors import UserError
-from bench.models import MODELS
-from bench.models.cnn_order import Channels, channels_of, importance_order, order_channels
-from bench.models.resnet.bottleneck import Bottleneck
-from bench.slicing.layers import PrefixBatchNorm2d
+from bench.models import PRESETS
+from bench.models.mobilenet import order as mobilenet_order
+from bench.models.order import Channels, check_order, importance_order, ordered
+from bench.models.resnet import order as resnet_order
+from bench.models.resnet.units import Bottleneck
+from bench.slicing.norms import PrefixBatchNorm2d
 from bench.training.calibrate import calibrate
 
 SWITCHABLE = ["s_mobilenet_micro8", "s_resnet_micro8"]
-NAMES = [n for n in MODELS.names() if n.endswith("micro8") and ("mobilenet" in n or "resnet" in n)]
+NAMES = [n for n in PRESETS.names() if n.endswith("micro8") and ("mobilenet" in n or "resnet" in n)]
 NAMES = [n for n in NAMES if n not in SWITCHABLE]
 DETECTORS = ["ds_mobilenet_det_micro", "us_mobilenet_det_micro", "ds_resnet_det_micro"]
+
+
+def in_order(net, name, generator=None):
+    return ordered(net, PRESETS.get(name).family, generator)
+
+
+def channels_of(net, name):
+    walks = {"mobilenet": mobilenet_order.channels_of, "resnet": resnet_order.channels_of}
+    return walks[PRESETS.get(name).family.name](net)
 
 
 def lived_in(name):
@@ -31,17 +42,17 @@ def lived_in(name):
 def test_the_full_network_says_the_same(name, generator):
     net, x = lived_in(name), torch.randn(4, 1, 8, 8)
     before = state_of(net)
-    ordered = order_channels(net, None if generator is None else torch.Generator().manual_seed(generator))
+    other = in_order(net, name, None if generator is None else torch.Generator().manual_seed(generator))
     largest, smallest = net.space.largest, net.space.smallest
     expected = net(x, largest)
-    assert (ordered(x, largest) - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert not torch.allclose(ordered(x, smallest), net(x, smallest), rtol=1e-3)
+    assert (other(x, largest) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert not torch.allclose(other(x, smallest), net(x, smallest), rtol=1e-3)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items()), "the original stays"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_importance_falls(name):
-    for channels in channels_of(order_channels(small_net(name))):
+    for channels in channels_of(in_order(small_net(name), name), name):
         scores = sum(weight.abs().flatten(1).sum(1) for weight in channels.writers)
         groups = scores.unflatten(0, (-1, channels.group))
         assert (groups.sum(1).diff() <= 1e-4).all()
@@ -52,7 +63,7 @@ def test_importance_falls(name):
 def test_every_axis_that_is_sliced_is_moved_exactly_once(name):
     """Each writer, follower and reader belongs to one set of channels on that side."""
     net = small_net(name)
-    sets = list(channels_of(net))
+    sets = list(channels_of(net, name))
     outputs = [id(p) for channels in sets for p in (*channels.writers, *channels.followers)]
     inputs = [id(p) for channels in sets for p in channels.readers]
     assert len(outputs) == len(set(outputs))
@@ -66,15 +77,15 @@ def test_every_axis_that_is_sliced_is_moved_exactly_once(name):
 @torch.no_grad()
 def test_a_detector_is_ordered_to_its_last_stage(name):
     torch.manual_seed(0)
-    net, x = MODELS.get(name)().eval(), torch.randn(2, 3, 64, 64)
+    net, x = PRESETS.get(name).build().eval(), torch.randn(2, 3, 64, 64)
     for parameter in net.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))
-    ordered = order_channels(net)
+    other = in_order(net, name)
     largest, smallest = net.space.largest, net.space.smallest
     expected = net(x, largest)
-    assert (ordered(x, largest) - expected).abs().max() <= 1e-5 * expected.abs().max()
-    assert not torch.allclose(ordered(x, smallest), net(x, smallest), rtol=1e-3)
-    before, after = (list(channels_of(each))[-1] for each in (net, ordered))
+    assert (other(x, largest) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert not torch.allclose(other(x, smallest), net(x, smallest), rtol=1e-3)
+    before, after = (list(channels_of(each, name))[-1] for each in (net, other))
     assert before.readers[-1] is net.segments[-1].units[-1].reduce.weight
     assert not torch.equal(before.readers[-1], after.readers[-1])
     assert torch.equal(before.readers[-1].sort(1).values, after.readers[-1].sort(1).values), "columns, permuted"
@@ -84,7 +95,7 @@ def test_a_detector_is_ordered_to_its_last_stage(name):
 def test_the_stream_of_a_resnet_stage_moves_as_one():
     net = small_net("ds_resnet_micro8")
     blocks = [unit for segment in net.segments for unit in segment.units if isinstance(unit, Bottleneck)]
-    streams = [channels for channels in channels_of(net) if len(channels.writers) > 1]
+    streams = [channels for channels in channels_of(net, "ds_resnet_micro8") if len(channels.writers) > 1]
     stages = len(net.space.stages) - 1
     assert len(streams) == stages
     assert sum(len(channels.writers) for channels in streams) == len(blocks) + stages  # and a projection a stage
@@ -109,7 +120,7 @@ def test_a_random_order_depends_on_its_generator_alone():
 
 
 def test_narrow_statistics_start_from_the_leading_part_of_the_full_ones():
-    net = order_channels(lived_in("ds_mobilenet_micro8"))
+    net = in_order(lived_in("ds_mobilenet_micro8"), "ds_mobilenet_micro8")
     narrower = 0
     for norm in (module for module in net.modules() if isinstance(module, PrefixBatchNorm2d)):
         means = dict(norm.named_buffers())
@@ -124,4 +135,5 @@ def test_narrow_statistics_start_from_the_leading_part_of_the_full_ones():
 @pytest.mark.parametrize("name", SWITCHABLE)
 def test_scales_of_each_width_keep_channels_where_they_are(name):
     with pytest.raises(UserError, match="switchable batch norm has scales for each width"):
-        order_channels(small_net(name))
+        check_order(PRESETS.get(name), "l1")
+    check_order(PRESETS.get(name), "none")

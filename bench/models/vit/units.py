@@ -32,13 +32,14 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.models.vit.plain import PlainBlock, PlainEmbedding, PlainHead, PlainStage, WithFeatures
-from bench.models.vit.space import DEIT_S, DEIT_TI, DIMENSIONS, ViTConfig, micro
+from bench.models.vit.space import DIMENSIONS, ViTConfig
 from bench.slicing.attention import SlicedAttention, attention_cost
-from bench.slicing.choice import Choice, ChoiceSpace
-from bench.slicing.layers import AnyChoice, Shape
+from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
+from bench.slicing.layers import Shape
+from bench.slicing.norms import SlicedLayerNorm
 from bench.slicing.ops import Width
 from bench.slicing.supernet import Cost, Features, Segment, Supernet, Unit
-from bench.slicing.tokens import SlicedLayerNorm, TokenLinear, active, carried, truncated_normal
+from bench.slicing.tokens import TokenLinear, active, carried, truncated_normal
 
 EPS = 1e-6
 
@@ -50,10 +51,10 @@ class TokenUnit(Unit):
         stream = self(x, choice)
         return stream, Features(stream)
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         return WithFeatures(self.plain(choice)) if decides else self.plain(choice)
 
-    def plain(self, choice: Choice) -> nn.Module:
+    def plain(self, choice: OneChoice) -> nn.Module:
         """The unit under a choice as ordinary layers that return the stream."""
         raise TypeError(f"{type(self).__name__} cannot be extracted")
 
@@ -94,7 +95,7 @@ class Embedding(TokenUnit):
         _, tokens, channels = self.position.shape
         return Cost((tokens - 1) * self.patches.weight[0].numel() * channels, 0, (channels, tokens, 1))
 
-    def plain(self, choice: Choice) -> nn.Module:
+    def plain(self, choice: OneChoice) -> nn.Module:
         conv = copy.deepcopy(self.patches).requires_grad_(True)  # trainable, as all that is extracted
         return PlainEmbedding(conv, self.token.detach().clone(), self.position.detach().clone())
 
@@ -153,13 +154,15 @@ class BlockStage(TokenUnit):
         madds = sum(block.cost(shape[1], *self.widths(choice)) for block in self.blocks)  # type: ignore[operator]
         return Cost(madds, 0, shape)
 
-    def plain(self, choice: Choice) -> nn.Module:
+    def plain(self, choice: OneChoice) -> nn.Module:
         widths = self.widths(choice)
         return PlainStage([block.extract(*widths) for block in self.blocks], widths[2])  # type: ignore[operator]
 
 
 class Head(Unit):
     """Norm and classifier of the class token, of the full width under every choice."""
+
+    of_classes = ("linear.",)
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -173,7 +176,7 @@ class Head(Unit):
         classes, channels = self.linear.weight.shape
         return Cost(channels * classes, 0, (classes, 1, 1))
 
-    def extract(self, choice: Choice, decides: bool = False) -> nn.Module:
+    def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         channels = len(self.norm.weight)
         return PlainHead(self.norm.extract(channels), self.linear.extract(channels))
 
@@ -189,28 +192,3 @@ def build(config: ViTConfig, classes: int, input_channels: int) -> Supernet:
     cuts[-1].append(Head(config.channels, classes))
     segments = [Segment(units, decides=index < len(cuts) - 1) for index, units in enumerate(cuts)]
     return Supernet(space, segments, input_channels, config.gate_hidden)
-
-
-def ds_vit_s(classes: int = 1000, input_channels: int = 3) -> Supernet:
-    """DS-ViT++ on DeiT-S, 224x224: 256 routable sub-networks, 1.22 to 4.60 G multiply-adds."""
-    return build(DEIT_S, classes, input_channels)
-
-
-def ds_vit_ti(classes: int = 1000, input_channels: int = 3) -> Supernet:
-    """DS-ViT++ on DeiT-Ti, 224x224: 256 routable sub-networks, 0.35 to 1.25 G multiply-adds."""
-    return build(DEIT_TI, classes, input_channels)
-
-
-def ds_vit_micro8(classes: int = 10, input_channels: int = 1) -> Supernet:
-    """DS-ViT++'s plan for 8x8 images, in patches of 2x2."""
-    return build(micro(8, 2), classes, input_channels)
-
-
-def ds_vit_micro32(classes: int = 10, input_channels: int = 3) -> Supernet:
-    """DS-ViT++'s plan for 32x32 images, in patches of 4x4."""
-    return build(micro(32, 4), classes, input_channels)
-
-
-def ds_vit_micro64(classes: int = 10, input_channels: int = 3) -> Supernet:
-    """DS-ViT++'s plan for 64x64 images, in patches of 8x8."""
-    return build(micro(64, 8), classes, input_channels)
