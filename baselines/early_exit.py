@@ -9,14 +9,14 @@ the same network. Ours: where the exits stand, and their form (`exit_head`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from baselines.exit_thresholds import confidence, thresholds_for
+from baselines.exit_thresholds import Measure, confidence, thresholds_for
 from baselines.staged import Staged, channels_last, costs_of, one_image, require_classes, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
@@ -136,20 +136,30 @@ class Exits(nn.Module):
 
     Args:
         thresholds: confidence from which on an image leaves at each exit but the last.
+        measure: of confidence, from logits.
+        blind: from images to the exit that each takes, if that is not where the network is confident (controls).
     """
 
-    def __init__(self, network: ExitNetwork, thresholds: Sequence[float]) -> None:
+    def __init__(
+        self,
+        network: ExitNetwork,
+        thresholds: Sequence[float],
+        measure: Measure = confidence,
+        blind: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.network, self.thresholds = network, (*thresholds, -math.inf)
+        self.measure, self.blind = measure, blind
 
     def predict(self, x: Tensor) -> Prediction:
+        exits = None if self.blind is None else self.blind(x)
         rows = torch.arange(len(x), device=x.device)
         route = torch.empty(len(x), 1, dtype=torch.int64, device=x.device)
         outputs, left = [], []
         for index, (part, head) in enumerate(zip(self.network.parts, self.network.heads, strict=True)):
             x = part(x)
             logits = head(x)
-            leaves = confidence(logits) >= self.thresholds[index]
+            leaves = self.measure(logits) >= self.thresholds[index] if exits is None else exits[rows] <= index
             outputs.append(logits[leaves])
             left.append(rows[leaves])
             route[left[-1]] = index
@@ -167,19 +177,27 @@ class ExitPoint(OperatingPoint):
     """A network with exits at given thresholds. The decision of an image is the number of its exit.
 
     Args:
-        costs: claimed multiply-adds of an image that leaves at each exit.
+        network: the plain network. forms: it in the forms in which it can run; the first makes the predictions.
+        costs, params: claimed multiply-adds and active parameters of an image that leaves at each exit.
+        stored: parameters of all images.
     """
 
     kind = "dynamic"
 
-    def __init__(self, name: str, network: ExitNetwork, thresholds: Sequence[float], costs: Sequence[int]) -> None:
-        self.name = name
-        self.network, self.costs = network.eval(), torch.tensor(costs)
-        self.runner = Exits(served(network), thresholds)
-        self.params = torch.tensor([parameters_of(network.until(exit)) for exit in range(len(costs))])
+    def __init__(
+        self,
+        name: str,
+        network: ExitNetwork,
+        forms: Mapping[str, Exits],
+        costs: Sequence[int],
+        params: Sequence[int],
+        stored: int,
+    ) -> None:
+        self.name, self.network, self.forms = name, network.eval(), forms
+        self.costs, self.params, self.stored = torch.tensor(costs), torch.tensor(params), stored
 
     def __call__(self, x: Tensor) -> Prediction:
-        return self.runner.predict(x)
+        return next(iter(self.forms.values())).predict(x)
 
     def madds(self, route: Tensor) -> Tensor:
         return self.costs[route[:, 0].cpu()]
@@ -189,13 +207,20 @@ class ExitPoint(OperatingPoint):
 
     @property
     def params_stored(self) -> int:
-        return parameters_of(self.network)
+        return self.stored
 
     def executables(self) -> dict[str, nn.Module]:
-        return {"extracted": self.runner}
+        return dict(self.forms)
 
     def subnetworks(self, routes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], nn.Module]:
         return {route: self.network.until(route[0]) for route in routes}
+
+
+def exit_point(name: str, network: ExitNetwork, thresholds: Sequence[float], costs: Sequence[int]) -> ExitPoint:
+    """A trained network with exits, served with batch norm folded."""
+    params = [parameters_of(network.until(exit)) for exit in range(len(costs))]
+    forms = {"extracted": Exits(served(network), thresholds)}
+    return ExitPoint(name, network, forms, costs, params, parameters_of(network))
 
 
 def served(network: ExitNetwork) -> ExitNetwork:
@@ -236,7 +261,7 @@ class EarlyExit(Method):
             checkpoint.save(file, {"thresholds": torch.tensor(rows, dtype=torch.float64)}, context.run_id, {})
         rows = checkpoint.load(file, context.run_id)[0]["thresholds"].tolist()
         named = zip(options.budgets, rows, strict=True)
-        return [ExitPoint(f"budget{budget:g}", network, thresholds, costs) for budget, thresholds in named]
+        return [exit_point(f"budget{budget:g}", network, thresholds, costs) for budget, thresholds in named]
 
     def _trained(self, spec: RunSpec, options: EarlyExitOptions, data: Dataset, context: Context) -> ExitNetwork:
         plain = staged(build_model(spec, data, context))
@@ -257,7 +282,7 @@ class EarlyExit(Method):
 
 
 @torch.no_grad()
-def confidences(network: ExitNetwork, split: Split, device: torch.device) -> Tensor:
+def confidences(network: ExitNetwork, split: Split, device: torch.device, measure: Measure = confidence) -> Tensor:
     """(n, exits): how confident every exit but the last is of each image of a split."""
     batches = (network(batch.x)[:-1] for batch in split.batches(BATCH, device=device))
-    return torch.cat([torch.stack([confidence(logits) for logits in outputs], 1) for outputs in batches]).cpu()
+    return torch.cat([torch.stack([measure(logits) for logits in outputs], 1) for outputs in batches]).cpu()

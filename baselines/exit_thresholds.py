@@ -27,7 +27,9 @@ def certainty(logits: Tensor) -> Tensor:
     return -(-(logs.exp() * logs).sum(1)).clamp_min(1e-300).log()
 
 
-MEASURES: dict[str, Callable[[Tensor], Tensor]] = {"probability": confidence, "entropy": certainty}
+Measure = Callable[[Tensor], Tensor]
+"""Logits (B, K) to how sure they are, (B,)."""
+MEASURES: dict[str, Measure] = {"probability": confidence, "entropy": certainty}
 """How sure a classifier is, by name."""
 
 

@@ -4,8 +4,8 @@ Double-headed (Li et al. 2021, sec. 3.3): its trunk is the squeeze of the channe
 nothing extra; the attention head scales channels, the slimming head chooses the width. In families without attention,
 and where it is asked for, the gate has a trunk of its own: a hidden layer that reads mean and deviation (`moments`).
 
-Every gate's input is standardised by fixed statistics (`bench/training/gating.py`), so one learning rate serves gates at
-any depth of any family. A budget is an offset on what the gate computes (`bench/training/budget.py`).
+Every gate's input is standardised by fixed statistics (`bench/training/gating.py`), so one learning rate serves gates
+at any depth of any family. A budget is an offset on what the gate computes (`bench/training/budget.py`).
 
 The paper chose among designs of a gate by ablation (METHODS 5.1); how the others were built is not public, so
 `ScalarGate`, a trunk of the gate's own, the standardisation and the offset are our design.
@@ -44,7 +44,7 @@ def moments(x: Tensor) -> Tensor:
 
 
 class Gate(nn.Module):
-    """The slimming head: one linear layer without bias, from what is read of an image to a score for each option, (B, K).
+    """The slimming head: one linear layer without bias, from what it reads of an image to (B, K), a score an option.
 
     Its scores are logits, one an option (a one-hot gate).
 
@@ -90,8 +90,8 @@ class Gate(nn.Module):
         """Fix `shift` and `scale` such that the features `seen` (n, T) have deviation one, and mean zero, or one where
         the head has no layer in front of it: a head without bias learns from that mean how often an option is right.
 
-        A feature that hardly varies among these images is divided by no less than a tenth of the mean deviation, so that
-        an image where it does is no outlier.
+        A feature that hardly varies among these images is divided by no less than a tenth of the mean deviation, so
+        that an image where it does is no outlier.
         """
         deviation, mean = torch.std_mean(seen.double(), dim=0, correction=0)
         scale = deviation.clamp_min(max(deviation.mean().item() / 10, 1e-6))
@@ -191,8 +191,8 @@ def new_gates(
     """Untrained gates for a routing space, each for what its place in the network shows it.
 
     Args:
-        trunk: "separate" gives a gate a trunk of its own, as wide as the one that it would share. Where there is none to
-            share, every gate has its own.
+        trunk: "separate" gives a gate a trunk of its own, as wide as the one that it would share. Where there is none
+            to share, every gate has its own.
 
     Raises:
         UserError: a separate trunk for a network whose gates share none.

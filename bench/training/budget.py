@@ -31,8 +31,8 @@ def fit_offset(offsets: Tensor, added: Tensor, cheapest: float, budget: float) -
     """The offset at which images cost `budget` on average, as nearly as they can.
 
     Args:
-        offsets, added: (n, S) each, at which offsets an image goes on to a costlier option, and by how much its cost then
-            grows (`Gate.switches`), of images for choosing, never of the test split.
+        offsets, added: (n, S) each, at which offsets an image goes on to a costlier option, and by how much its cost
+            then grows (`Gate.switches`), of images for choosing, never of the test split.
         cheapest: what an image costs below its first offset. `budget` is in the same unit.
     """
     values, order = offsets.flatten().sort(stable=True)
