@@ -4,6 +4,7 @@ An exception is a line in one of the tables below, with its reason; it is never 
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ SETTERS = {"baselines/pruning_surgery.py"}  # real removal: smaller tensors take
 
 # Functions that may take a name apart: those that make it, or read what is no name of a preset, point or column.
 NAME_READERS = {
-    "bench/commands/profile.py:profile": "timm:NAME is what a user types on the command line",
+    "bench/commands/costs.py:measured": "timm:NAME is what a user types on the command line",
     "bench/models/resnet/timm_names.py": "names of tensors in a state dict, which are paths",
     "bench/models/transfer.py": "names of tensors in a state dict, which are paths",
     "bench/models/vit/timm_names.py": "names of tensors in a state dict, which are paths",
@@ -162,6 +163,31 @@ def test_every_file_stands_in_a_room():
     rooms = {room_of(module_name(path)) for path in FILES} - {""}
     placed = BESIDE.union(*ROWS)
     assert rooms <= placed, "give the new room a place in this test and in CONTRIBUTING.md"
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_diagram_of_contributing_is_that_of_the_rows():
+    (diagram,) = (block for block in re.findall(r"^```\n(.*?)^```$", CONTRIBUTING, re.MULTILINE | re.DOTALL))
+    *rows, beside = diagram.splitlines()
+    assert [set(row.split(" | ")) for row in rows] == list(reversed(ROWS))
+    words, _, rooms = beside.partition(": ")
+    assert set(rooms.split(" | ")) == BESIDE
+    assert set(words.split()) >= BELOW_BESIDE
+
+
+def test_contributing_says_what_every_room_holds():
+    table = CONTRIBUTING.partition("| room | holds |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.*?`) \| ", table, re.MULTILINE)
+    paths = [path for cell in cells for path in re.findall(r"`([^`]+)`", cell)]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert sorted(Path(path).stem for path in paths) == sorted(BESIDE.union(*ROWS))
+
+
+def test_the_front_hall_holds_three_files():
+    files = {path.name for path in (ROOT / "bench").glob("*.py")}
+    assert files == {"__init__.py", "__main__.py", "cli.py", "points.py"}
 
 
 def test_imports_go_downwards():

@@ -15,6 +15,7 @@ import pytest
 from report_store import make_store
 
 from bench import cli
+from bench.commands.list import Listed
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.methods import METHODS
@@ -251,7 +252,7 @@ def test_a_truncated_cifar_file(refused, name):
 @pytest.mark.parametrize("results", ["file", "file/below"])
 @pytest.mark.parametrize("more", [["--dry-run"], []])
 def test_a_file_where_the_results_should_go(refused, monkeypatch, results, more):
-    monkeypatch.setattr(cli, "_execute", lambda *_: pytest.fail("something was run"))
+    monkeypatch.setattr("bench.commands.run.execute", lambda *_: pytest.fail("something was run"))
     Path("file").write_text("precious")
     words = ["run", "quickstart", "--seeds", 1, "--results", results, *more]
     assert f"the results directory {results} cannot be written" in refused(*words)
@@ -259,7 +260,7 @@ def test_a_file_where_the_results_should_go(refused, monkeypatch, results, more)
 
 
 def test_cuda_without_a_device(refused, monkeypatch):
-    monkeypatch.setattr(cli, "_execute", lambda *_: pytest.fail("something was run"))
+    monkeypatch.setattr("bench.commands.run.execute", lambda *_: pytest.fail("something was run"))
     assert refused("run", "quickstart", "--device", "cuda") == (
         "a CUDA device was asked for, but torch sees none here; use --device cpu"
     )
@@ -436,7 +437,7 @@ def test_ctrl_c_is_one_sentence_and_130(slicebench, monkeypatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_execute", interrupted)
+    monkeypatch.setattr("bench.commands.run.execute", interrupted)
     said = slicebench("run", spec_file(tiny("uniform")))
     assert (said.code, said.out) == (130, "")
     assert said.err.strip() == "slicebench: interrupted; run the same command again to go on"
@@ -577,6 +578,49 @@ def test_lists(slicebench, what, known):
     assert set(known) <= set(names)
 
 
+LISTED_WITHOUT = """
+import sys
+from bench.cli import exit_code
+
+code = exit_code(sys.argv[1:])
+heavy = sorted({"torch", "torchvision", "timm", "ray", "pandas", "matplotlib", "scipy", "sklearn"} & set(sys.modules))
+sys.exit(code or f"imported: {heavy}" if heavy or code else 0)
+"""
+
+
+@pytest.mark.parametrize("words", ["--help", "run --help", *(f"list {what}" for what in Listed)])
+def test_help_and_lists_import_nothing_that_takes_seconds(words):
+    line = [sys.executable, "-c", LISTED_WITHOUT, *words.split()]
+    said = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout
+
+
+def test_a_method_is_listed_with_its_kind_its_paper_and_what_it_serves(slicebench):
+    (line,) = (line for line in slicebench("list", "methods").out.splitlines() if line.startswith("us_net "))
+    assert re.split(r" {2,}", line)[:4] == ["us_net", "slimmable", "us_", "Yu & Huang, ICCV 2019, arXiv 1903.05134"]
+
+
+def test_models_of_timm_are_searched_by_a_pattern(slicebench):
+    said = slicebench("list", "models", "timm:*mobilenetv3_small_1*")
+    assert (said.code, said.err) == (0, "")
+    rows = [line.split() for line in said.out.splitlines()[2:]]
+    assert ["timm:mobilenetv3_small_100", "224", "lamb_in1k"] in rows
+    assert all(re.fullmatch("timm:.*mobilenetv3_small_1.*", row[0]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("models timm:*nonsense*", "timm has no model whose name matches '*nonsense*'; * stands for any letters"),
+        ("models resnet", "a pattern searches the models of timm, as in: slicebench list models 'timm:*resnet*'"),
+        ("methods timm:*", "a pattern searches the models of timm, as in: slicebench list models 'timm:*'"),
+    ],
+)
+def test_a_pattern_that_finds_nothing(refused, words, sentence):
+    assert refused("list", *words.split()) == sentence
+
+
 def test_what_a_plugin_registers_is_listed(slicebench, plugin):
     """Also where its class has no docstring."""
     said = slicebench("list", "methods", "--plugin", plugin)
@@ -608,5 +652,5 @@ def test_a_reader_that_goes_away_is_no_error():
 
 def test_a_warning_of_ours_is_a_sentence_and_others_are_as_python_shows_them():
     ours = str(Path(cli.__file__).parent / "data" / "voc.py")
-    assert cli._formatted("2 boxes have no area", UserWarning, ours, 7) == "slicebench: warning: 2 boxes have no area\n"
-    assert "elsewhere.py:7: UserWarning: hm" in cli._formatted("hm", UserWarning, "/elsewhere.py", 7)
+    assert cli.formatted("2 boxes have no area", UserWarning, ours, 7) == "slicebench: warning: 2 boxes have no area\n"
+    assert "elsewhere.py:7: UserWarning: hm" in cli.formatted("hm", UserWarning, "/elsewhere.py", 7)

@@ -7,7 +7,7 @@ import pytest
 
 from bench.core import registry
 from bench.core.errors import UserError, unknown
-from bench.core.registry import Registry, load_plugin
+from bench.core.registry import Entry, Registry, load_plugin
 
 
 @pytest.fixture
@@ -38,6 +38,21 @@ def test_get_imports_only_what_is_asked_for(methods: Registry):
     assert "nothing" not in methods
     assert methods.get("ds_net") is OrderedDict
     assert "no.such.module" not in sys.modules
+
+
+def test_an_entry_says_what_it_is_and_imports_nothing():
+    from collections import OrderedDict
+
+    there, missing = Entry("collections:OrderedDict", "a dictionary"), Entry("no.such.module:Thing", "nothing")
+    methods = Registry("method", {"there": there, "missing": missing, "text": "no.such.module:Thing"})
+    methods.add("late", Entry("collections:OrderedDict", "the same"))
+    assert [methods.entry(name) for name in ("there", "missing")] == [there, missing]
+    assert methods.entry("text") == "no.such.module:Thing"
+    assert methods.get("there") is methods.get("late") is OrderedDict
+    with pytest.raises(UserError, match=r"method 'missing' \(no.such.module:Thing\) cannot be imported"):
+        methods.get("missing")
+    with pytest.raises(UserError, match="unknown method 'three'"):
+        methods.entry("three")
 
 
 def test_get_unknown(methods: Registry):

@@ -112,7 +112,8 @@ def test_a_preset_of_the_other_is_refused(method, model):
 
 @pytest.mark.parametrize("recipe", ["digits_families", "cifar10_families", "ablation_mvco"])
 def test_recipes_name_only_what_exists(recipe):
-    from bench.recipes.registry import RECIPES, placed
+    from bench.recipes.registry import RECIPES
+    from bench.runs.prepare import placed
 
     specs = placed(RECIPES.get(recipe)((0, 1)), None)
     known = {spec.run_id for spec in specs}

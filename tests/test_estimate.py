@@ -75,7 +75,7 @@ def test_pretrained_weights_need_not_be_there_to_be_timed():
 def test_every_detector_that_trains_is_timed(tmp_path):
     make_set(tmp_path, train=16, val=4, test=2)
     data, train = DataSpec("voc", "painted", image_size=64), TrainSpec(epochs=2, batch_size=8, lr=0.01)
-    specs = detectors([0], data, train, {"routing": ((0, 1, 2, 3),), "gate_epochs": 1}, widths=(0.25,), choices=(0,))
+    specs = detectors(data, train, {"routing": ((0, 1, 2, 3),), "gate_epochs": 1}, widths=(0.25,), choices=(0,))
     found = estimates(specs, tmp_path)
     hours = {spec.method: found[spec.run_id].hours for spec in specs}
     assert [hours[control] for control in ("random_gate", "fixed_choice", "class_prior")] == [None, None, 0]

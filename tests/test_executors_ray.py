@@ -1,25 +1,31 @@
 """The Ray executor: order, failures, killed workers, held runs, threads; and what a killed driver leaves."""
 
-import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_runs import attempts, fake_phase, family, timing
 
 from bench.core.errors import UserError
 from bench.core.lease import FILE, process_started
+from bench.core.provenance import code_digest
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
-from bench.executors import serial
-from bench.executors.ray import RETRIES, run_all
+from bench.executors import serial, session
+from bench.executors.attempt import RAN, Outcome
+from bench.executors.plan import Job, Plan
+from bench.executors.ray import RETRIES, _drive, node_problem, run_all, shared_token
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -223,9 +229,7 @@ def test_a_killed_driver_takes_its_workers_along(tmp_path: Path):
     with driver(tmp_path, sleep_s=60) as process:
         process.kill()
         process.wait()
-        leases = [json.loads(file.read_text()) for file in tmp_path.glob(f"runs/*/{FILE}")]
-        assert len(leases) == 2
-        _workers_die(tmp_path)
+        _workers_die(tmp_path)  # they may release their leases before they die, or leave them behind
     specs = [RunSpec("net", "micro", seed=seed, options={"sleep": 60.0}) for seed in (0, 1)]
     for spec in specs:  # taken over at once: the leases would last for a minute yet
         with Store(tmp_path).lease(spec.run_id):
@@ -251,3 +255,193 @@ def test_a_local_ray_is_started_and_stopped(tmp_path: Path):
         assert (process.returncode, output) == (0, "6 ran\n"), errors
         assert errors == ""
         _workers_die(tmp_path)
+
+
+SESSION = """
+import sys
+from bench.executors.ray import _session
+with _session(None):
+    import ray
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+STRANGER = """
+import sys, ray
+ray.init(address=sys.argv[1], logging_level="ERROR")
+print(ray.get(ray.remote(lambda: "executed").remote(), timeout=20))
+"""
+
+
+def without_ray(**more: str) -> dict[str, str]:
+    """This process's environment, with none of its settings of Ray."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("secret", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}])
+def test_a_stranger_who_knows_the_address_cannot_join(tmp_path: Path, secret: dict[str, str]):
+    home = tmp_path / "home"
+    home.mkdir()
+    owner = subprocess.Popen(
+        [sys.executable, "-c", SESSION],
+        env=without_ray(HOME=str(home)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert owner.stdout is not None
+        address = owner.stdout.readline().strip()
+        (folder,) = Path(tempfile.gettempdir()).glob(f"slicebench-{owner.pid}-*")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        stranger = subprocess.run(
+            [sys.executable, "-c", STRANGER, address],
+            env=without_ray(HOME=str(tmp_path), **secret),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert stranger.returncode != 0
+        assert "executed" not in stranger.stdout
+    finally:
+        owner.communicate(timeout=60)
+    assert not folder.exists()
+    assert list(home.iterdir()) == []
+
+
+def test_what_dead_drivers_left_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(session, "LONGEST", 500)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = {"dead": f"slicebench-{dead.pid}-abc", "living": f"slicebench-{os.getpid()}-abc", "other": "slicebench-x-y"}
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "started").write_text(process_started(os.getpid()) or "")
+    with session.private_folder() as folder:
+        assert folder.parent == tmp_path
+        assert {path.name for path in tmp_path.iterdir()} == {names["living"], names["other"], folder.name}
+    assert not folder.exists()
+
+
+def test_a_temporary_directory_whose_path_is_too_long_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    long = tmp_path / "slurm_jobdir" / "1355700.batch.example" / "job.t0016"
+    long.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with session.private_folder() as folder:
+        assert folder.parent == Path("/tmp")
+    monkeypatch.setattr(session, "LONGEST", 10)
+    with pytest.raises(UserError, match="Ray needs a temporary directory that can be written and whose path"):
+        session.private_folder().__enter__()
+
+
+def test_a_worker_that_does_not_see_the_results_or_holds_other_code(tmp_path: Path):
+    with shared_token(tmp_path) as token:
+        assert node_problem(tmp_path, token, code_digest()) == ""
+        assert "does not see the results directory" in node_problem(tmp_path / "elsewhere", token, code_digest())
+        assert "another version of slicebench" in node_problem(tmp_path, token, "0" * 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Liars:
+    """Workers that say they are done at once, on storage that the driver does not see."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def have_room(self) -> bool:
+        return True
+
+    def start(self, job: Job) -> None:
+        self.jobs.append(job)
+
+    def running(self) -> list[Job]:
+        return self.jobs
+
+    def ended(self, timeout_s: float) -> list[tuple[Job, Outcome]]:
+        done, self.jobs = self.jobs, []
+        return [(job, Outcome(RAN)) for job in done]
+
+    def cancel(self) -> None:
+        assert not self.jobs
+
+
+def test_the_driver_believes_its_own_store(tmp_path: Path):
+    plan = Plan([RunSpec("net", "micro")], Store(tmp_path))
+    _drive(plan, Liars(), lambda *said: None, 0.1)  # type: ignore[arg-type]
+    (why,) = plan.summary().failed.values()
+    assert why == f"a worker says that it is done, but {tmp_path} here does not hold it"
+    assert len(plan.summary().skipped) == 2
+
+
+@pytest.mark.slow
+def test_a_cluster_without_shared_storage_is_refused_before_anything_trains(tmp_path: Path):
+    """Two nodes on this machine, the second one in a mount namespace of its own that hides the results directory."""
+    results, script = tmp_path / "results", Path(sys.executable).with_name("ray")
+    results.mkdir()
+    environment = without_ray(HOME=str(tmp_path), RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+    hidden = f"mount -t tmpfs none {results}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", hidden], check=False, capture_output=True).returncode:
+        pytest.skip("no mount namespaces here")
+    with tempfile.TemporaryDirectory(dir="/tmp") as short, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        node = f"{script} start --num-cpus=1 --object-store-memory=80000000 --temp-dir={short} --disable-usage-stats"
+        head = f"{node} --head --port={port} --include-dashboard=false --block"
+        quiet: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "start_new_session": True}
+        nodes = [subprocess.Popen(shlex.split(head), **quiet)]
+        try:
+            wait_for_port(port)
+            joining = f"{hidden} && exec {node} --address=127.0.0.1:{port} --block"
+            nodes.append(subprocess.Popen(["unshare", "-m", "sh", "-c", joining], **quiet))
+            code = TWO_NODES.format(results=str(results), port=port)
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env=environment | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+                capture_output=True,
+                text=True,
+                timeout=200,
+                check=False,
+            )
+            assert "refused: the machine " in done.stdout, (done.stdout, done.stderr)
+            assert f"it does not see the results directory {results} of the driver" in done.stdout
+            assert attempts(results) == []
+        finally:
+            for process in reversed(nodes):
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+TWO_NODES = """
+import time, ray
+ray.init(address="127.0.0.1:{port}", logging_level="ERROR", log_to_driver=False)
+deadline = time.monotonic() + 90
+while sum(node["Alive"] for node in ray.nodes()) < 2:
+    assert time.monotonic() < deadline
+    time.sleep(0.2)
+from fake_runs import fake_phase
+from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.executors.ray import run_all
+try:
+    print(run_all([RunSpec("net", "micro")], {results!r}, None, run=fake_phase))
+except UserError as error:
+    print("refused:", error)
+"""
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

@@ -83,7 +83,15 @@ def command_line(arguments: list[str], log: Path) -> None:
 def start(recipe: str) -> Callable[[Path], Any]:
     """Starts the command on a results directory with the serial executor."""
     context = multiprocessing.get_context("forkserver")
-    rooms = ("run", "recipes", "listing", "dynamic_slimmable", "reports.report", "executors.serial")
+    rooms = (
+        "runs.phases",
+        "runs.prepare",
+        "runs.check",
+        "recipes.digits",
+        "methods.ds_net",
+        "reports.report",
+        "executors.serial",
+    )
     baselines = ("controls", "universally_slimmable")
     others = (
         "torch._dynamo",
@@ -173,10 +181,11 @@ def test_the_uninterrupted_store_is_what_it_should_be(whole):
     assert not list(whole[0].rglob("*.partial.*"))
 
 
-def test_kills_at_random_moments_and_a_ctrl_c(start, whole, tmp_path):
+def test_kills_at_random_moments_a_ctrl_c_and_a_sigterm(start, whole, tmp_path):
     uninterrupted, seconds = whole
     results, log = tmp_path / "results", tmp_path / "results.log"
-    _interrupt_a_training(start(results), results, log)
+    _interrupt_a_training(start(results), results, log, signal.SIGINT, 130)
+    _interrupt_a_training(start(results), results, log, signal.SIGTERM, 143)
     moments, struck = random.Random(0), 0
     for _ in range(4):
         process = start(results)
@@ -191,12 +200,12 @@ def test_kills_at_random_moments_and_a_ctrl_c(start, whole, tmp_path):
     assert_same(uninterrupted, results)
 
 
-def _interrupt_a_training(process: Any, results: Path, log: Path) -> None:
-    """Ctrl-C: one sentence, exit code 130, and nothing left that stands in the way."""
+def _interrupt_a_training(process: Any, results: Path, log: Path, number: signal.Signals, code: int) -> None:
+    """Ctrl-C or SIGTERM: one sentence, the shell's exit code, and nothing left that stands in the way."""
     assert until(lambda: in_training(results), process)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     process.join(TIMEOUT_S)
-    assert process.exitcode == 130
+    assert process.exitcode == code
     assert log.read_text().strip() == "slicebench: interrupted; run the same command again to go on"
     assert leases(results) == []
     assert list(results.glob("runs/*/error.json")) == []
@@ -260,12 +269,16 @@ def test_a_killed_worker_and_then_a_killed_driver(recipe, whole, tmp_path):
 
 
 @pytest.mark.ray
-def test_ctrl_c_on_ray(recipe, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_on_ray(recipe, tmp_path, number, code):
     results = tmp_path / "results"
     with driver(recipe, results) as started:
         assert until(lambda: in_training(results), started), started.log.read_text()
-        os.killpg(started.process.pid, signal.SIGINT)  # what a terminal does: daemons are in the group too
-        assert started.process.wait(TIMEOUT_S) == 130
+        if number is signal.SIGINT:
+            os.killpg(started.process.pid, number)  # what a terminal does: daemons are in the group too
+        else:
+            started.process.send_signal(number)  # what a batch system does first
+        assert started.process.wait(TIMEOUT_S) == code
     assert started.log.read_text().strip() == "slicebench: interrupted; run the same command again to go on"
     assert leases(results) == []
     assert list(results.glob("runs/*/error.json")) == []

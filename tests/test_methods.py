@@ -27,6 +27,7 @@ from bench.core.settings import parse_spec
 from bench.core.spec import RunSpec
 from bench.evaluation.proof import prove
 from bench.methods import METHODS, check_parent, completed, method_of
+from bench.methods.table import MethodEntry
 from bench.models import PRESETS
 from bench.points import RoutedPoint
 from bench.training.start import SUPERNET, left_by
@@ -102,6 +103,17 @@ def assert_same(points, others):
     for name, told in mine.items():
         assert torch.equal(told, theirs[name]), name
     assert [point.params_stored for point in points] == [point.params_stored for point in others]
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_what_is_listed_of_a_method_is_what_its_class_says(name):
+    entry, method = METHODS.entry(name), METHODS.get(name)
+    assert method.name == name
+    if isinstance(entry, MethodEntry):  # a plugin's class is listed by itself
+        said = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+        assert said.pop("target") == f"{method.__module__}:{method.__name__}"
+        assert said.pop("what")
+        assert said == {name: getattr(method, name) for name in said}
 
 
 def test_points_have_names_of_their_own(case):

@@ -16,6 +16,7 @@ from bench.recipes import registry as recipes
 from bench.reports import generate
 from bench.runs.check import check
 from bench.runs.estimate import estimates
+from bench.runs.prepare import placed, with_overrides
 
 TWO_STEPS = {
     "train.max_steps": "2",
@@ -49,8 +50,8 @@ def test_imagenet_with_ds_mobilenet_at_224_for_two_steps(tmp_path):
     """Stage I, recalibration, stage II of three budgets, both controls: the recipe as it is, but for its length."""
     write_folders(tmp_path / "imagenet", train=20, val=1, size=240)
     settings = {**TWO_STEPS, "data.protocol": "subset", "options.routing": "[[0, 1, 2, 3]]"}
-    specs = recipes.with_overrides(recipes.resolve("imagenet_ds_mbnet", range(1)), settings)
-    specs = recipes.placed(specs, "cpu")
+    specs = with_overrides(recipes.resolve("imagenet_ds_mbnet", range(1)), settings)
+    specs = placed(specs, "cpu")
     check(specs, tmp_path)
     assert [spec.method for spec in specs] == ["ds_net", "random_gate", "fixed_choice"]
     assert all((spec.model, spec.data.name) == ("ds_mobilenet_v1", "imagenet") for spec in specs)
@@ -80,7 +81,7 @@ def test_cifar100_for_two_steps(tmp_path, monkeypatch):
         "ds_net", "ds_mobilenet_micro32", DataSpec("cifar100", train_images=64), train, profile, options=options
     )
     control = replace(dynamic, method="random_gate", options={}, init_from=dynamic.run_id)
-    tables = ran(recipes.placed([dynamic, control], "cpu"), tmp_path / "results", tmp_path)
+    tables = ran(placed([dynamic, control], "cpu"), tmp_path / "results", tmp_path)
     assert_marked(tables, {"ds_net", "random_gate"})
     assert "cifar100/official@1:test, 200 images" in tables["leaderboard.md"]
 
@@ -93,7 +94,7 @@ def test_a_corrupt_test_image_leaves_no_partial_record(tmp_path):
     data = DataSpec("imagenet", "subset", image_size=32)
     train = TrainSpec(epochs=1, batch_size=8, max_steps=1)
     spec = RunSpec("uniform", "ds_mobilenet_micro32", data, train, options={"choices": (0,)})
-    summary = run_all(recipes.placed([spec], "cpu"), tmp_path / "results", tmp_path)
+    summary = run_all(placed([spec], "cpu"), tmp_path / "results", tmp_path)
     (why,) = summary.failed.values()
     assert str(path) in why
     assert "\n" not in why

@@ -13,8 +13,8 @@ import pytest
 import torch
 from small_runs import Interrupted, small_net
 
-from bench.commands.listing import profile_table
-from bench.commands.profile import ALL_FORMS, Request, profile
+from bench.commands.costs import ALL_FORMS, Request, measured
+from bench.commands.profile import profile_table
 from bench.core.errors import UserError
 from bench.export.onnx_file import Session
 from bench.profilers.timing import silent
@@ -45,12 +45,12 @@ def samples(found: dict, batch: int) -> list[float]:
 def test_a_profile_that_was_broken_off_goes_on_where_it_was(tmp_path):
     file = tmp_path / "costs.json"
     with pytest.raises(Interrupted):
-        profile(REQUEST, file, interrupted_at(3))
+        measured(REQUEST, file, interrupted_at(3))
     (partial,) = partials(tmp_path)
     kept = json.loads(partial.read_text())
     assert (sorted(kept), file.exists()) == (["1", "2"], False)
     told = []
-    found = profile(REQUEST, file, lambda what, *_: told.append(what))
+    found = measured(REQUEST, file, lambda what, *_: told.append(what))
     assert {what for what in told if what.startswith("timing")} == {f"timing {DS} at batch 3"}
     for batch in (1, 2):
         assert samples(found, batch) == [entry["latency"]["median_ms"] for entry in kept[str(batch)]]
@@ -62,10 +62,10 @@ def test_a_profile_that_was_broken_off_goes_on_where_it_was(tmp_path):
 def test_another_command_does_not_take_it_over(change, tmp_path):
     file = tmp_path / "costs.json"
     with pytest.raises(Interrupted):
-        profile(REQUEST, file, interrupted_at(2))
+        measured(REQUEST, file, interrupted_at(2))
     (partial,) = partials(tmp_path)
     before, told = partial.read_bytes(), []
-    profile(replace(REQUEST, **change), file, lambda what, *_: told.append(what))
+    measured(replace(REQUEST, **change), file, lambda what, *_: told.append(what))
     assert any(what.endswith("at batch 1") for what in told)
     assert partials(tmp_path) == [partial]
     assert partial.read_bytes() == before
@@ -90,12 +90,12 @@ def test_a_partial_file_that_is_damaged_is_named(tmp_path):
     partial = tmp_path / f"costs.json.{REQUEST.name()}.partial"
     partial.write_text("{")
     with pytest.raises(UserError, match=r"costs\.json\.\w+\.partial is damaged: not JSON"):
-        profile(REQUEST, file, silent)
+        measured(REQUEST, file, silent)
 
 
 def test_without_a_file_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    profile(REQUEST, None, silent)
+    measured(REQUEST, None, silent)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,7 +125,7 @@ def test_a_profile_that_is_killed_goes_on_where_it_was(tmp_path):
 @pytest.mark.slow
 def test_the_form_onnx_is_the_exported_sub_network_beside_the_others(tmp_path):
     request = Request("ds_vit_micro8", choices="routable", time="spread:2", batch="1,3", form="onnx,view,extracted")
-    found = profile(replace(request, time_limit=0), tmp_path / "costs.json", silent)
+    found = measured(replace(request, time_limit=0), tmp_path / "costs.json", silent)
     timed = [row for row in found["subnetworks"] if row["latency"]]
     assert (len(found["subnetworks"]), len(timed)) == (256, 2)
     for row in timed:
@@ -154,8 +154,8 @@ def test_a_session_computes_what_the_view_computes(model):
 def test_a_missing_extra_is_said_before_any_work(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"^ONNX needs onnxruntime; install it with pip install 'slicebench\[onnx\]'$"):
-        profile(replace(REQUEST, form="view,onnx"), tmp_path / "costs.json", silent)
-    profile(replace(REQUEST, form="view,onnx", batch=""), None, silent)  # nothing is timed, so nothing is needed
+        measured(replace(REQUEST, form="view,onnx"), tmp_path / "costs.json", silent)
+    measured(replace(REQUEST, form="view,onnx", batch=""), None, silent)  # nothing is timed, so nothing is needed
 
 
 def test_an_exporter_that_fails_is_one_sentence(monkeypatch):
@@ -165,7 +165,7 @@ def test_an_exporter_that_fails_is_one_sentence(monkeypatch):
     monkeypatch.setattr("bench.export.onnx_file.check_extra", lambda: None)
     monkeypatch.setattr("bench.export.onnx_file.Session", refuses)
     with pytest.raises(UserError, match=r"^uniform0 cannot be exported as onnx: no such operator$"):
-        profile(replace(REQUEST, form="onnx"), None, silent)
+        measured(replace(REQUEST, form="onnx"), None, silent)
 
 
 def test_every_form_of_the_command_is_known():

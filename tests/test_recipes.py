@@ -1,5 +1,6 @@
 """From what the user names to the specs that run: recipes, settings, devices, and what is found out beforehand."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from bench.core.errors import UserError
-from bench.core.spec import DataSpec, RunSpec, TrainSpec
+from bench.core.spec import DataSpec, RunSpec, TrainSpec, changed
 from bench.methods import METHODS, completed, method_of
 from bench.recipes import registry as recipes
-from bench.recipes.registry import RECIPES, changed, placed, resolve, with_overrides
+from bench.recipes.arms import GATED, on_checkpoint, over_seeds, with_controls
+from bench.recipes.registry import RECIPES, resolve
 from bench.runs.check import check
+from bench.runs.prepare import placed, with_overrides
 
 DS, US = "ds_mobilenet_micro8", "us_mobilenet_micro8"
 PARENT = RunSpec("ds_net", DS)
@@ -47,6 +50,52 @@ def test_every_recipe_gives_runs_that_their_methods_accept(name):
         completed(spec)
         if spec.init_from is not None:
             assert known[spec.init_from].seed == spec.seed  # a control on the checkpoint of its own seed
+
+
+# Of the sorted run_ids with three seeds: a recipe's runs are found again in results of before.
+RUN_IDS = {
+    "ablation_bn": "8ae1f8ce787e7479",
+    "ablation_distillation": "7629a17994f19988",
+    "ablation_distillation_cifar10": "65b0d6b514c96c3c",
+    "ablation_gate": "a4402315221f00bc",
+    "ablation_mvco": "de49fcf6a3624419",
+    "ablation_routing": "938b69b96aff77ef",
+    "ablation_sandwich": "6a9a2365a0de2d69",
+    "bccd": "e8960baa59594178",
+    "channel_order": "b69e140d1e631b56",
+    "cifar10": "b24a4c426251c440",
+    "cifar100_transfer": "a2a7f2f1327d3525",
+    "cifar10_families": "6aaa5076c0843aa0",
+    "cifar10_smoke": "65f16c6573bfe2df",
+    "cifar10_transfer": "6e6b92d684d26556",
+    "digits_all": "861a4d6f0801f289",
+    "digits_families": "b3e949c23edef7e7",
+    "imagenet10_smoke": "d35d3044f9c38086",
+    "imagenet_ds_mbnet": "dfa5f7440889bc82",
+    "imagenet_ds_resnet": "f8ee5beff54d8b5d",
+    "imagenet_ds_vit": "1aaf14adbda2f13b",
+    "quickstart": "152417eb24a377c6",
+    "voc_animals": "43b1f0ee0ea7816e",
+    "voc_ds_mbnet": "a4549a452b0ca1df",
+}
+
+
+def test_the_runs_of_every_recipe_keep_their_names():
+    ids = {name: sorted(spec.run_id for spec in resolve(name, range(3))) for name in RECIPES.names()}
+    assert {name: hashlib.sha256(json.dumps(some).encode()).hexdigest()[:16] for name, some in ids.items()} == RUN_IDS
+
+
+def test_a_run_with_its_controls_over_seeds():
+    run = RunSpec("ds_net", DS, DataSpec(train_images=300), TrainSpec(epochs=2), options={"random_widths": 1})
+    specs = over_seeds([*with_controls(run, *GATED), on_checkpoint(run, "sliced_order", order="l1")], (0, 7))
+    assert [(spec.method, spec.seed) for spec in specs] == [
+        (method, seed) for seed in (0, 7) for method in ("ds_net", "random_gate", "fixed_choice", "sliced_order")
+    ]
+    for parent, *controls in (specs[:4], specs[4:]):
+        assert (parent.init_from, parent.options) == (None, run.options)
+        assert {control.init_from for control in controls} == {parent.run_id}
+        assert [control.options for control in controls] == [{}, {}, {"order": "l1"}]
+        assert {(spec.model, spec.data, spec.train) for spec in controls} == {(run.model, run.data, run.train)}
 
 
 @pytest.mark.parametrize("name", ["quickstart", "cifar10_smoke", "cifar10"])

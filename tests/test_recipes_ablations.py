@@ -8,7 +8,8 @@ from bench.core.ablation import Ablation, groups_of
 from bench.methods import method_of
 from bench.models import PRESETS
 from bench.recipes.ablations import FULL, OWN_LAYER_LR
-from bench.recipes.registry import RECIPES, placed, resolve, with_overrides
+from bench.recipes.registry import RECIPES, resolve
+from bench.runs.prepare import placed, with_overrides
 
 NAMES = [name for name in RECIPES.names() if name.startswith("ablation_")]
 DIGITS = [name for name in NAMES if name not in ("ablation_mvco", "ablation_distillation_cifar10")]

@@ -13,8 +13,8 @@ from bench.core.errors import UserError
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import Store
 from bench.models.resnet import timm_names as resnet_timm
-from bench.recipes.registry import with_overrides
 from bench.runs.check import check, given_weights, keep_weights
+from bench.runs.prepare import with_overrides
 from bench.training import checkpoint as checkpoints
 
 VIT, BN, DS = "ds_vit_micro8", "ds_resnet_bn_micro8", "ds_mobilenet_micro8"
@@ -33,7 +33,7 @@ def checkpoint(tmp_path):
 
 
 def slicebench(*words):
-    return cli._exit_code([str(word) for word in words])
+    return cli.exit_code([str(word) for word in words])
 
 
 def specs_file(tmp_path, *specs):

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 from torchvision.ops import box_iou
 from voc_folder import make_set
 
+from bench import cli
 from bench.commands import draw
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
@@ -18,11 +20,11 @@ from bench.core.store import PHASES, Store
 from bench.methods import METHODS, Method, completed
 from bench.points import StaticPoint
 from bench.recipes.detection import bccd, detectors, voc_animals, voc_ds_mbnet
-from bench.recipes.registry import placed
 from bench.reports import generate
 from bench.reports.runs import read_runs
 from bench.runs.check import check
 from bench.runs.phases import run_phase
+from bench.runs.prepare import placed
 from bench.tasks.task import task_of
 
 DATA = DataSpec("voc", "painted", image_size=64)
@@ -32,12 +34,12 @@ TEST_IMAGES = 5
 
 
 def specs_of(seed=0):
-    specs = detectors([seed], DATA, TRAIN, GATE, widths=(0.25,), choices=(0,))
+    specs = detectors(DATA, TRAIN, GATE, widths=(0.25,), choices=(0,))
     quick = ProfileSpec(batch_sizes=(1,), rounds=1, warmup=0)
     changed = {}
     for spec in specs:
         parent = changed[spec.init_from].run_id if spec.init_from else None
-        changed[spec.run_id] = completed(replace(spec, profile=quick, init_from=parent))
+        changed[spec.run_id] = completed(replace(spec, seed=seed, profile=quick, init_from=parent))
     return list(changed.values())
 
 
@@ -200,16 +202,20 @@ def test_the_table_of_detectors_has_every_class_and_seed(tables, store):
     assert "| blue |" in " ".join(text.split())
 
 
+def slicebench(*words):
+    return cli.exit_code([str(word) for word in words])
+
+
 def test_boxes_are_drawn_on_validation_images(store, root, tmp_path, capsys):
     run = evaluations(store)["fixed_choice"]
-    out = tmp_path / "seen.png"
-    draw.main([run.run_id, "--results", str(store.root), "--data", str(root), "--images", "3", "--out", str(out)])
-    with draw.Image.open(out) as image:
+    out, where = tmp_path / "seen.png", ("--results", store.root, "--data", root)
+    assert slicebench("draw", run.run_id, *where, "--images", 3, "--out", out) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    with Image.open(out) as image:
         assert image.size == (3 * 64 * draw.ENLARGED, 64 * draw.ENLARGED)
         assert (np.asarray(image.convert("RGB")) == 255).all(2).sum() > 100, "the objects that are there are white"
-    with pytest.raises(SystemExit, match="2"):
-        draw.main([run.run_id, "--results", str(store.root), "--data", str(root), "--point", "x"])
-    assert capsys.readouterr().err.startswith("error: unknown point of ")
+    assert slicebench("draw", run.run_id, *where, "--out", out, "--point", "x") == 2
+    assert capsys.readouterr().err.startswith("slicebench: unknown point of ")
 
 
 @pytest.mark.parametrize(
@@ -223,19 +229,17 @@ def test_boxes_are_drawn_on_validation_images(store, root, tmp_path, capsys):
 def test_a_drawing_that_cannot_be_written_is_refused_before_any_work(monkeypatch, tmp_path, capsys, out, sentence):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(draw, "draw_run", lambda *_: pytest.fail("something was drawn"))
-    with pytest.raises(SystemExit, match="2"):
-        draw.main(["a-run", "--out", out])
-    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert slicebench("draw", "a-run", "--out", out) == 2
+    assert capsys.readouterr().err == f"slicebench: {sentence}\n"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_drawing_that_fails_to_be_written_is_one_sentence(monkeypatch, tmp_path, capsys):
     (tmp_path / "x.png").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(draw, "draw_run", lambda *_: draw.Image.new("RGB", (4, 4)))
-    with pytest.raises(SystemExit, match="2"):
-        draw.main(["a-run", "--out", "x.png"])
-    assert capsys.readouterr().err == "error: x.png cannot be written (Is a directory)\n"
+    monkeypatch.setattr(draw, "draw_run", lambda *_: Image.new("RGB", (4, 4)))
+    assert slicebench("draw", "a-run", "--out", "x.png") == 2
+    assert capsys.readouterr().err == "slicebench: x.png cannot be written (Is a directory)\n"
 
 
 def test_a_model_for_another_task_is_refused_before_any_work(root):

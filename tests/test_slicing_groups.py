@@ -1,4 +1,4 @@
-"""Batches that are split by a decision, and choices that are spelled: results return to their rows, texts to choices."""
+"""Batches that are split by a decision return to their rows; choices that are spelled return to values."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_a_choice_is_read_as_it_is_spelled(name):
 
 @pytest.mark.parametrize("text", ["", "wide", "0.", "0.x", "0..1", "+1.0", "0.01", "0 .1", "1_0.0", "-1.0"])
 def test_what_spells_no_choice(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         PRESETS.get("ds_mobilenet_micro8").build().space.parse(text)
 
 

@@ -1,33 +1,77 @@
-"""Look at what a detector sees: `python -m bench.commands.draw RUN_ID --data DIR` draws boxes on validation images.
+"""`slicebench draw`: look at what a detector sees, as boxes on validation images.
 
 Found boxes have the colour of their class and say how sure the detector is; the objects that are there are white.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
+import typer
 
+from bench.commands.shared import DataDirectory, Results
 from bench.core.errors import UserError, unknown
-from bench.data.boxes import BoxSplit
-from bench.export.source import open_run
-from bench.tasks.detection.found import Found
-from bench.tasks.detection.task import CONFIDENCE, Detection
+
+if TYPE_CHECKING:  # they take time to import, and the command line imports this file
+    import numpy as np
+    from PIL import Image
+
+    from bench.tasks.detection.found import Found
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")  # Okabe and Ito's palette
 ENLARGED = 3
 COLUMNS = 4
 
 
-def draw(pixels: np.ndarray, found: Found, classes: Sequence[str], confidence: float = CONFIDENCE) -> Image.Image:
+def draw(
+    run_id: Annotated[str, typer.Argument(help="a trained run of detection: the name of its folder in the results")],
+    point: Annotated[str | None, typer.Option(help="a point's name (default: the last one of the run)")] = None,
+    images: Annotated[int, typer.Option(min=1, help="how many validation images")] = 8,
+    out: Annotated[Path, typer.Option(help="the image file to write")] = Path("detections.png"),
+    results: Results = Path("results"),
+    data: DataDirectory = None,
+) -> None:
+    """Draw what a detector finds on validation images, beside the objects that are there."""
+    check_writable(out)
+    drawn = draw_run(run_id, results, data, point, images)
+    try:
+        drawn.save(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
+    typer.echo(out)
+
+
+def draw_run(run_id: str, results: Path, data_root: Path | None, point: str | None, count: int) -> Image.Image:
+    """The first `count` validation images of a run as one of its points (the last one where None) sees them.
+
+    Raises:
+        UserError: the run is not there, not trained, detects nothing, or has no such point.
+    """
+    import torch
+
+    from bench.data.boxes import BoxSplit
+    from bench.export.source import open_run
+    from bench.tasks.detection.task import CONFIDENCE, Detection
+
+    run = open_run(run_id, results, data_root)
+    split, points = run.data.validation, {each.name: each for each in run.points}
+    if not isinstance(split, BoxSplit):
+        raise UserError(f"{run_id} is a run on {run.data.id}, where nothing is detected")
+    name = run.names[-1] if point is None else point
+    if name not in points:
+        raise unknown(f"point of {run_id}", name, points)
+    batch = next(split.batches(count))
+    with torch.no_grad():
+        found = Detection.of(run.data).found(points[name](batch.x).output, batch.targets)
+    return sheet([with_boxes(*each, run.data.classes, CONFIDENCE) for each in zip(split.images, found, strict=False)])
+
+
+def with_boxes(pixels: np.ndarray, found: Found, classes: Sequence[str], confidence: float) -> Image.Image:
     """One image, (S, S, 3) uint8, enlarged, with the objects that are there and those found at least so surely."""
+    from PIL import Image, ImageDraw
+
     image = Image.fromarray(pixels).resize((ENLARGED * pixels.shape[1], ENLARGED * pixels.shape[0]))
     pen = ImageDraw.Draw(image)
     for box in found.truth:
@@ -44,6 +88,8 @@ def draw(pixels: np.ndarray, found: Found, classes: Sequence[str], confidence: f
 
 def sheet(images: Sequence[Image.Image]) -> Image.Image:
     """Images of one size side by side, in rows of `COLUMNS`."""
+    from PIL import Image
+
     width, height = images[0].size
     columns = min(COLUMNS, len(images))
     whole = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
@@ -52,60 +98,12 @@ def sheet(images: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-@torch.no_grad()
-def draw_run(run_id: str, results: Path, data_root: Path | None, point: str | None, count: int) -> Image.Image:
-    """The first `count` validation images of a run as one of its points (the last one where None) sees them.
-
-    Raises:
-        UserError: the run is not there, not trained, detects nothing, or has no such point.
-    """
-    run = open_run(run_id, results, data_root)
-    split, points = run.data.validation, {each.name: each for each in run.points}
-    if not isinstance(split, BoxSplit):
-        raise UserError(f"{run_id} is a run on {run.data.id}, where nothing is detected")
-    name = run.names[-1] if point is None else point
-    if name not in points:
-        raise unknown(f"point of {run_id}", name, points)
-    batch = next(split.batches(count))
-    found = Detection.of(run.data).found(points[name](batch.x).output, batch.targets)
-    return sheet([draw(*each, run.data.classes) for each in zip(split.images, found, strict=False)])
-
-
 def check_writable(out: Path) -> None:
     """Raise `UserError` for a file that no image can be written to: its ending, or no folder for it."""
+    from PIL import Image
+
     Image.init()
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise UserError(f"{out} has no ending of an image, such as .png")
     if not out.parent.is_dir():
         raise UserError(f"{out} cannot be written: there is no folder {out.parent}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw, save, and say where. A user's mistake is one sentence and exit code 2."""
-    known = argparse.ArgumentParser(prog="python -m bench.commands.draw")
-    known.add_argument("run_id")
-    known.add_argument("--results", type=Path, default=Path("results"))
-    known.add_argument("--data", type=Path, default=os.environ.get("SLICEBENCH_DATA"), help="default: $SLICEBENCH_DATA")
-    known.add_argument("--point", help="default: the last one of the run")
-    known.add_argument("--images", type=int, default=8)
-    known.add_argument("--out", type=Path, default=Path("detections.png"))
-    given = known.parse_args(arguments)
-    try:
-        check_writable(given.out)
-        drawn = draw_run(given.run_id, given.results, given.data and Path(given.data), given.point, given.images)
-        _save(drawn, given.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(given.out)
-
-
-def _save(drawn: Image.Image, out: Path) -> None:
-    try:
-        drawn.save(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error})") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -1,136 +1,72 @@
-"""`slicebench profile`: what is asked for, the forms that can be timed, and what a killed profile leaves to go on from.
-
-Each batch size is one interleaved run. What it found is put beside the file that is to be written, under a name that
-tells the command and the machine: the same command finds it and goes on, another command has a name of its own. The
-last step removes it.
-"""
+"""`slicebench profile`: what each sub-network of a model costs, as a table for people and as JSON."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
-from torch import Tensor, nn
+import typer
 
-from bench.core.errors import UserError, unknown
-from bench.core.files import read_json, write_json
-from bench.core.provenance import environment
-from bench.export import onnx_file
-from bench.export.job import failing_as
-from bench.profilers.model import profile_supernet, profile_timm
-from bench.profilers.timing import FORMS, Form, Found, Progress, Timing
-from bench.slicing.choice import Choice
-from bench.slicing.extract import extract
-from bench.slicing.supernet import Supernet
+from bench.commands.shared import progress
 
 
-def _onnx(net: Supernet, choice: Choice, example: Tensor) -> nn.Module:
-    with failing_as(f"{net.space.name_of(choice)} cannot be exported as onnx"):
-        return onnx_file.Session(extract(net, choice), example, torch.get_num_threads())
+def profile(
+    model: Annotated[str, typer.Argument(help="a preset (`slicebench list models`) or timm:NAME")],
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="height and width of the images (default: what the model was made for)")
+    ] = None,
+    choices: Annotated[str, typer.Option(help="all (that have a name), routable, spread:N, or 0,13,largest")] = "all",
+    batch: Annotated[str, typer.Option(help="batch sizes to time, separated by commas; none: no latency")] = "",
+    time: Annotated[str, typer.Option(help="which to time, if not all of --choices: spread:8, or as there")] = "",
+    form: Annotated[str, typer.Option(help="forms to time: view, extracted, onnx")] = "view,extracted",
+    time_limit: Annotated[float, typer.Option(min=0, help="seconds of rounds for each batch size")] = 240.0,
+    gate_options: Annotated[int, typer.Option(min=1, help="outputs of each gate counted as stored")] = 4,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write everything to this file")] = None,
+) -> None:
+    """What each sub-network of a model costs: multiply-adds in both conventions, parameters, latency if asked for.
 
-
-ALL_FORMS = FORMS | {"onnx": Form(_onnx, torch.contiguous_format)}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for, as it was typed.
-
-    Attributes:
-        image_size: None for what the model was made for.
-        time: sub-networks to time; "" for those that are counted.
-        batch, form: separated by commas.
-        time_limit: seconds of rounds for a batch size.
+    With --json a profile that was broken off goes on at the batch size where it was, by the same command.
     """
+    from bench.commands.costs import Request, measured
 
-    model: str
-    image_size: int | None = None
-    choices: str = "all"
-    time: str = ""
-    batch: str = ""
-    form: str = "view,extracted"
-    gate_options: int = 4
-    time_limit: float = 240.0
-
-    def timing(self) -> Timing:
-        """Raises `UserError` for a batch size or form that cannot be, and where the extra of a form is missing."""
-        batches = list(dict.fromkeys(_positive(part, "--batch") for part in self.batch.split(",") if part))
-        forms = [part.strip() for part in self.form.split(",")]
-        for name in forms:
-            if name not in ALL_FORMS:
-                raise unknown("form", name, ALL_FORMS)
-        if self.time and not batches:
-            raise UserError("--time says which sub-networks are timed; say with --batch at which batch sizes")
-        if batches and "onnx" in forms:
-            onnx_file.check_extra()
-        known = {name: form for name, form in ALL_FORMS.items() if name in forms}
-        return Timing(batches, self.time or None, known, self.time_limit)
-
-    def name(self) -> str:
-        """Eight digits that tell this request, the versions and the processor from others."""
-        made_with = environment(torch.get_num_threads())
-        about = [vars(self), *(made_with[key] for key in ("versions", "commit", "cpu", "cores", "threads"))]
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+    with progress() as tell:
+        request = Request(model, image_size, choices, time, batch, form, gate_options, time_limit)
+        costs = measured(request, json_file, tell)
+    typer.echo(profile_table(costs))
 
 
-def profile(request: Request, file: Path | None, tell: Progress) -> dict[str, Any]:
-    """Count and time a model's sub-networks; the JSON values are also written to `file`.
+def profile_table(costs: dict[str, Any]) -> str:
+    """What `costs.measured` returns as a table for people: a row for each sub-network, then what is stored."""
+    from tabulate import tabulate
 
-    Raises:
-        UserError: a request that cannot be met, or a file that cannot be written.
-    """
-    timing = request.timing()
-    if file is not None:
-        _check_writable(file)
-    unfinished = Unfinished(file and file.with_name(f"{file.name}.{request.name()}.partial"))
-    if request.model.startswith("timm:"):
-        if request.choices != "all" or request.time:
-            raise UserError(f"{request.model} has no sub-networks; leave --choices and --time out")
-        if list(timing.forms) not in ([*FORMS], ["extracted"]):
-            raise UserError(f"{request.model} is timed as it is, which is called extracted; leave --form out")
-        found = profile_timm(request.model.removeprefix("timm:"), request.image_size, timing, unfinished, tell)
-    else:
-        size, options = request.image_size, request.gate_options
-        found = profile_supernet(request.model, size, request.choices, timing, options, unfinished, tell)
-    if file is not None:
-        write_json(file, found)
-    unfinished.remove()
-    return found
+    rows = [_profile_row(subnet) for subnet in costs["subnetworks"]]
+    columns = {column for row in rows for column in row}  # not every sub-network is timed
+    aligned = ["left"] + ["right"] * (len(columns) - 1)
+    lines = [
+        f"{costs['model']} at {costs['image_size']} x {costs['image_size']}",
+        tabulate(rows, headers="keys", colalign=aligned, disable_numparse=True),
+    ]
+    if stored := costs.get("params_stored"):
+        options = stored["gate_options"]
+        gates = f" with {'gates' if stored['gates'] > 1 else 'a gate'} of {options} options" if stored["gate"] else ""
+        lines.append(f"parameters stored{gates}: {stored['total']:,} (batch-norm statistics excluded)")
+    lines += _how_timed([timed for subnet in costs["subnetworks"] for timed in subnet["latency"]])
+    return "\n".join(lines)
 
 
-class Unfinished:
-    """The batch sizes that are measured already, in a file that is whole at any time; nothing without a file."""
-
-    def __init__(self, file: Path | None) -> None:
-        self.file = file
-        self.found: dict[str, Found] = read_json(file) if file is not None and file.exists() else {}
-
-    def __call__(self, batch: int, measured: Callable[[int], Found]) -> Found:
-        """What was found at a batch size: as it is kept, else measured and kept."""
-        if str(batch) not in self.found:
-            self.found[str(batch)] = measured(batch)
-            if self.file is not None:
-                write_json(self.file, self.found)
-        return self.found[str(batch)]
-
-    def remove(self) -> None:
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
+def _how_timed(latency: Sequence[dict[str, Any]]) -> list[str]:
+    """One line: how many calls the medians are of, and beside what they were taken."""
+    if not latency:
+        return []
+    calls = ", ".join(f"{n} at batch {batch}" for batch, n in {timed["batch"]: timed["n"] for timed in latency}.items())
+    busy = "; the machine was busy" if any(timed["busy"] for timed in latency) else ""
+    return [f"latency: median of calls ({calls}), {latency[0]['threads']} threads{busy}"]
 
 
-def _positive(text: str, option: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise UserError(f"{option} takes whole numbers from 1 separated by commas, not {text!r}")
-    return int(text)
-
-
-def _check_writable(file: Path) -> None:
-    """Raise `UserError` before the work is done for a file that could not be written after it."""
-    if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
-        raise UserError(f"{file} cannot be written: {'it is a directory' if file.is_dir() else 'no such directory'}")
+def _profile_row(subnet: dict[str, Any]) -> dict[str, str]:
+    row = {"sub-network": subnet["name"], "MAdds": f"{subnet['madds']:,}"}
+    if "madds_pool" in subnet:
+        row["MAdds + pool"] = f"{subnet['madds_pool']:,}"
+    row["params active"] = f"{subnet['params_active']:,}"
+    return row | {f"ms {timed['form']} b{timed['batch']}": f"{timed['median_ms']:.2f}" for timed in subnet["latency"]}

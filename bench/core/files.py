@@ -15,8 +15,13 @@ TEMPORARY = ".*.tmp"  # what a killed writer may leave behind
 def write_atomic(path: Path, content: bytes) -> None:
     """Puts `content` at `path` in one step: temporary file in the same folder, fsync, `os.replace`.
 
-    Readers see the old file or the new one, never a part. Raises UserError when the disk refuses.
+    Readers see the old file or the new one, never a part. What is no plain file stays what it is: a link is followed,
+    and a device or a pipe is written to. Raises UserError when the disk refuses.
     """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        _write_through(path, content)
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         try:
@@ -28,6 +33,14 @@ def write_atomic(path: Path, content: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    try:
+        with open(path, "wb", buffering=0) as file:
+            file.write(content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -1,6 +1,7 @@
 """What a number was made with: versions, machine, load. No host name, user name or path."""
 
 import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -38,6 +39,17 @@ def _unchanging() -> dict[str, Any]:
         "commit": _commit(),
         "dirty": _dirty(),
     }
+
+
+@functools.cache
+def code_digest() -> str:
+    """SHA-256 (hex) of the source of `bench` and `baselines` as they lie on this machine: equal where the code is."""
+    root = Path(__file__).parents[2]
+    files = sorted(file for package in ("bench", "baselines") for file in (root / package).rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def usable_cores() -> int:

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -18,14 +19,25 @@ from typing import Any
 from bench.core.errors import UserError, unknown
 
 
+@dataclass(frozen=True)
+class Entry:
+    """Where an object is, and what is listed of it without importing it.
+
+    target: "module:attribute". what: a line for people.
+    """
+
+    target: str
+    what: str
+
+
 class Registry:
     """A table of lazily imported objects of one `kind` ("method", "dataset", ...).
 
-    `table` maps a name to `"module:attribute"`; `group` is the entry-point group in which other distributions
-    may add names, looked up on first use.
+    `table` maps a name to `"module:attribute"` or to an `Entry`, which says what is listed too; `group` is the
+    entry-point group in which other distributions may add names, looked up on first use.
     """
 
-    def __init__(self, kind: str, table: Mapping[str, str], group: str | None = None):
+    def __init__(self, kind: str, table: Mapping[str, str | Entry], group: str | None = None):
         self.kind = kind
         self._entries: dict[str, Any] = dict(table)
         self._group = group
@@ -35,19 +47,27 @@ class Registry:
         self._read_entry_points()
         return sorted(self._entries)
 
+    def entry(self, name: str) -> Any:
+        """What stands in the table under `name`: "module:attribute", an `Entry`, or an object that was added.
+
+        Nothing is imported. Raises UserError when the name is unknown (naming the nearest).
+        """
+        self._read_entry_points()
+        if name not in self._entries:
+            raise unknown(self.kind, name, self._entries)
+        return self._entries[name]
+
     def get(self, name: str) -> Any:
         """The object called `name`, imported now if need be.
 
         Raises UserError when the name is unknown (naming the nearest) or when its module cannot be imported.
         """
-        self._read_entry_points()
-        if name not in self._entries:
-            raise unknown(self.kind, name, self._entries)
-        entry = self._entries[name]
-        return self._load(name, entry) if isinstance(entry, str) else entry
+        entry = self.entry(name)
+        target = entry.target if isinstance(entry, Entry) else entry
+        return self._load(name, target) if isinstance(target, str) else target
 
     def add(self, name: str, entry: Any) -> None:
-        """Registers an object, or a lazy "module:attribute"; UserError when the name is taken."""
+        """Registers an object, or a lazy "module:attribute" or `Entry`; UserError when the name is taken."""
         self._read_entry_points()
         if name in self._entries:
             raise self._taken(name, "a plugin")

@@ -5,12 +5,12 @@ Specs and this file import without pydantic, which is imported when something is
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from bench.core.errors import UserError, unknown
-from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec, changed
 
 SECTIONS = {"train": TrainSpec, "data": DataSpec, "profile": ProfileSpec}
 ALLOWED = {  # first word of pydantic's error type -> what the key may be
@@ -88,6 +88,63 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def pair(text: str) -> tuple[str, str]:
+    """The key and the value of `--set key=value`. Raises UserError where there are not both."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set takes key=value, not {text!r}")
+    return key, value
+
+
+def overridden(
+    specs: Sequence[RunSpec], settings: Mapping[str, str], options: Mapping[str, Collection[str]]
+) -> list[RunSpec]:
+    """The specs with `--set key=value` applied to each one that has the key.
+
+    A key of the run, its data, training or profile applies to all, but `init_from` and `weights` only to runs that
+    start from no other one; an option to the runs of the methods that have it. `budget=0.5` stands for `budgets=[0.5]`
+    where methods have the list alone.
+
+    Args:
+        options: the names of each method's options, by method.
+
+    Raises:
+        UserError: a key that none of the specs has (naming the nearest), or a value that it cannot take.
+    """
+    every = set().union(*options.values())
+    if "budgets" in every and "budget" not in every:
+        lists = {"budget": "budgets", "options.budget": "options.budgets"}
+        settings = {lists.get(key, key): f"[{value}]" if key in lists else value for key, value in settings.items()}
+    for key in settings:
+        _check_key(key, every)
+
+    def change(spec: RunSpec) -> RunSpec:
+        skipped = every - set(options[spec.method])
+        reaching = {key: value for key, value in settings.items() if _option_of(key) not in skipped}
+        if spec.init_from is not None:
+            reaching = {key: value for key, value in reaching.items() if key not in ("init_from", "weights")}
+        return with_settings(spec, reaching, options[spec.method])
+
+    return changed(specs, change)
+
+
+def _check_key(key: str, options: set[str]) -> None:
+    """Raise `UserError` for a key that no run has; where one does, `with_settings` says the rest."""
+    section, dot, name = key.partition(".")
+    if dot and section == "options" and name not in options:
+        raise unknown("key in options", name, options)
+    if not dot and key not in COMMON | options:
+        raise unknown("key", key, (COMMON | options) - {*SECTIONS, "options"})
+
+
+def _option_of(key: str) -> str | None:
+    """The option that a setting's key names; None where it is a key that every run has."""
+    section, dot, name = key.partition(".")
+    if dot:
+        return name if section == "options" else None
+    return None if key in COMMON else key
+
+
 def with_settings(spec: RunSpec, settings: Mapping[str, Any], options: Iterable[str] | None = None) -> RunSpec:
     """A copy of `spec` with some keys set: what `--set key=value` does.
 
@@ -157,3 +214,7 @@ def _refuse_constant(text: str) -> NoReturn:
 
 def _keys(kind: type) -> list[str]:
     return list(kind.__dataclass_fields__)
+
+
+COMMON = {key for kind in (RunSpec, *SECTIONS.values()) for key in _keys(kind)}
+"""Bare keys that every run has, sections included."""

@@ -8,8 +8,8 @@ pydantic stands at the file border (`bench/core/settings.py`) and is imported th
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from bench.core.errors import UserError
@@ -179,6 +179,23 @@ def canonical(value: Any) -> Any:
 
 def _default(f: Any) -> Any:
     return f.default if f.default_factory is MISSING else f.default_factory()
+
+
+def changed(specs: Sequence[RunSpec], change: Callable[[RunSpec], RunSpec]) -> list[RunSpec]:
+    """Apply a change to every spec and let children name their parents' new run_ids; what has become equal counts once.
+
+    The order is kept; a child may stand in front of its parent.
+    """
+    before = {spec.run_id: spec for spec in specs}
+    after: dict[str, RunSpec] = {}  # by the run_id before
+
+    def renew(spec: RunSpec) -> RunSpec:
+        if spec.run_id not in after:
+            parent = renew(before[spec.init_from]).run_id if spec.init_from in before else spec.init_from
+            after[spec.run_id] = change(replace(spec, init_from=parent))
+        return after[spec.run_id]
+
+    return list({(new := renew(spec)).run_id: new for spec in specs}.values())
 
 
 def is_run_id(text: object) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.core.registry import Registry
+from bench.core.registry import Entry, Registry
 from bench.core.spec import DataSpec
 
 if TYPE_CHECKING:  # listing the datasets needs no torch
@@ -12,12 +12,30 @@ if TYPE_CHECKING:  # listing the datasets needs no torch
 DATASETS = Registry(
     "dataset",
     {
-        "digits": "bench.data.digits:load",
-        "cifar10": "bench.data.cifar:load_cifar10",
-        "cifar100": "bench.data.cifar:load_cifar100",
-        "imagenet": "bench.data.imagenet:load_imagenet",
-        "tiny_imagenet": "bench.data.imagenet:load_tiny_imagenet",
-        "voc": "bench.data.voc:load_voc",
+        "digits": Entry(
+            "bench.data.digits:load",
+            "scikit-learn's bundled handwriting, 1,797 images of 8x8; nothing to download",
+        ),
+        "cifar10": Entry(
+            "bench.data.cifar:load_cifar10",
+            "32x32 colour photographs of 10 classes, from cifar-10-batches-bin or cifar-10-batches-py",
+        ),
+        "cifar100": Entry(
+            "bench.data.cifar:load_cifar100",
+            "32x32 colour photographs of 100 classes, from cifar-100-binary or cifar-100-python",
+        ),
+        "imagenet": Entry(
+            "bench.data.imagenet:load_imagenet",
+            "photographs of 1,000 classes in class folders (ILSVRC 2012) or any part of them, at 224x224",
+        ),
+        "tiny_imagenet": Entry(
+            "bench.data.imagenet:load_tiny_imagenet",
+            "photographs of 200 classes in class folders or any part of them, at 64x64",
+        ),
+        "voc": Entry(
+            "bench.data.voc:load_voc",
+            "boxes: the sets that the protocol names, in the layout of PASCAL VOC",
+        ),
     },
     group="slicebench.datasets",
 )

@@ -5,6 +5,7 @@ evaluated. When all of that is settled, the profile phases follow, one at a time
 machine.
 """
 
+import heapq
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,42 +76,70 @@ class Plan:
         order = parents_first({run_id: spec.init_from for run_id, spec in self.specs.items()})
         phases = [[Job(run_id, phase) for phase in PHASES[:2]] for run_id in order]
         self._jobs = [job for pair in phases for job in pair] + [Job(run_id, PHASES[2]) for run_id in order]
+        self._place = {job: place for place, job in enumerate(self._jobs)}
+        self._dependents: dict[Job, list[Job]] = {job: [] for job in self._jobs}
+        for job in self._jobs:
+            for need in self._needs(job):
+                self._dependents[need].append(job)
         self._state = {job: COMPLETE if self._stored(job) else WAITING for job in self._jobs}
         self._why: dict[Job, str] = {}
-        self._not_before: dict[Job, float] = {}
+        # Indexed by state, so that a step takes no longer with more runs: the places of jobs that may start, profiles
+        # apart, and those that another process holds, by the time to look again.
+        self._ready: list[int] = []
+        self._ready_profiles: list[int] = []
+        self._postponed: list[tuple[float, int]] = []
+        self._unsettled = {True: 0, False: 0}  # is it a profile -> how many wait or run
+        self._running = 0
+        for job in self._jobs:
+            if self._state[job] == WAITING:
+                self._unsettled[_is_profile(job)] += 1
+                if self._needs_are_met(job):
+                    self._make_ready(job)
 
     def next(self, now: float) -> Job | None:
         """A job to start now, marked as running; None when all that is left must wait.
 
         `now` is a monotonic time in seconds, compared with what `postpone` was told.
         """
-        for job in self._jobs:
-            if self._state[job] != WAITING or self._not_before.get(job, now) > now or not self._may_start(job):
-                continue
+        while self._postponed and self._postponed[0][0] <= now:
+            self._make_ready(self._jobs[heapq.heappop(self._postponed)[1]])
+        while True:
+            quiet = not self._unsettled[False] and not self._running
+            queue = self._ready or (self._ready_profiles if quiet else [])
+            if not queue:
+                return None
+            job = self._jobs[heapq.heappop(queue)]
+            if self._state[job] != WAITING:
+                continue  # skipped since
             if self._stored(job):  # completed meanwhile by another process
-                self._state[job] = COMPLETE
+                self._settle(job, COMPLETE)
                 continue
             self._state[job] = RUNNING
+            self._running += 1
             return job
-        return None
 
     def ran(self, job: Job) -> None:
         """The job is done."""
-        self._state[job] = RAN
+        self._settle(job, RAN)
 
     def failed(self, job: Job, why: str) -> None:
         """The job failed: so all that needs it is skipped."""
         self._settle(job, FAILED, why)
-        blocked = {job}
-        for other in self._jobs:  # parents come before children, so one pass sees every dependent
-            if self._state[other] == WAITING and (cause := blocked & self._needs(other)):
+        blocked, reached = {job}, [self._place[other] for other in self._dependents[job]]
+        while reached:  # parents come before children, so in order of place every cause is known
+            other = self._jobs[heapq.heappop(reached)]
+            if self._state[other] == WAITING:
+                cause = min(blocked & self._needs(other))
                 blocked.add(other)
-                self._settle(other, SKIPPED, f"needs {min(cause)}, which was not completed")
+                self._settle(other, SKIPPED, f"needs {cause}, which was not completed")
+                for further in self._dependents[other]:
+                    heapq.heappush(reached, self._place[further])
 
     def postpone(self, job: Job, until: float) -> None:
         """Another process holds the run: look again at the monotonic time `until`."""
         self._state[job] = WAITING
-        self._not_before[job] = until
+        self._running -= 1
+        heapq.heappush(self._postponed, (until, self._place[job]))
 
     @property
     def finished(self) -> bool:
@@ -120,7 +149,7 @@ class Plan:
     @property
     def done(self) -> int:
         """How many phases are settled, one way or another."""
-        return sum(state not in (WAITING, RUNNING) for state in self._state.values())
+        return len(self._jobs) - sum(self._unsettled.values())
 
     @property
     def total(self) -> int:
@@ -129,7 +158,9 @@ class Plan:
 
     def summary(self) -> Summary:
         """What became of every phase so far."""
-        by_state = {state: [j for j in self._jobs if self._state[j] == state] for state in set(self._state.values())}
+        by_state: dict[str, list[Job]] = {}
+        for job in self._jobs:
+            by_state.setdefault(self._state[job], []).append(job)
         return Summary(
             ran=tuple(map(str, by_state.get(RAN, []))),
             complete=tuple(map(str, by_state.get(COMPLETE, []))),
@@ -137,9 +168,18 @@ class Plan:
             skipped={str(job): self._why[job] for job in by_state.get(SKIPPED, [])},
         )
 
-    def _settle(self, job: Job, state: str, why: str) -> None:
-        self._state[job] = state
-        self._why[job] = why
+    def _settle(self, job: Job, state: str, why: str = "") -> None:
+        """Gives a job its final state, and lets those start that waited for it alone."""
+        self._running -= self._state[job] == RUNNING
+        self._unsettled[_is_profile(job)] -= 1
+        self._state[job], self._why[job] = state, why
+        if state in (COMPLETE, RAN):
+            for other in self._dependents[job]:
+                if self._state[other] == WAITING and self._needs_are_met(other):
+                    self._make_ready(other)
+
+    def _make_ready(self, job: Job) -> None:
+        heapq.heappush(self._ready_profiles if _is_profile(job) else self._ready, self._place[job])
 
     def _stored(self, job: Job) -> bool:
         return self.store.has(*job)
@@ -151,14 +191,8 @@ class Plan:
         parent = self.specs[job.run_id].init_from
         return {Job(parent, phase) for phase in PHASES[:2]} if parent in self.specs else set()
 
-    def _may_start(self, job: Job) -> bool:
-        if any(self._state[need] not in (COMPLETE, RAN) for need in self._needs(job)):
-            return False
-        if job.phase != PHASES[2]:
-            return True
-        others = (state for other, state in self._state.items() if other.phase != PHASES[2])
-        quiet = all(state not in (WAITING, RUNNING) for state in others)
-        return quiet and RUNNING not in self._state.values()
+    def _needs_are_met(self, job: Job) -> bool:
+        return all(self._state[need] in (COMPLETE, RAN) for need in self._needs(job))
 
     def _check_parents(self) -> None:
         for run_id, spec in self.specs.items():
@@ -171,6 +205,10 @@ class Plan:
                     f"{run_id} starts from {parent}, which is not among the runs and has no complete "
                     f"{missing[0]} phase in {self.store.root}"
                 )
+
+
+def _is_profile(job: Job) -> bool:
+    return job.phase == PHASES[2]
 
 
 def parents_first(parents: Mapping[str, str | None]) -> list[str]:

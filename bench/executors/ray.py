@@ -5,27 +5,35 @@ store says what is left to do, and results go through it, never through the driv
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
+import secrets
+import signal
 import socket
+import sys
+import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.core.provenance import usable_cores
+from bench.core.provenance import code_digest, usable_cores
 from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import Store
 from bench.executors.attempt import BUSY, FAILED, RAN, Outcome, attempt, record_failure, sentence
 from bench.executors.plan import Job, PhaseRunner, Plan, Progress, Summary
+from bench.executors.session import private_folder
 
 POLL_S = 2.0  # how often to look at postponed runs, and the longest silence towards `progress`
 RETRIES = 3  # of a task whose worker process died; Python exceptions are never retried
 OBJECT_STORE_BYTES = 100 * 2**20  # results do not pass through it
 CANCEL_S = 5.0  # what a cancelled task gets to put its lease back before it is killed
+ANSWER_S = 120.0  # how long a machine of the cluster may take to start its first worker
 KNOCK_S = 10.0  # how long the head of a cluster may take to accept a connection
 
 # Read by Ray when it is imported and by the daemons it starts.
@@ -35,6 +43,7 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # by default workers yield to everything else, which would show in latencies
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+MEMORY_BYTES = 2 * 2**30  # what a run declares where the caller does not say: a worker with torch holds 0.8 GiB alone
 
 
 def run_all(
@@ -47,13 +56,16 @@ def run_all(
     plugins: Sequence[str] = (),
     run: PhaseRunner | None = None,
     poll_s: float = POLL_S,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> Summary:
-    """Does every phase of `specs` that the store lacks, as tasks of `spec.threads` cores (and a GPU).
+    """Does every phase of `specs` that the store lacks, as tasks of `spec.threads` cores, `memory_bytes` and a GPU
+    where a spec asks for one.
 
-    Joins the cluster at `address`, or the Ray this process is in already, or starts one on this machine and
-    stops it at the end. The other arguments and what is raised are those of `serial.run_all`; also
-    UserError when no cluster answers, or none of its machines has a GPU that a spec asks for. On a cluster,
-    `store_root`, `data_root` and `plugins` are paths that every machine sees.
+    Joins the cluster at `address`, or the Ray this process is in already, or starts one on this machine that no
+    other process can join, and stops it at the end. The other arguments and what is raised are those of
+    `serial.run_all`; also UserError when no cluster answers, none of its machines has a GPU that a spec asks for, or
+    a machine does not see `store_root` or holds other code. On a cluster, `store_root`, `data_root` and `plugins` are
+    paths that every machine sees. What counts as done is what the store holds here, not what a worker says.
     """
     root, data = Path(store_root).absolute(), Path(data_root).absolute() if data_root else None
     files = [str(Path(plugin).absolute()) for plugin in plugins]
@@ -62,8 +74,9 @@ def run_all(
     plan = Plan(specs, Store(root))
     tell = progress or (lambda message, done, total: None)
     if not plan.finished:
-        with _session(address):
-            _drive(plan, _Tasks(plan, root, data, files, run), tell, poll_s)
+        with _session(address), shared_token(root) as token:
+            check_nodes(root, token)
+            _drive(plan, _Tasks(plan, root, data, files, run, token, memory_bytes), tell, poll_s)
     tell(str(plan.summary()), plan.done, plan.total)
     return plan.summary()
 
@@ -79,28 +92,97 @@ def _drive(plan: Plan, tasks: "_Tasks", tell: Progress, poll_s: float) -> None:
                 if outcome.status == BUSY:
                     tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
                     plan.postpone(job, time.monotonic() + poll_s)
-                elif outcome.status == RAN:
+                elif outcome.status == RAN and plan.store.has(*job):
                     plan.ran(job)
                 else:
-                    plan.failed(job, outcome.why)
-                    tell(f"{job} failed: {outcome.why}", plan.done, plan.total)
+                    why = outcome.why or f"a worker says that it is done, but {plan.store.root} here does not hold it"
+                    plan.failed(job, why)
+                    tell(f"{job} failed: {why}", plan.done, plan.total)
     finally:
         tasks.cancel()
+
+
+@contextlib.contextmanager
+def shared_token(root: Path) -> Iterator[str]:
+    """The name of a file in the results by which a worker sees that its results directory is the driver's."""
+    token = f".driver.{secrets.token_hex(8)}.tmp"
+    (root / token).touch(exist_ok=False)
+    try:
+        yield token
+    finally:
+        (root / token).unlink(missing_ok=True)
+
+
+def node_problem(root: Path, token: str, code: str) -> str:
+    """What keeps the machine that this runs on from doing the driver's runs, in a few words; "" for nothing."""
+    if not (root / token).exists():
+        return f"it does not see the results directory {root} of the driver: put --results on storage that all share"
+    if code_digest() != code:
+        return "it holds another version of slicebench than the driver"
+    return ""
+
+
+def check_nodes(root: Path, token: str) -> None:
+    """Ask every machine of the cluster, before anything trains.
+
+    Raises:
+        UserError: one of them cannot do the driver's runs.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ask: Any = ray.remote(num_cpus=0, max_retries=1)(node_problem)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
+        return  # this machine itself
+    code = code_digest()
+    asked = {
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            root, token, code
+        ): node["NodeManagerAddress"]
+        for node in nodes
+    }
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+    for reference in silent:
+        raise UserError(f"the machine {asked[reference]} of the cluster does not answer within {ANSWER_S:g} s")
+    for reference in answered:
+        if problem := ray.get(reference):
+            raise UserError(f"the machine {asked[reference]} of the cluster cannot do these runs: {problem}")
+
+
+def guarded_attempt(token: str, code: str, spec: RunSpec, phase: str, root: Path, *rest: Any) -> Outcome:
+    """`attempt`, on machines that joined the cluster later too."""
+    problem = node_problem(root, token, code)
+    return (
+        Outcome(FAILED, f"a machine of the cluster cannot do it: {problem}")
+        if problem
+        else attempt(spec, phase, root, *rest)
+    )
 
 
 class _Tasks:
     """The phases that Ray has in hand."""
 
-    def __init__(self, plan: Plan, root: Path, data: Path | None, plugins: list[str], run: PhaseRunner | None):
+    def __init__(
+        self,
+        plan: Plan,
+        root: Path,
+        data: Path | None,
+        plugins: list[str],
+        run: PhaseRunner | None,
+        token: str,
+        memory_bytes: int,
+    ):
         import ray
 
         self._ray = ray
         self._plan, self._root = plan, root
-        self._arguments = (root, data, plugins, run)
-        self._task: Any = ray.remote(max_retries=RETRIES, retry_exceptions=False)(attempt)
+        self._checked, self._arguments = (token, code_digest()), (root, data, plugins, run)
+        self._task: Any = ray.remote(max_retries=RETRIES, retry_exceptions=False)(guarded_attempt)
         self._jobs: dict[Any, Job] = {}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._largest = max(resources.get("CPU", 0) for resources in nodes)
+        self._memory = min(memory_bytes, int(max(resources.get("memory", 0) for resources in nodes)))
         wants_gpu = [spec.run_id for spec in plan.specs.values() if spec.device == "cuda"]
         if wants_gpu and not any(resources.get("GPU", 0) for resources in nodes):
             raise UserError(f"{wants_gpu[0]} asks for a CUDA device, and Ray knows of no machine with one")
@@ -108,8 +190,9 @@ class _Tasks:
     def start(self, job: Job) -> None:
         # Ray gives a task OMP_NUM_THREADS = num_cpus; run_phase sets torch's own threads.
         spec = self._plan.specs[job.run_id]
-        task = self._task.options(name=str(job), num_cpus=self._cpus(spec), num_gpus=1 if spec.device == "cuda" else 0)
-        self._jobs[task.remote(spec, job.phase, *self._arguments)] = job
+        gpus = 1 if spec.device == "cuda" else 0
+        task = self._task.options(name=str(job), num_cpus=self._cpus(spec), num_gpus=gpus, memory=self._memory)
+        self._jobs[task.remote(*self._checked, spec, job.phase, *self._arguments)] = job
 
     def have_room(self) -> bool:
         """Twice the cluster: what waits makes an autoscaler add machines, yet early runs end early."""
@@ -155,8 +238,10 @@ class _Tasks:
 
 def _knock(address: str) -> None:
     """Raises UserError when nothing listens at host:port; Ray itself would try for minutes."""
+    if address == "auto":  # $RAY_ADDRESS, where it is set, else what Ray finds on this machine
+        address = os.environ.get("RAY_ADDRESS", address)
     place = re.fullmatch(r"([^/]+):(\d{1,5})", address)
-    if place is None:  # "auto" and the like
+    if place is None:
         return
     try:
         socket.create_connection((place[1], int(place[2])), timeout=KNOCK_S).close()
@@ -169,29 +254,78 @@ def _session(address: str | None) -> Iterator[None]:
     """A connection to Ray for the length of the `with` block."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    import ray
-
     if address is not None:
         _knock(address)
-    elif ray.is_initialized():  # by a notebook, a test: theirs to stop
+        with _connected(f"no Ray cluster can be joined at {address}", address=address):
+            yield
+    elif "ray" in sys.modules and sys.modules["ray"].is_initialized():  # by a notebook, a test: theirs to stop
         yield
-        return
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address is not None:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(
+    else:
+        with (
+            private_folder() as folder,
+            _secret(),
+            _connected(
+                "a local Ray does not start",
                 address="local",  # never one that happens to run on this machine, nor $RAY_ADDRESS
                 num_cpus=usable_cores(),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
-                **quiet,
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"no Ray cluster can be joined at {address}" if address else "a local Ray does not start"
-        raise UserError(f"{where}: {sentence(error)}") from error
+                _temp_dir=str(folder / "ray"),
+            ),
+        ):
+            yield
+
+
+@contextlib.contextmanager
+def _connected(failure: str, **how: Any) -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    import ray
+
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **how)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"{failure}: {sentence(error)}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler ends the process in the middle of everything
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _secret() -> Iterator[None]:
+    """A random token for the Ray that is started within the `with` block: whoever does not hold it cannot join. Its
+    daemons and workers inherit it, and nothing is written to the home directory.
+
+    Ray reads the mode once, when it is imported: where that was before without a token, its session is open to the
+    processes of this machine, and a warning says so. RAY_AUTH_MODE=disabled in the environment asks for that.
+    """
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        secret = {}
+    elif "ray" in sys.modules and not _token_mode():
+        warnings.warn("Ray was imported before RAY_AUTH_MODE=token was set: others can join its session", stacklevel=2)
+        secret = {}
+    before = {key: os.environ.get(key) for key in secret}
+    os.environ |= secret
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def _token_mode() -> bool:
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    return is_token_auth_enabled()
+
+
+@functools.cache
+def _token() -> str:
+    """One for the life of this process, since Ray reads it once."""
+    return secrets.token_hex(32)

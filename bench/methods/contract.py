@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from bench.core.errors import UserError, unknown
-from bench.core.registry import Registry
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
+from bench.methods.table import METHODS, Kind
 from bench.models import PRESETS, Preset
 from bench.models.preset import Trains
 from bench.models.transfer import Transferred
@@ -24,32 +24,6 @@ from bench.slicing.supernet import Supernet
 from bench.training.context import Context
 from bench.training.loop import stable_seed
 from bench.training.start import SUPERNET, from_parent, from_pretrained, report
-
-METHODS = Registry(
-    "method",
-    {
-        "ds_net": "bench.methods.ds_net:DSNet",
-        "ds_net_pp": "bench.methods.ds_net:DSNetPP",
-        "uniform": "baselines.uniform:Uniform",
-        "s_net": "baselines.switchable:SNet",
-        "us_net": "baselines.universally_slimmable:USNet",
-        "autoslim": "baselines.autoslim:AutoSlim",
-        "nested_vit": "baselines.nested_transformer:NestedViT",
-        "pruning": "baselines.pruning:Pruning",
-        "token_prune": "baselines.token_prune:TokenPrune",
-        "thinking_vit": "baselines.thinking_vit:ThinkingViT",
-        "early_exit": "baselines.early_exit:EarlyExit",
-        "layer_skip": "baselines.layer_skip:LayerSkip",
-        "channel_gate": "baselines.channel_gate:ChannelGate",
-        "random_gate": "baselines.controls:RandomGate",
-        "fixed_choice": "baselines.controls:FixedChoice",
-        "sliced_order": "baselines.sliced_order:SlicedOrder",
-        "class_prior": "baselines.class_prior:ClassPrior",
-    },
-    group="slicebench.methods",
-)
-
-Kind = Literal["dynamic", "slimmable", "static", "control"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,13 @@ table of the differences.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from bench.core.ablation import Ablation, Arms
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
-from bench.recipes.families import MOBILENET, MOBILENET_PP, VIT_PP, Family, schedules
+from bench.recipes.arms import GATED, over_seeds, with_controls
+from bench.recipes.families import MOBILENET, MOBILENET_PP, VIT_PP, Family
 
 FULL = "full method"
 SEEDS = (0, 1, 2)
@@ -22,63 +23,47 @@ BRIEF = ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1)
 Options = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """The full method of an ablation: a method on a model and data, with its training and options."""
-
-    method: str
-    model: str
-    data: DataSpec
-    train: TrainSpec
-    options: Options
-
-    def variant(self, options: Options = {}, model: str | None = None) -> Setting:  # noqa: B006 (never written to)
-        return replace(self, options={**self.options, **options}, model=model or self.model)
-
-    def runs(self, seeds: Sequence[int], *controls: str) -> list[RunSpec]:
-        """The runs on all seeds, each with controls on its own checkpoint."""
-        specs = []
-        for seed in seeds:
-            common: dict[str, Any] = {"data": self.data, "train": self.train, "profile": BRIEF, "seed": seed}
-            run = RunSpec(self.method, self.model, options=dict(self.options), **common)
-            specs.append(run)
-            specs += [RunSpec(control, self.model, init_from=run.run_id, **common) for control in controls]
-        return specs
+def variant(full: RunSpec, options: Options, model: str | None = None) -> RunSpec:
+    """The full method with some options changed, on another model where one is named."""
+    return replace(full, options={**full.options, **options}, model=model or full.model)
 
 
-def on_digits(family: Family, gate_epochs: int) -> Setting:
+def on_digits(family: Family, gate_epochs: int) -> RunSpec:
     """A family as `digits_families` trains it."""
-    train = schedules(TrainSpec(batch_size=60))[family.prefix]
-    options = {"routing": family.routing(), "gate_epochs": gate_epochs, "gate_lr": family.gate_lr}
-    return Setting(family.method, f"{family.prefix}_micro8", DataSpec("digits"), train, options)
+    train = family.schedule(TrainSpec(batch_size=60))
+    return family.dynamic("micro8", DataSpec("digits"), train, BRIEF, gate_epochs)
 
 
 DIGITS = on_digits(MOBILENET, gate_epochs=10)
-CIFAR10 = Setting(
+CIFAR10 = RunSpec(
     "ds_net",
     "ds_mobilenet_micro32",
     DataSpec("cifar10", "holdout", 3_000),
     TrainSpec(epochs=4, batch_size=64, lr=0.1, warmup_epochs=1),
-    {"gate_epochs": 2, "gate_lr": MOBILENET.gate_lr},
+    BRIEF,
+    options={"gate_epochs": 2, "gate_lr": MOBILENET.gate_lr},
 )
 
 
-def of_stage_one(full: Setting, seeds: Sequence[int], variants: Mapping[str, Options]) -> Ablation:
-    """Variants in how the supernet comes about, judged by its fixed sub-networks (`fixed_choice`) too."""
-    settings = {FULL: full, **{words: full.variant(options) for words, options in variants.items()}}
-    return Ablation([Arms({words: setting.runs(seeds, "fixed_choice") for words, setting in settings.items()})])
+def judged(runs: Mapping[str, RunSpec], seeds: Sequence[int]) -> Arms:
+    """Arms that are judged by their fixed sub-networks (`fixed_choice`) too."""
+    return Arms({words: over_seeds(with_controls(run, "fixed_choice"), seeds) for words, run in runs.items()})
 
 
-def of_gates(settings: Mapping[str, Setting], seeds: Sequence[int], reference: str | None = None) -> Ablation:
+def of_stage_one(full: RunSpec, seeds: Sequence[int], variants: Mapping[str, Options]) -> Ablation:
+    """Variants in how the supernet comes about."""
+    return Ablation([judged({FULL: full} | {words: variant(full, some) for words, some in variants.items()}, seeds)])
+
+
+def of_gates(runs: Mapping[str, RunSpec], seeds: Sequence[int], reference: str | None = None) -> Ablation:
     """Variants in how images are routed: what shares the full method's supernet is compared by dynamic points alone,
     another network by its fixed sub-networks too. The controls on each checkpoint are for the table of gates."""
-    full = settings[FULL]
-    arms = {}
-    for words, setting in settings.items():
-        judged = ("fixed_choice",) if setting is full or setting.model != full.model else ()
-        arms[words] = setting.runs(seeds, *judged)
-    controls = [spec for setting in settings.values() for spec in setting.runs(seeds, "random_gate", "fixed_choice")]
-    return Ablation([Arms(arms, reference)], controls)
+    full, arms = runs[FULL], {}
+    for words, run in runs.items():
+        own_network = run is full or run.model != full.model
+        arms[words] = over_seeds(with_controls(run, *(["fixed_choice"] if own_network else [])), seeds)
+    beside = [spec for run in runs.values() for spec in over_seeds(with_controls(run, *GATED), seeds)]
+    return Ablation([Arms(arms, reference)], beside)
 
 
 TEACHERS: dict[str, Options] = {
@@ -132,11 +117,11 @@ def ablation_gate(seeds: Sequence[int] = SEEDS) -> Ablation:
     """
     settings = {
         FULL: DIGITS,
-        "no SGS": DIGITS.variant({"sgs_weight": 0.0}),
-        "hard samples: give up": DIGITS.variant({"hard_samples": "give_up"}),
-        "scalar head": DIGITS.variant({"gate_head": "scalar"}),
-        "separate trunk": DIGITS.variant({"gate_trunk": "separate", "gate_lr": OWN_LAYER_LR}),
-        "no attention head": DIGITS.variant({"gate_lr": OWN_LAYER_LR}, model="ds_mobilenet_plain_micro8"),
+        "no SGS": variant(DIGITS, {"sgs_weight": 0.0}),
+        "hard samples: give up": variant(DIGITS, {"hard_samples": "give_up"}),
+        "scalar head": variant(DIGITS, {"gate_head": "scalar"}),
+        "separate trunk": variant(DIGITS, {"gate_trunk": "separate", "gate_lr": OWN_LAYER_LR}),
+        "no attention head": variant(DIGITS, {"gate_lr": OWN_LAYER_LR}, model="ds_mobilenet_plain_micro8"),
     }
     return of_gates(settings, seeds)
 
@@ -151,7 +136,7 @@ def ablation_routing(seeds: Sequence[int] = SEEDS) -> Ablation:
     A budget is set by the routing space (METHODS 5.3), so these points differ in cost as well.
     """
     spaces = ((0, 1), (0, 3), (0, 1, 2), (1, 3), (2, 3))
-    settings = {FULL: DIGITS, "another routing space": DIGITS.variant({"routing": spaces})}
+    settings = {FULL: DIGITS, "another routing space": variant(DIGITS, {"routing": spaces})}
     return of_gates(settings, seeds, reference="dynamic0-1-2-3")
 
 
@@ -175,8 +160,6 @@ def ablation_mvco(seeds: Sequence[int] = SEEDS) -> Ablation:
     }
     groups = []
     for family, teaching in families.items():
-        setting = on_digits(family, gate_epochs=2)
-        groups.append(
-            Arms({words: setting.variant(options).runs(seeds, "fixed_choice") for words, options in teaching.items()})
-        )
+        base = on_digits(family, gate_epochs=2)
+        groups.append(judged({words: variant(base, options) for words, options in teaching.items()}, seeds))
     return Ablation(groups)

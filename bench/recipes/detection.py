@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+from bench.recipes.arms import GATED, over_seeds, with_controls
 
 DYNAMIC, SLIMMABLE = "ds_mobilenet_det_micro", "us_mobilenet_det_micro"
 BACKBONE = "ds_mobilenet_light_micro64"
@@ -16,7 +18,6 @@ PROFILE = ProfileSpec(batch_sizes=(1, 16), rounds=7, warmup=2)
 
 
 def detectors(
-    seeds: Sequence[int],
     data: DataSpec,
     train: TrainSpec,
     gate: Mapping[str, Any],
@@ -28,19 +29,13 @@ def detectors(
     Args:
         gate: options of stage II. widths: of US-Net, to evaluate. choices: of the ladder, to train alone.
     """
-    specs = []
-    for seed in seeds:
-        common: dict[str, Any] = {"data": data, "train": train, "profile": PROFILE, "seed": seed}
-        dynamic = RunSpec("ds_net", DYNAMIC, options=dict(gate), **common)
-        specs += [
-            dynamic,
-            RunSpec("random_gate", DYNAMIC, init_from=dynamic.run_id, **common),
-            RunSpec("fixed_choice", DYNAMIC, init_from=dynamic.run_id, **common),
-            RunSpec("us_net", SLIMMABLE, options={"widths": tuple(widths)}, **common),
-            RunSpec("uniform", DYNAMIC, options={"choices": tuple(choices)}, **common),
-            RunSpec("class_prior", DYNAMIC, **common),
-        ]
-    return specs
+    run = partial(RunSpec, data=data, train=train, profile=PROFILE)
+    return [
+        *with_controls(run("ds_net", DYNAMIC, options=dict(gate)), *GATED),
+        run("us_net", SLIMMABLE, options={"widths": tuple(widths)}),
+        run("uniform", DYNAMIC, options={"choices": tuple(choices)}),
+        run("class_prior", DYNAMIC),
+    ]
 
 
 def bccd(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
@@ -52,12 +47,12 @@ def bccd(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     for the network trained alone; its division for taught networks and the 40 epochs after test results of seed 0 with
     30 were seen.
     """
-    return detectors(
-        seeds,
+    specs = detectors(
         DataSpec("voc", "BCCD"),
         TrainSpec(epochs=40, batch_size=16, lr=0.12, warmup_epochs=2, weight_decay=5e-4),
         {"routing": ((0, 1, 2, 3), (1, 2, 3)), "gate_epochs": 4, "gate_lr": 5.0, "random_widths": 1, "ema": 0.99},
     )
+    return over_seeds(specs, seeds)
 
 
 def voc_animals(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
@@ -68,14 +63,14 @@ def voc_animals(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     both starts are above `class_prior`, and by how much they differ. At seed 0 mAP@0.5 was 0.180 started, 0.128 from
     scratch, 0.020 of `class_prior`.
     """
-    data = DataSpec("voc", "VOC2011animals")
-    train = TrainSpec(epochs=30, batch_size=16, lr=0.12, warmup_epochs=2, weight_decay=5e-4)
-    specs = []
-    for seed in seeds:
-        common: dict[str, Any] = {"data": data, "train": train, "profile": PROFILE, "seed": seed}
-        scratch = RunSpec("uniform", DYNAMIC, options={"choices": (WIDEST,)}, **common)
-        specs += [scratch, *started(scratch), RunSpec("class_prior", DYNAMIC, **common)]
-    return specs
+    run = partial(
+        RunSpec,
+        data=DataSpec("voc", "VOC2011animals"),
+        train=TrainSpec(epochs=30, batch_size=16, lr=0.12, warmup_epochs=2, weight_decay=5e-4),
+        profile=PROFILE,
+    )
+    scratch = run("uniform", DYNAMIC, options={"choices": (WIDEST,)})
+    return over_seeds([scratch, *started(scratch), run("class_prior", DYNAMIC)], seeds)
 
 
 def started(spec: RunSpec) -> list[RunSpec]:
@@ -99,17 +94,11 @@ def voc_ds_mbnet(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
     numbers would not be the paper's: no accuracy is promised. An image costs 0.6 to 1.9 G multiply-adds forward, at
     four choices a step: days on one GPU, weeks without.
     """
-    data = DataSpec("voc", "official")
-    train = TrainSpec(epochs=300, batch_size=128, lr=0.004, warmup_epochs=6, weight_decay=5e-4)
-    gate = {"routing": (tuple(range(14)),), "gate_epochs": 10}
-    specs = []
-    for seed in seeds:
-        common: dict[str, Any] = {"model": "ds_mobilenet_v1_det", "data": data, "train": train, "seed": seed}
-        dynamic = RunSpec("ds_net", options=gate, **common)
-        specs += [
-            dynamic,
-            RunSpec("random_gate", init_from=dynamic.run_id, **common),
-            RunSpec("fixed_choice", init_from=dynamic.run_id, **common),
-            RunSpec("uniform", options={"choices": (0, 13)}, **common),
-        ]
-    return specs
+    run = partial(
+        RunSpec,
+        model="ds_mobilenet_v1_det",
+        data=DataSpec("voc", "official"),
+        train=TrainSpec(epochs=300, batch_size=128, lr=0.004, warmup_epochs=6, weight_decay=5e-4),
+    )
+    dynamic = run("ds_net", options={"routing": (tuple(range(14)),), "gate_epochs": 10})
+    return over_seeds([*with_controls(dynamic, *GATED), run("uniform", options={"choices": (0, 13)})], seeds)

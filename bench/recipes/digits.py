@@ -1,4 +1,4 @@
-"""Every method of the suite on handwritten digits: the widest table that minutes on two cores allow."""
+"""Recipes on handwritten digits: the quickstart, and every method of the suite in minutes on two cores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
-from bench.recipes.registry import quickstart
+from bench.recipes.arms import BUDGETS, GATED, first_table, on_checkpoint, over_seeds, with_controls
+
+DIGITS = DataSpec("digits")
+PROFILE = ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2)
+
+FIRST = first_table(
+    DIGITS,
+    TrainSpec(epochs=10, batch_size=60, lr=0.15, warmup_epochs=2),
+    "micro8",
+    PROFILE,
+    {"routing": BUDGETS, "gate_epochs": 4, "gate_lr": 20.0},
+    {"finetune_epochs": 6},
+)
+
+
+def quickstart(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
+    """The first table, on scikit-learn's handwritten digits: minutes on two cores, nothing to download."""
+    return over_seeds(FIRST, seeds)
 
 
 @dataclass(frozen=True)
@@ -22,9 +39,14 @@ class Entry:
     batch_size: int = 60
     controls: tuple[str, ...] = ()
 
+    def runs(self) -> list[RunSpec]:
+        """The run and its controls."""
+        train = TrainSpec(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, warmup_epochs=2)
+        run = RunSpec(self.method, self.model, DIGITS, train, PROFILE, options=dict(self.options))
+        return with_controls(run, *self.controls)
 
-GATED = ("random_gate", "fixed_choice")
-BUDGETS = (0.8, 0.65, 0.5)
+
+ROUTED_BUDGETS = (0.8, 0.65, 0.5)
 SHORT_GATE = {"gate_epochs": 4}
 
 ENTRIES = (
@@ -37,8 +59,8 @@ ENTRIES = (
     Entry("layer_skip", "ds_resnet_bn_micro8", 14, 0.1),
     Entry("uniform", "ds_vit_micro8", 16, 0.05, {"choices": (0, 3)}),
     Entry("ds_net_pp", "ds_vit_micro8", 12, 0.05, SHORT_GATE, controls=GATED),
-    Entry("token_prune", "ds_vit_micro8", 24, 0.1, {"budgets": BUDGETS}),
-    Entry("thinking_vit", "ds_vit_micro8", 14, 0.15, {"budgets": BUDGETS}),
+    Entry("token_prune", "ds_vit_micro8", 24, 0.1, {"budgets": ROUTED_BUDGETS}),
+    Entry("thinking_vit", "ds_vit_micro8", 14, 0.15, {"budgets": ROUTED_BUDGETS}),
     Entry("nested_vit", "nested_vit_micro8", 8, 0.05, {"scheme": "matformer", "rungs": (0, 1, 3)}),
     Entry("nested_vit", "nested_vit_micro8", 24, 0.05, {"scheme": "hydravit"}, 30),
     Entry("nested_vit", "nested_vit_micro8", 10, 0.06, {"scheme": "scala"}, 30),
@@ -53,31 +75,5 @@ def digits_all(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     The methods stand on three families and train for a time that suits each, so rows of one family compare, and rows of
     different families say what can be had on this data. Runs of the quickstart are its own.
     """
-    specs = quickstart(seeds)
-    for seed in seeds:
-        for entry in ENTRIES:
-            specs += _runs(entry, seed)
-        dynamic = next(spec for spec in specs if (spec.method, spec.seed) == ("ds_net", seed))
-        specs.append(_beside(dynamic, "sliced_order", {"order": "l1"}))
-    return specs
-
-
-def _runs(entry: Entry, seed: int) -> list[RunSpec]:
-    """The run of an entry and its controls."""
-    main = RunSpec(
-        entry.method,
-        entry.model,
-        DataSpec("digits"),
-        TrainSpec(epochs=entry.epochs, batch_size=entry.batch_size, lr=entry.lr, warmup_epochs=2),
-        ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
-        options=dict(entry.options),
-        seed=seed,
-    )
-    return [main, *(_beside(main, control, {}) for control in entry.controls)]
-
-
-def _beside(spec: RunSpec, control: str, options: Mapping[str, Any]) -> RunSpec:
-    """A control on the checkpoint of a run."""
-    return RunSpec(
-        control, spec.model, spec.data, spec.train, spec.profile, dict(options), spec.seed, init_from=spec.run_id
-    )
+    others = [spec for entry in ENTRIES for spec in entry.runs()]
+    return over_seeds([*FIRST, *others, on_checkpoint(FIRST[0], "sliced_order", order="l1")], seeds)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+from bench.recipes.arms import over_seeds
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,17 @@ class Family:
         """Four steps of the uniform ladder, evenly from the narrowest to the largest, to train alone."""
         return tuple(round(step * (self.options - 1) / 3) for step in range(4))
 
+    def schedule(self, base: TrainSpec, epochs: int | None = None) -> TrainSpec:
+        """`base` at the family's rate, for its epochs or as many as are asked for, with a warm-up of two epochs or a
+        quarter of so short a training."""
+        count = epochs or self.epochs
+        return replace(base, epochs=count, lr=self.lr, warmup_epochs=min(2, count / 4))
+
+    def dynamic(self, size: str, data: DataSpec, train: TrainSpec, profile: ProfileSpec, gate_epochs: int) -> RunSpec:
+        """The run of its dynamic network at two budgets, on the preset of a size."""
+        gate = {"routing": self.routing(), "gate_epochs": gate_epochs, "gate_lr": self.gate_lr}
+        return RunSpec(self.method, f"{self.prefix}_{size}", data, train, profile, options=gate)
+
 
 MOBILENET = Family("ds_net", "ds_mobilenet", 4, 0.15, 14, 20.0)
 MOBILENET_PP = Family("ds_net_pp", "ds_mobilenet_pp", 8, 0.15, 14, 20.0)
@@ -48,40 +59,25 @@ have a hidden layer of their own."""
 
 
 def families(
-    seeds: Sequence[int],
-    data: DataSpec,
-    train: Mapping[str, TrainSpec],
     size: str,
-    profile: ProfileSpec,
+    data: DataSpec,
+    base: TrainSpec,
     gate_epochs: int,
+    epochs: int | None = None,
     ladder: slice = slice(None),
 ) -> list[RunSpec]:
     """Each family as a dynamic network, and networks of its uniform ladder trained alone.
 
     Args:
-        train: by the prefix of a family.
+        size: suffix of the model presets ("micro8").
+        epochs: None: as many as each family is trained for on digits.
         ladder: which of the four steps to train alone.
     """
-    specs = []
-    for seed in seeds:
-        for family in FAMILIES:
-            common: dict[str, Any] = {"data": data, "train": train[family.prefix], "profile": profile, "seed": seed}
-            model = f"{family.prefix}_{size}"
-            gate = {"routing": family.routing(), "gate_epochs": gate_epochs, "gate_lr": family.gate_lr}
-            specs.append(RunSpec(family.method, model, options=gate, **common))
-            specs.append(RunSpec("uniform", model, options={"choices": family.ladder()[ladder]}, **common))
+    profile, specs = ProfileSpec(batch_sizes=(1, 64), rounds=7, warmup=2), []
+    for family in FAMILIES:
+        dynamic = family.dynamic(size, data, family.schedule(base, epochs), profile, gate_epochs)
+        specs += [dynamic, replace(dynamic, method="uniform", options={"choices": family.ladder()[ladder]})]
     return specs
-
-
-def schedules(base: TrainSpec, epochs: int | None = None) -> dict[str, TrainSpec]:
-    """The training of each family: `base` at the family's rate, for its epochs unless given, with a warm-up of two
-    epochs or a quarter of so short a training."""
-
-    def schedule(family: Family) -> TrainSpec:
-        count = epochs or family.epochs
-        return replace(base, epochs=count, lr=family.lr, warmup_epochs=min(2, count / 4))
-
-    return {family.prefix: schedule(family) for family in FAMILIES}
 
 
 def digits_families(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
@@ -90,14 +86,7 @@ def digits_families(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     How DS-ResNet++ trains, and what DS-ViT++'s gates see, was chosen after test accuracy was seen (`FAMILIES`, and
     `moments` in bench/models/vit/plain.py). Three seeds took 3 min 51 s on two cores with nothing else running.
     """
-    return families(
-        seeds,
-        DataSpec("digits"),
-        schedules(TrainSpec(batch_size=60)),
-        "micro8",
-        ProfileSpec(batch_sizes=(1, 64), rounds=7, warmup=2),
-        gate_epochs=3,
-    )
+    return over_seeds(families("micro8", DataSpec("digits"), TrainSpec(batch_size=60), gate_epochs=3), seeds)
 
 
 def cifar10_families(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
@@ -106,12 +95,5 @@ def cifar10_families(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
     It shows that the families run on real photographs: four epochs on so few images teach little, and its accuracies
     say nothing about the methods. About 6.5 minutes on two cores, reckoned from the time of single steps.
     """
-    return families(
-        seeds,
-        DataSpec("cifar10", "holdout", 2_000),
-        schedules(TrainSpec(batch_size=64), epochs=4),
-        "micro32",
-        ProfileSpec(batch_sizes=(1, 64), rounds=7, warmup=2),
-        gate_epochs=1,
-        ladder=slice(0, 4, 3),
-    )
+    data, base, ends = DataSpec("cifar10", "holdout", 2_000), TrainSpec(batch_size=64), slice(0, 4, 3)
+    return over_seeds(families("micro32", data, base, gate_epochs=1, epochs=4, ladder=ends), seeds)

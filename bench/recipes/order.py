@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+from bench.recipes.arms import on_checkpoint, over_seeds
 from bench.recipes.families import VIT_PP, Family
 
 RESNET = Family("ds_net", "ds_resnet", 4, 0.1, 12, 0.05)
 RESNET_BN = Family("ds_net", "ds_resnet_bn", 4, 0.1, 12, 0.05)
 ORDERED = (RESNET, RESNET_BN, VIT_PP)
 """Group norm, batch norm, layer norm."""
-
-ORDERS = ("none", "l1", "random")
 
 
 def channel_order(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
@@ -31,24 +29,17 @@ def channel_order(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     trained alone no order helps the narrow slices much (ViT's smallest: L1 29.0, random 16.9 %).
     How the supernets train was chosen after their test accuracy was seen: only orders of equal weights compare.
     """
-    base, specs = TrainSpec(batch_size=60), []
-    for seed in seeds:
-        for family in ORDERED:
-            common: dict[str, Any] = {
-                "model": f"{family.prefix}_micro8",
-                "data": DataSpec("digits"),
-                "train": replace(base, epochs=family.epochs, lr=family.lr, warmup_epochs=2),
-                "profile": ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1),
-                "seed": seed,
-            }
-            alone = RunSpec("sliced_order", options={"order": "none"}, **common)
-            sandwich = {"distillation": "none", "gate_epochs": 1, "gate_lr": family.gate_lr}
-            nested = RunSpec(family.method, options=sandwich, **common)
-            specs += [alone, nested]
-            for parent in (alone, nested):
-                orders = ORDERS[1:] if parent is alone else ORDERS
-                specs += [
-                    RunSpec("sliced_order", options={"order": order}, init_from=parent.run_id, **common)
-                    for order in orders
-                ]
-    return specs
+    specs = []
+    for family in ORDERED:
+        run = partial(
+            RunSpec,
+            model=f"{family.prefix}_micro8",
+            data=DataSpec("digits"),
+            train=family.schedule(TrainSpec(batch_size=60)),
+            profile=ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1),
+        )
+        alone = run("sliced_order", options={"order": "none"})
+        nested = run(family.method, options={"distillation": "none", "gate_epochs": 1, "gate_lr": family.gate_lr})
+        specs += [alone, *(on_checkpoint(alone, "sliced_order", order=order) for order in ("l1", "random"))]
+        specs += [nested, *(on_checkpoint(nested, "sliced_order", order=order) for order in ("none", "l1", "random"))]
+    return over_seeds(specs, seeds)

@@ -1,4 +1,4 @@
-"""Recipes on photographs in files: Tiny-ImageNet for real on two cores, and the papers' full-size recipes.
+"""Recipes on photographs in class folders: ten classes of ImageNet on two cores, and the papers' full-size recipes.
 
 The full ones were not run here. Their hyper-parameters are those of the released configuration of DS-Net where it has
 them (METHODS 6) and otherwise our choice, said in each docstring. `--set train.max_steps=2` shows that all of it works;
@@ -7,11 +7,12 @@ what comes out is then marked "not trained here". Set SLICEBENCH_WORKERS to the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
+from bench.recipes.arms import GATED, over_seeds, with_controls
 
 IMAGENET = DataSpec("imagenet")
 OFFICIAL = TrainSpec(epochs=150, batch_size=512, lr=0.08, weight_decay=1e-4, warmup_epochs=5, label_smoothing=0.1)
@@ -21,34 +22,26 @@ MOBILENET_BUDGETS = ((0, 1, 2, 3), (5, 6, 7, 8), (10, 11, 12, 13))
 """The first is the routing space of the released code; the two for larger budgets are ours, as many options each."""
 
 
-def tiny_imagenet_smoke(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
-    """DS-Net, US-Net and networks trained alone on 100 classes of Tiny-ImageNet at 64x64, on two cores.
+def imagenet10_smoke(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
+    """DS-Net, US-Net and networks trained alone on ten classes of ImageNet at 64x64, on two cores.
 
-    Needs tiny-imagenet-100 (or any part of Tiny-ImageNet in class folders) in the data directory. It shows that the
-    loader and all three methods work on photographs in files; so few epochs are far from what the methods reach. After
-    three epochs every network tried had more than ten times the accuracy of chance on the validation split.
+    Needs any ten (or other number of) classes of ImageNet in class folders below `imagenet` in the data directory. It
+    shows that the loader and all three methods work on photographs in files; so few epochs on so few images are far
+    from what the methods reach.
     """
-    specs = []
-    for seed in seeds:
-        common: dict[str, Any] = {
-            "data": DataSpec("tiny_imagenet", "subset"),
-            "train": TrainSpec(epochs=5, batch_size=64, lr=0.1, warmup_epochs=0.5, label_smoothing=0.0),
-            "profile": ProfileSpec(batch_sizes=(1,), rounds=7, warmup=2),
-            "seed": seed,
-        }
-        gate = {"routing": ((0, 1, 2, 3), (2, 3)), "gate_epochs": 1, "gate_lr": 20.0}
-        specs += [
-            RunSpec("ds_net", "ds_mobilenet_micro64", options=gate, **common),
-            RunSpec("us_net", "us_mobilenet_micro64", options={"random_widths": 1}, **common),
-            RunSpec("uniform", "ds_mobilenet_micro64", options={"choices": (0, 3)}, **common),
-        ]
-    return specs
-
-
-def _with_controls(dynamic: RunSpec) -> list[RunSpec]:
-    """A dynamic network with its controls on the same checkpoint, which train nothing."""
-    common: dict[str, Any] = {"init_from": dynamic.run_id, "options": {}}
-    return [dynamic, *(replace(dynamic, method=control, **common) for control in ("random_gate", "fixed_choice"))]
+    run = partial(
+        RunSpec,
+        data=DataSpec("imagenet", "subset", image_size=64, augmentation="light"),
+        train=TrainSpec(epochs=5, batch_size=64, lr=0.1, warmup_epochs=0.5, label_smoothing=0.0),
+        profile=ProfileSpec(batch_sizes=(1,), rounds=7, warmup=2),
+    )
+    gate = {"routing": ((0, 1, 2, 3), (2, 3)), "gate_epochs": 1, "gate_lr": 20.0}
+    specs = [
+        run("ds_net", "ds_mobilenet_micro64", options=gate),
+        run("us_net", "us_mobilenet_micro64", options={"random_widths": 1}),
+        run("uniform", "ds_mobilenet_micro64", options={"choices": (0, 3)}),
+    ]
+    return over_seeds(specs, seeds)
 
 
 def imagenet_ds_mbnet(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
@@ -60,17 +53,17 @@ def imagenet_ds_mbnet(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
     lr 0.08 for 150 epochs of which 5 warm up, stage II lr 0.08 and weight decay 0.01 for 30 epochs: as released.
     """
     gate = {"routing": MOBILENET_BUDGETS, "gate_epochs": 30, "gate_lr": 0.08, "gate_weight_decay": 0.01}
-    return [
-        spec
-        for seed in seeds
-        for spec in _with_controls(RunSpec("ds_net", "ds_mobilenet_v1", IMAGENET, OFFICIAL, options=gate, seed=seed))
-    ]
+    dynamic = RunSpec("ds_net", "ds_mobilenet_v1", IMAGENET, OFFICIAL, options=gate)
+    return over_seeds(with_controls(dynamic, *GATED), seeds)
 
 
-def _resnet(seed: int) -> RunSpec:
-    gate: Mapping[str, Any] = {"routing": ((0, 1, 2, 3), (1, 2, 3), (2, 3)), "gate_epochs": 10, "gate_lr": 0.05}
-    train = replace(OFFICIAL, lr=0.2)
-    return RunSpec("ds_net", "ds_resnet50", IMAGENET, train, options=dict(gate), seed=seed)
+DS_RESNET50 = RunSpec(
+    "ds_net",
+    "ds_resnet50",
+    IMAGENET,
+    replace(OFFICIAL, lr=0.2),
+    options={"routing": ((0, 1, 2, 3), (1, 2, 3), (2, 3)), "gate_epochs": 10, "gate_lr": 0.05},
+)
 
 
 def imagenet_ds_resnet(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
@@ -79,7 +72,7 @@ def imagenet_ds_resnet(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
     No configuration of it is public: stage I as for DS-MBNet but lr 0.2, and stage II with lr 0.05 for 10 epochs, are
     our choice. Expected accuracy, hardware and hours: not known.
     """
-    return [spec for seed in seeds for spec in _with_controls(_resnet(seed))]
+    return over_seeds(with_controls(DS_RESNET50, *GATED), seeds)
 
 
 def imagenet_ds_vit(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
@@ -89,38 +82,5 @@ def imagenet_ds_vit(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
     0.05, by SGD, where transformers are usually trained by AdamW. Expected accuracy, hardware and hours: not known.
     """
     gate = {"routing": ((0, 1, 2, 3), (2, 3)), "gate_epochs": 10, "gate_lr": 0.05}
-    train = replace(OFFICIAL, lr=0.05, warmup_epochs=10)
-    return [
-        spec
-        for seed in seeds
-        for spec in _with_controls(RunSpec("ds_net_pp", "ds_vit_s", IMAGENET, train, options=gate, seed=seed))
-    ]
-
-
-def _transfer(seeds: Sequence[int], dataset: str) -> list[RunSpec]:
-    """DS-ResNet-50 trained on ImageNet, then its weights with a new head on images of CIFAR enlarged to 224x224."""
-    train = TrainSpec(epochs=70, batch_size=1024, lr=0.7, warmup_epochs=15, label_smoothing=0.1)
-    specs = []
-    for seed in seeds:
-        parent = _resnet(seed)
-        data = DataSpec(dataset, image_size=224)
-        child = replace(parent, data=data, train=train, init_from=parent.run_id)
-        specs += [parent, *_with_controls(child)]
-    return specs
-
-
-def cifar10_transfer(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
-    """DS-ResNet-50 from ImageNet to CIFAR-10 at 224x224, with controls on the second run. Not run here.
-
-    The paper transfers so, by hyper-parameters that are not public: 70 epochs of which 15 warm up, lr 0.7, batch 1024,
-    and images enlarged to 224x224, are our choice. Expected accuracy, hardware and hours: not known.
-    """
-    return _transfer(seeds, "cifar10")
-
-
-def cifar100_transfer(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
-    """DS-ResNet-50 from ImageNet to CIFAR-100 at 224x224, with controls on the second run. Not run here.
-
-    As `cifar10_transfer`, by the same choice of ours. Expected accuracy, hardware and hours: not known.
-    """
-    return _transfer(seeds, "cifar100")
+    dynamic = RunSpec("ds_net_pp", "ds_vit_s", IMAGENET, replace(OFFICIAL, lr=0.05, warmup_epochs=10), options=gate)
+    return over_seeds(with_controls(dynamic, *GATED), seeds)

@@ -1,0 +1,136 @@
+"""`slicebench profile`: what is asked for, the forms that can be timed, and what a killed profile leaves to go on from.
+
+Each batch size is one interleaved run. What it found is put beside the file that is to be written, under a name that
+tells the command and the machine: the same command finds it and goes on, another command has a name of its own. The
+last step removes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.core.errors import UserError, unknown
+from bench.core.files import read_json, write_json
+from bench.core.provenance import environment
+from bench.export import onnx_file
+from bench.export.job import failing_as
+from bench.profilers.model import profile_supernet, profile_timm
+from bench.profilers.timing import FORMS, Form, Found, Progress, Timing
+from bench.slicing.choice import Choice
+from bench.slicing.extract import extract
+from bench.slicing.supernet import Supernet
+
+
+def _onnx(net: Supernet, choice: Choice, example: Tensor) -> nn.Module:
+    with failing_as(f"{net.space.name_of(choice)} cannot be exported as onnx"):
+        return onnx_file.Session(extract(net, choice), example, torch.get_num_threads())
+
+
+ALL_FORMS = FORMS | {"onnx": Form(_onnx, torch.contiguous_format)}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for, as it was typed.
+
+    Attributes:
+        image_size: None for what the model was made for.
+        time: sub-networks to time; "" for those that are counted.
+        batch, form: separated by commas.
+        time_limit: seconds of rounds for a batch size.
+    """
+
+    model: str
+    image_size: int | None = None
+    choices: str = "all"
+    time: str = ""
+    batch: str = ""
+    form: str = "view,extracted"
+    gate_options: int = 4
+    time_limit: float = 240.0
+
+    def timing(self) -> Timing:
+        """Raises `UserError` for a batch size or form that cannot be, and where the extra of a form is missing."""
+        batches = list(dict.fromkeys(_positive(part, "--batch") for part in self.batch.split(",") if part))
+        forms = [part.strip() for part in self.form.split(",")]
+        for name in forms:
+            if name not in ALL_FORMS:
+                raise unknown("form", name, ALL_FORMS)
+        if self.time and not batches:
+            raise UserError("--time says which sub-networks are timed; say with --batch at which batch sizes")
+        if batches and "onnx" in forms:
+            onnx_file.check_extra()
+        known = {name: form for name, form in ALL_FORMS.items() if name in forms}
+        return Timing(batches, self.time or None, known, self.time_limit)
+
+    def name(self) -> str:
+        """Eight digits that tell this request, the versions and the processor from others."""
+        made_with = environment(torch.get_num_threads())
+        about = [vars(self), *(made_with[key] for key in ("versions", "commit", "cpu", "cores", "threads"))]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def measured(request: Request, file: Path | None, tell: Progress) -> dict[str, Any]:
+    """Count and time a model's sub-networks; the JSON values are also written to `file`.
+
+    Raises:
+        UserError: a request that cannot be met, or a file that cannot be written.
+    """
+    timing = request.timing()
+    if file is not None:
+        _check_writable(file)
+    unfinished = Unfinished(file and file.with_name(f"{file.name}.{request.name()}.partial"))
+    if request.model.startswith("timm:"):
+        if request.choices != "all" or request.time:
+            raise UserError(f"{request.model} has no sub-networks; leave --choices and --time out")
+        if list(timing.forms) not in ([*FORMS], ["extracted"]):
+            raise UserError(f"{request.model} is timed as it is, which is called extracted; leave --form out")
+        found = profile_timm(request.model.removeprefix("timm:"), request.image_size, timing, unfinished, tell)
+    else:
+        size, options = request.image_size, request.gate_options
+        found = profile_supernet(request.model, size, request.choices, timing, options, unfinished, tell)
+    if file is not None:
+        write_json(file, found)
+    unfinished.remove()
+    return found
+
+
+class Unfinished:
+    """The batch sizes that are measured already, in a file that is whole at any time; nothing without a file."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.found: dict[str, Found] = read_json(file) if file is not None and file.exists() else {}
+
+    def __call__(self, batch: int, measured: Callable[[int], Found]) -> Found:
+        """What was found at a batch size: as it is kept, else measured and kept."""
+        if str(batch) not in self.found:
+            self.found[str(batch)] = measured(batch)
+            if self.file is not None:
+                write_json(self.file, self.found)
+        return self.found[str(batch)]
+
+    def remove(self) -> None:
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+
+def _positive(text: str, option: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise UserError(f"{option} takes whole numbers from 1 separated by commas, not {text!r}")
+    return int(text)
+
+
+def _check_writable(file: Path) -> None:
+    """Raise `UserError` before the work is done for a file that could not be written after it."""
+    if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
+        raise UserError(f"{file} cannot be written: {'it is a directory' if file.is_dir() else 'no such directory'}")
