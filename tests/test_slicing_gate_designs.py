@@ -142,8 +142,10 @@ def test_gates_are_standardised_by_all_widths_that_arrive(model):
         standard = torch.cat(parts)
         wanted = torch.full((standard.shape[1],), 1.0 if gate.hidden is None else 0.0)
         torch.testing.assert_close(standard.mean(0), wanted, rtol=0, atol=1e-4)
-        assert standard.std(0).median() == pytest.approx(1.0, abs=0.05)
-        assert standard.std(0).max() < 1.05
+        deviation = standard.std(0, correction=0) * gate.scale
+        expected = (deviation / (deviation.mean() / 10)).clamp_max(1.0)  # those that hardly vary are not blown up
+        torch.testing.assert_close(standard.std(0, correction=0), expected, rtol=1e-3, atol=1e-3)
+        assert (expected == 1).sum() > 2
 
 
 def test_a_separate_trunk_is_as_wide_as_the_one_it_would_share():

@@ -23,6 +23,10 @@ class Features(NamedTuple):
     activation: Tensor
     trunk: Tensor | None = None
 
+    def detached(self) -> Features:
+        """The same, through which no gradient passes."""
+        return Features(self.activation.detach(), None if self.trunk is None else self.trunk.detach())
+
 
 class Cost(NamedTuple):
     """Cost of one image: multiply-adds of convolutions and matrix products, and inputs of average pools."""
