@@ -21,18 +21,15 @@ from torch import Tensor, nn
 from baselines.autoslim_search import Error, choice_at, madds_of, slim, stage_rungs
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Batch, Dataset
-from bench.methods import Method, build_model, fresh_model, trainable_copy
+from bench.data.dataset import Batch
+from bench.methods import Method, Run, build_model, fresh_model, train_network, trainable_copy
 from bench.points import OperatingPoint, StaticPoint
 from bench.slicing.bound import BatchChoice, CollectingChoice
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_collected
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import Task, task_of
-from bench.training import checkpoint
-from bench.training.context import Context
+from bench.tasks.task import Task
 from bench.training.joint import Lesson, train_jointly
-from bench.training.loop import train_classifier
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,7 @@ class AutoSlim(Method):
     kind = "static"
     paper = "Yu & Huang, 2019, arXiv 1903.11728"
     trains = ("universally slimmable",)
+    version = 2
     Options = AutoSlimOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
@@ -87,31 +85,38 @@ class AutoSlim(Method):
                 f"{least:.3f} of the full multiply-adds"
             )
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: AutoSlimOptions = self.options(spec)
-        net = build_model(spec, data, context)
-        self.check(spec, net, data.image_size)
+    def train(self, run: Run) -> None:
+        options: AutoSlimOptions = run.options
+        net = build_model(run)
+        self.check(run.spec, net, run.data.image_size)
+
+        def searched() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            train_jointly("supernet", net, lambda done, generator: sandwich(net.space, options, generator), run)
+            indices, path = search(net, run)
+            return indices, {"path": path}
+
+        run.once("found", searched)
+        spec, epochs = run.spec.train, options.retrain_epochs
+        for name, (_, network) in networks_of(run).items():
+            train_network(name, network, run, spec=spec if epochs is None else replace(spec, epochs=epochs))
+
+    def points(self, run: Run) -> list[OperatingPoint]:
         points: list[OperatingPoint] = []
-        for budget, choice in self.found(net, spec, options, data, context).items():
-            name, epochs = f"slim@{budget:g}", options.retrain_epochs
-            training = spec.train if epochs is None else replace(spec.train, epochs=epochs)
-            network = plain_network(fresh_model(spec, data, context), choice, example(data, context))
-            train_classifier(name, network, data.train, training, spec.seed, task_of(data), context)
-            points.append(StaticPoint(name, network, madds_of(net, choice, data.image_size)))
+        for name, (madds, network) in networks_of(run).items():
+            run.restore(name, {"network": network})
+            points.append(StaticPoint(name, network, madds))
         return points
 
-    def found(
-        self, net: Supernet, spec: RunSpec, options: AutoSlimOptions, data: Dataset, context: Context
-    ) -> dict[float, Choice]:
-        """The network of each budget: by training and slimming a supernet, or from their finished checkpoint."""
-        path = context.checkpoint("found")
-        if not path.exists():
-            rule = lambda done, generator: sandwich(net.space, options, generator)
-            train_jointly("supernet", net, rule, data.train, spec.train, spec.seed, task_of(data), context)
-            found, path_taken = search(net, options, data, context)
-            checkpoint.save(path, found, context.run_id, {"path": path_taken})
-        tensors, _ = checkpoint.load(path, context.run_id)
-        return {b: Choice(tuple((i,) for i in tensors[f"{b:g}"].tolist())) for b in options.budgets}
+
+def networks_of(run: Run) -> dict[str, tuple[int, nn.Module]]:
+    """The untrained network that was found for each budget, with its multiply-adds, by the name of its point."""
+    indices, _ = run.read("found")
+    x = torch.zeros(2, run.data.channels, run.data.image_size, run.data.image_size, device=run.device)
+    networks = {}
+    for budget in run.options.budgets:
+        net, choice = fresh_model(run), Choice(tuple((index,) for index in indices[f"{budget:g}"].tolist()))
+        networks[f"slim@{budget:g}"] = madds_of(net, choice, run.data.image_size), plain_choice(net, choice, x)
+    return networks
 
 
 def sandwich(space: ChoiceSpace, options: AutoSlimOptions, generator: random.Random) -> Sequence[Lesson]:
@@ -124,24 +129,24 @@ def sandwich(space: ChoiceSpace, options: AutoSlimOptions, generator: random.Ran
 
 
 def random_choice(space: ChoiceSpace, generator: random.Random) -> Choice:
-    """A width for each stage, independently."""
-    return Choice(tuple((generator.randrange(len(stage.values("filters"))),) for stage in space.stages))
+    """A width for each stage, independently, each of its distinct widths as likely."""
+    lists = [stage.values("filters") for stage in space.stages]
+    return Choice(tuple((widths.index(generator.choice(sorted(set(widths)))),) for widths in lists))
 
 
-def search(
-    net: Supernet, options: AutoSlimOptions, data: Dataset, context: Context
-) -> tuple[dict[str, Tensor], list[Any]]:
+def search(net: Supernet, run: Run) -> tuple[dict[str, Tensor], list[Any]]:
     """Slim a trained supernet to all budgets: the index of each stage by budget, and the path taken."""
-    batch = next(data.validation.batches(min(options.search_images, len(data.validation)), context.device))
-    full, task = madds_of(net, net.space.largest, data.image_size), task_of(data)
+    options, data = run.options, run.data
+    batch = next(data.validation.batches(min(options.search_images, len(data.validation)), run.device))
+    full = madds_of(net, net.space.largest, data.image_size)
     budgets = {budget: int(budget * full) for budget in options.budgets}
-    found, path = slim(
+    networks, path = slim(
         stage_rungs(net.space, options.groups),
         set(budgets.values()),
-        lambda choice: error_of(net, choice, batch, task),
+        lambda choice: error_of(net, choice, batch, run.task),
         lambda choice: madds_of(net, choice, data.image_size),
     )
-    indices = {f"{b:g}": torch.tensor([i for (i,) in found[madds].indices]) for b, madds in budgets.items()}
+    indices = {f"{b:g}": torch.tensor([i for (i,) in networks[madds].indices]) for b, madds in budgets.items()}
     return indices, path
 
 
@@ -153,13 +158,8 @@ def error_of(net: Supernet, choice: Choice, batch: Batch, task: Task) -> Error:
     return missed, task.loss(output, batch.targets).item()
 
 
-def example(data: Dataset, context: Context) -> Tensor:
-    """(2, C, H, W): images of the right shape."""
-    return torch.zeros(2, data.channels, data.image_size, data.image_size, device=context.device)
-
-
 @torch.no_grad()
-def plain_network(net: Supernet, choice: Choice, x: Tensor) -> nn.Module:
+def plain_choice(net: Supernet, choice: Choice, x: Tensor) -> nn.Module:
     """The untrained network of any choice as ordinary layers; `x` shows its norms how wide they are."""
     collecting = CollectingChoice(choice)
     net(x, collecting)

@@ -22,19 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from baselines.channel_selection import GatedConv, GatedNetwork, masked
-from baselines.staged import channels_last, one_image, require_pairs, staged
+from baselines.staged import Staged, channels_last, one_image, require_pairs, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Batch, Dataset
-from bench.methods import Method, build_model, reseed
+from bench.data.dataset import Batch
+from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
 from bench.points import OperatingPoint
 from bench.profilers.madds import executed_by, executed_madds
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training.context import Context
-from bench.training.loop import Plan, fit, train_classifier
 
 
 @dataclass(frozen=True)
@@ -199,29 +196,31 @@ class ChannelGate(Method):
         GatedNetwork(staged(net), options.groups, 1)
         require_pairs(self.name, spec.train.batch_size, options.gate_epochs)
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: ChannelGateOptions = self.options(spec)
-        base = staged(build_model(spec, data, context))
-        train_classifier("base", base, data.train, spec.train, spec.seed, task_of(data), context)
-        points: list[OperatingPoint] = []
+    def train(self, run: Run) -> None:
+        options: ChannelGateOptions = run.options
+        base = staged(build_model(run))
+        train_network("base", base, run)
+        together = replace(run.spec.train, epochs=options.gate_epochs, lr=options.gate_lr, warmup_epochs=0.0)
         for density in options.densities:
-            reseed(spec, "predictors", density)
-            network = GatedNetwork(copy.deepcopy(base), options.groups, options.kept(density)).to(context.device)
-            name = f"density{density:g}"
-            self._train(name, network, spec, data, context)
-            points.append(ChannelPoint(name, network, one_image(data.channels, data.image_size, context.device)))
+            network = gated(base, density, run)
+
+            def loss(batch: Batch, index: int, network: GatedNetwork = network) -> Tensor:
+                return run.loss(network(batch.x, masked), batch)
+
+            train_network(f"density{density:g}", network, run, loss, together)
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        base, points = staged(fresh_model(run)), []
+        image = one_image(run.data.channels, run.data.image_size, run.device)
+        for density in run.options.densities:
+            name, network = f"density{density:g}", gated(base, density, run)
+            run.restore(name, {"network": network})
+            points.append(ChannelPoint(name, network, image))
         return points
 
-    def _train(self, name: str, network: GatedNetwork, spec: RunSpec, data: Dataset, context: Context) -> None:
-        options: ChannelGateOptions = self.options(spec)
-        task = task_of(data)
 
-        def step(batch: Batch, index: int) -> dict[str, float]:
-            loss = task.loss(network(batch.x, masked), batch.targets, spec.train.label_smoothing)
-            loss.backward()
-            return {"loss": loss.item()}
-
-        together = replace(spec.train, epochs=options.gate_epochs, lr=options.gate_lr, warmup_epochs=0.0)
-        network.train()
-        fit(Plan(name, {"network": network}, {}, step, together, spec.seed), data.train, context)
-        network.eval()
+def gated(base: Staged, density: float, run: Run) -> GatedNetwork:
+    """A copy of a plain network with saliency predictors that start at random."""
+    reseed(run.spec, "predictors", density)
+    options: ChannelGateOptions = run.options
+    return GatedNetwork(copy.deepcopy(base), options.groups, options.kept(density)).to(run.device)

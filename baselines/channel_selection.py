@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.staged import Staged, pooled
 from bench.core.errors import UserError
-from bench.models.resnet.units import PlainBottleneck
+from bench.models.resnet.units import PlainResidual
 from bench.slicing.groups import split, take, together
 
 Run = Callable[[nn.Module, Tensor], Tensor]
@@ -148,7 +148,7 @@ class GatedNetwork(nn.Module):
 
 def gated_block(block: nn.Module, groups: int, kept: int) -> GatedBlock:
     """The same block, same weights, with its convolutions gated."""
-    is_residual = isinstance(block, PlainBottleneck)
+    is_residual = isinstance(block, PlainResidual)
     layers = leaves(block.branch if is_residual else block)
     steps: list[nn.Module] = []
     for place, layer in enumerate(layers):

@@ -5,12 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
-from bench.methods import Method
+from bench.methods import Method, Run
 from bench.points import OperatingPoint, StaticPoint
-from bench.tasks.task import task_of
-from bench.training.context import Context
 
 
 class Constant(nn.Module):
@@ -40,7 +36,7 @@ class ClassPrior(Method):
     kind = "control"
     paper = "control of this suite"
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        prior = task_of(data).prior(data.train)
-        network = Constant(data.channels, prior).to(context.device)
+    def points(self, run: Run) -> list[OperatingPoint]:
+        prior = run.task.prior(run.data.train)
+        network = Constant(run.data.channels, prior).to(run.device)
         return [StaticPoint("prior", network, network.linear.weight.numel())]

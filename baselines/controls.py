@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
-from bench.methods import Method
-from bench.methods.ds_net import load_trained, point_name, require_gates
+from bench.methods import Method, Run
+from bench.methods.ds_net import point_name, require_gates, trained_gates
 from bench.points import OperatingPoint, RoutedPoint, subnetwork_point
 from bench.slicing.dynamic import Router
 from bench.slicing.gate import Gate, Routing
 from bench.slicing.supernet import Features, Supernet
-from bench.training.context import Context
-from bench.training.gating import level_routes
+from bench.statistics.routing import level_routes
 
 
 def image_keys(x: Tensor, key: bytes) -> Tensor:
@@ -81,15 +79,13 @@ class RandomGate(OnGates):
     """The same checkpoint, routed by a hash of the image instead of the gate, in the gate's own proportions."""
 
     name = "random_gate"
+    role = "random"
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        net, gates = parent_of(data, context)
-        key = f"random_gate/{spec.seed}".encode()
-        points: list[OperatingPoint] = []
-        for routing, trained in gates:
-            gated = RoutedPoint(point_name(routing), net, trained, routing, data.image_size)
-            points.append(RandomlyRouted(gated, key))
-        return points
+    def points(self, run: Run) -> list[OperatingPoint]:
+        net, gated = gates_of_parent(run)
+        key = f"random_gate/{run.spec.seed}".encode()
+        points = [RoutedPoint(point_name(r), net, gates, r, run.data.image_size) for r, gates in gated]
+        return [RandomlyRouted(point, key) for point in points]
 
 
 class FixedChoice(OnGates):
@@ -97,14 +93,15 @@ class FixedChoice(OnGates):
     all gates stand at the same place of their lists (the last place of a shorter list)."""
 
     name = "fixed_choice"
+    role = "fixed"
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        net, gates = parent_of(data, context)
-        routes = sorted({route for routing, _ in gates for route in level_routes(routing)})
-        return [subnetwork_point(net, net.space.routed(route), data.image_size) for route in routes]
+    def points(self, run: Run) -> list[OperatingPoint]:
+        net, gated = gates_of_parent(run)
+        routes = sorted({route for routing, _ in gated for route in level_routes(routing)})
+        return [subnetwork_point(net, net.space.routed(route), run.data.image_size, route=route) for route in routes]
 
 
-def parent_of(data: Dataset, context: Context) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
-    """Supernet and gates of the run that a control starts from."""
-    assert context.parent_spec is not None  # `completed` refuses a control without a parent
-    return load_trained(context.parent_spec, data, context)
+def gates_of_parent(run: Run) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
+    """Supernet and gates of the run that a control works on."""
+    assert run.parent is not None  # `completed` refuses a control without a parent
+    return trained_gates(run.parent)

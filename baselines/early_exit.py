@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +21,14 @@ from baselines.exit_thresholds import Measure, confidence, thresholds_for
 from baselines.staged import Staged, channels_last, costs_of, one_image, require_classes, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Batch, Dataset, Split
+from bench.data.dataset import Batch, Split
 from bench.evaluation.accuracy import BATCH
-from bench.methods import Method, build_model, reseed
+from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
 from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.groups import take, together
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training import checkpoint
-from bench.training.context import Context
-from bench.training.loop import Plan, fit
 
 
 @dataclass(frozen=True)
@@ -194,6 +191,7 @@ class ExitPoint(OperatingPoint):
         stored: int,
     ) -> None:
         self.name, self.network, self.forms = name, network.eval(), forms
+        self.routing_space = (tuple(range(len(costs))),)
         self.costs, self.params, self.stored = torch.tensor(costs), torch.tensor(params), stored
 
     def __call__(self, x: Tensor) -> Prediction:
@@ -248,37 +246,42 @@ class EarlyExit(Method):
                 f"{costs[0] / full:.3f}; raise the budget or move the first of the exits to the front"
             )
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        require_classes(self.name, data)
-        options: EarlyExitOptions = self.options(spec)
-        network = self._trained(spec, options, data, context)
-        costs, full = exit_costs(network, one_image(data.channels, data.image_size, context.device))
-        file = context.checkpoint("thresholds")
-        if not file.exists():
-            seen = confidences(served(network), data.validation, context.device)
+    def train(self, run: Run) -> None:
+        require_classes(self.name, run.data)
+        options: EarlyExitOptions = run.options
+        network, image = exit_network(build_model(run), run)
+        weights = [options.exit_weight] * (len(network.heads) - 1) + [1.0]
+
+        def loss(batch: Batch, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+            losses = [run.loss(output, batch) for output in network(batch.x)]
+            total = sum(w * each for w, each in zip(weights, losses, strict=True)) / sum(weights)
+            return total, {f"exit{n}": each for n, each in enumerate(losses)}  # type: ignore[return-value]
+
+        def thresholds() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            costs, full = exit_costs(network, image)
+            seen = confidences(served(network), run.data.validation, run.device)
             limit = math.inf if options.maximum is None else options.maximum * full
             rows = [thresholds_for(seen, costs, budget * full, limit) for budget in options.budgets]
-            checkpoint.save(file, {"thresholds": torch.tensor(rows, dtype=torch.float64)}, context.run_id, {})
-        rows = checkpoint.load(file, context.run_id)[0]["thresholds"].tolist()
-        named = zip(options.budgets, rows, strict=True)
+            return {"thresholds": torch.tensor(rows, dtype=torch.float64)}, {}
+
+        train_network("network", network, run, loss)
+        run.once("thresholds", thresholds)
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        network, image = exit_network(fresh_model(run), run)
+        run.restore("network", {"network": network})
+        costs, _ = exit_costs(network.eval(), image)
+        rows = run.read("thresholds")[0]["thresholds"].tolist()
+        named = zip(run.options.budgets, rows, strict=True)
         return [exit_point(f"budget{budget:g}", network, thresholds, costs) for budget, thresholds in named]
 
-    def _trained(self, spec: RunSpec, options: EarlyExitOptions, data: Dataset, context: Context) -> ExitNetwork:
-        plain = staged(build_model(spec, data, context))
-        reseed(spec, "exits")
-        image = one_image(data.channels, data.image_size, context.device)
-        network = with_exits(plain, options.exits, image).to(context.device)
-        task, weights = task_of(data), [options.exit_weight] * (len(network.heads) - 1) + [1.0]
 
-        def step(batch: Batch, index: int) -> dict[str, float]:
-            losses = [task.loss(out, batch.targets, spec.train.label_smoothing) for out in network(batch.x)]
-            mean = sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
-            mean.backward()  # type: ignore[union-attr]
-            return {f"exit{number}": loss.item() for number, loss in enumerate(losses)}
-
-        network.train()
-        fit(Plan("network", {"network": network}, {}, step, spec.train, spec.seed), data.train, context)
-        return network.eval()  # type: ignore[return-value]
+def exit_network(net: Supernet, run: Run) -> tuple[ExitNetwork, Tensor]:
+    """The full network with exits that start at random, and one image (1, C, H, W) of the right shape."""
+    plain = staged(net)
+    reseed(run.spec, "exits")
+    image = one_image(run.data.channels, run.data.image_size, run.device)
+    return with_exits(plain, run.options.exits, image).to(run.device), image
 
 
 @torch.no_grad()

@@ -20,18 +20,16 @@ from torch import Tensor, nn
 from baselines.staged import Staged, channels_last, costs_of, one_image, pooled, require_pairs, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Batch, Dataset
-from bench.methods import Method, build_model, reseed
-from bench.models.resnet.units import PlainBottleneck
+from bench.data.dataset import Batch
+from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
+from bench.models.resnet.units import PlainResidual
 from bench.models.vit.plain import PlainBlock
 from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.gate import decide, gumbel_straight_through
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training.context import Context
-from bench.training.loop import Plan, fit, train_classifier
+from bench.training.loop import Loss
 
 SKIP, RUN = 0, 1
 
@@ -70,7 +68,7 @@ class LayerSkipOptions:
 
 def is_skippable(block: nn.Module) -> bool:
     """Whether a block is residual with an identity beside it, so that images can go past it."""
-    return isinstance(block, PlainBlock) or (isinstance(block, PlainBottleneck) and len(block.shortcut) == 0)
+    return isinstance(block, PlainBlock) or (isinstance(block, PlainResidual) and len(block.shortcut) == 0)
 
 
 def skip_gate(width: int, hidden: int, target: float) -> nn.Sequential:
@@ -164,6 +162,7 @@ class SkipPoint(OperatingPoint):
 
     def __init__(self, name: str, network: SkipNetwork, image: Tensor) -> None:
         self.name, self.network = name, network.eval()
+        self.routing_space = ((SKIP, RUN),) * len(network.gates)
         self.runner: SkipNetwork = channels_last(folded(network))  # type: ignore[assignment]
         pieces = [network.network.stem, *network.network.blocks, network.network.head]
         self._madds = Priced(network.gates, costs_of(pieces, image)[0])
@@ -224,36 +223,46 @@ class LayerSkip(Method):
             raise UserError(f"no block of {spec.model} can be skipped: all of them change the shape")
         require_pairs(self.name, spec.train.batch_size, self.options(spec).gate_epochs)
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: LayerSkipOptions = self.options(spec)
-        base = staged(build_model(spec, data, context))
-        image = one_image(data.channels, data.image_size, context.device)
-        widths = [x.shape[1 if x.dim() == 4 else -1] for x in costs_of([base.stem, *base.blocks], image)[1]]
-        train_classifier("base", base, data.train, spec.train, spec.seed, task_of(data), context)
-        points: list[OperatingPoint] = []
+    def train(self, run: Run) -> None:
+        options: LayerSkipOptions = run.options
+        base = staged(build_model(run))
+        widths = arriving(base, run)
+        train_network("base", base, run)
+        together = replace(run.spec.train, epochs=options.gate_epochs, lr=options.gate_lr, warmup_epochs=0.0)
         for target in options.targets:
-            reseed(spec, "gates", target)
-            arriving = {str(i): widths[i] for i, block in enumerate(base.blocks) if is_skippable(block)}
-            gates = {index: skip_gate(width, options.gate_hidden, target) for index, width in arriving.items()}
-            network = SkipNetwork(copy.deepcopy(base), gates).to(context.device)
-            name = f"rate{target:g}"
-            self._train(name, network, target, spec, data, context)
+            network = gated(base, widths, target, run)
+            train_network(f"rate{target:g}", network, run, skip_loss(network, target, run), together)
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        base, points = staged(fresh_model(run)), []
+        widths, image = arriving(base, run), one_image(run.data.channels, run.data.image_size, run.device)
+        for target in run.options.targets:
+            name, network = f"rate{target:g}", gated(base, widths, target, run)
+            run.restore(name, {"network": network})
             points.append(SkipPoint(name, network, image))
         return points
 
-    def _train(
-        self, name: str, network: SkipNetwork, target: float, spec: RunSpec, data: Dataset, context: Context
-    ) -> None:
-        options: LayerSkipOptions = self.options(spec)
-        task = task_of(data)
 
-        def step(batch: Batch, index: int) -> dict[str, float]:
-            output, runs = network.sampled(batch.x, options.temperature)
-            loss, rate = task.loss(output, batch.targets, spec.train.label_smoothing), rate_loss(runs, target)
-            (loss + options.rate_weight * rate).backward()
-            return {"loss": loss.item(), "rate": rate.item()}
+def arriving(base: Staged, run: Run) -> dict[str, int]:
+    """Channels that arrive at each block that can be skipped, by its index."""
+    image = one_image(run.data.channels, run.data.image_size, run.device)
+    widths = [x.shape[1 if x.dim() == 4 else -1] for x in costs_of([base.stem, *base.blocks], image)[1]]
+    return {str(i): widths[i] for i, block in enumerate(base.blocks) if is_skippable(block)}
 
-        together = replace(spec.train, epochs=options.gate_epochs, lr=options.gate_lr, warmup_epochs=0.0)
-        network.train()
-        fit(Plan(name, {"network": network}, {}, step, together, spec.seed), data.train, context)
-        network.eval()
+
+def gated(base: Staged, widths: Mapping[str, int], target: float, run: Run) -> SkipNetwork:
+    """A copy of a plain network with gates that start at random, at about the target."""
+    reseed(run.spec, "gates", target)
+    gates = {index: skip_gate(width, run.options.gate_hidden, target) for index, width in widths.items()}
+    return SkipNetwork(copy.deepcopy(base), gates).to(run.device)
+
+
+def skip_loss(network: SkipNetwork, target: float, run: Run) -> Loss:
+    """The labels' loss of sampled decisions plus the weighted target-rate loss."""
+
+    def loss(batch: Batch, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        output, runs = network.sampled(batch.x, run.options.temperature)
+        labels, rate = run.loss(output, batch), rate_loss(runs, target)
+        return labels + run.options.rate_weight * rate, {"loss": labels, "rate": rate}
+
+    return loss

@@ -12,15 +12,11 @@ from typing import Literal
 from baselines.nested_rules import SCHEMES
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
-from bench.methods import Method, build_model
+from bench.methods import SUPERNET, Method, Run, build_model, trained_supernet
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training.context import Context
 from bench.training.joint import train_jointly
-from bench.training.start import SUPERNET
 
 
 @dataclass(frozen=True)
@@ -56,21 +52,17 @@ class NestedViT(Method):
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         choices_of(net.space, self.options(spec))
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: NestedViTOptions = self.options(spec)
-        net, scheme = build_model(spec, data, context), SCHEMES[options.scheme]
+    def train(self, run: Run) -> None:
+        options: NestedViTOptions = run.options
+        net, scheme = build_model(run), SCHEMES[options.scheme]
         choices = choices_of(net.space, options)
-        train_jointly(
-            SUPERNET,
-            net,
-            lambda done, generator: scheme.lessons(choices, done, options.alone, generator),
-            data.train,
-            spec.train,
-            spec.seed,
-            task_of(data),
-            context,
-        )
-        return [subnetwork_point(net, c, data.image_size, scheme.name(net.space, c)) for c in choices]
+        rule = lambda done, generator: scheme.lessons(choices, done, options.alone, generator)
+        train_jointly(SUPERNET, net, rule, run)
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        net, scheme = trained_supernet(run), SCHEMES[run.options.scheme]
+        choices = choices_of(net.space, run.options)
+        return [subnetwork_point(net, c, run.data.image_size, scheme.name(net.space, c)) for c in choices]
 
 
 def choices_of(space: ChoiceSpace, options: NestedViTOptions) -> list[Choice]:

@@ -7,6 +7,7 @@ need is never done for it. One threshold trades cost for accuracy; that of a bud
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,7 @@ from bench.evaluation.accuracy import BATCH
 from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
 from bench.slicing.groups import split, take, together
-from bench.training import checkpoint
-from bench.training.context import Context
+from bench.training.run import Run
 
 State = tuple[Tensor, ...]
 """What is known of each image when the decision is taken: tensors (B, ...)."""
@@ -102,6 +102,7 @@ class OneDecisionPoint(OperatingPoint):
         self.threshold = threshold
         self.forms = {form: network.eval() for form, network in forms.items()}
         self.costs, self.params = torch.tensor(costs), torch.tensor(params)
+        self.routing_space = (tuple(range(len(costs))),)
 
     def __call__(self, x: Tensor) -> Prediction:
         return run_by_option(next(iter(self.forms.values())), self.threshold, x)
@@ -150,19 +151,27 @@ def confidences(network: OneDecision, split: Split, device: torch.device) -> Ten
     return torch.cat([network.begin(batch.x)[1] for batch in split.batches(BATCH, device=device)])
 
 
-def fitted_thresholds(
-    network: OneDecision, budgets: Mapping[str, float], costs: Sequence[int], validation: Split, context: Context
-) -> dict[str, float]:
-    """The threshold of each budget (multiply-adds, by the point's name), found on the validation split and kept as
-    the checkpoint `thresholds`, so that every process judges the same points."""
-    path = context.checkpoint("thresholds")
-    if not path.exists():
-        known = confidences(network, validation, context.device)
-        found = {name: threshold_for(known, costs, budget) for name, budget in budgets.items()}
-        tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
-        checkpoint.save(path, tensors, context.run_id, {})
-    tensors, _ = checkpoint.load(path, context.run_id)
-    return {name: float(tensors[name]) for name in budgets}
+def fit_thresholds(network: OneDecision, costs: Sequence[int], full: int, run: Run) -> None:
+    """Find the threshold of each budget of the run's options on the validation split, and keep them as the checkpoint
+    `thresholds`, so that every process judges the same points.
+
+    Args:
+        costs: multiply-adds of an image by option. full: those of the full network, of which budgets are fractions.
+    """
+
+    def thresholds() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        confidence = confidences(network, run.data.validation, run.device)
+        budgets = named_budgets(run.options.budgets)
+        values = {name: threshold_for(confidence, costs, budget * full) for name, budget in budgets.items()}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}, {}
+
+    run.once("thresholds", thresholds)
+
+
+def fitted_thresholds(run: Run) -> dict[str, float]:
+    """What `fit_thresholds` kept, by the point's name, in the order of the run's budgets."""
+    tensors, _ = run.read("thresholds")
+    return {name: float(tensors[name]) for name in named_budgets(run.options.budgets)}
 
 
 def named_budgets(budgets: Sequence[float]) -> dict[str, float]:

@@ -6,7 +6,6 @@ pruned for each budget, at once or in steps with fine-tuning in between; every c
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -20,17 +19,14 @@ from baselines.pruning_criteria import CRITERIA
 from baselines.pruning_surgery import rebuild
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Batch, Dataset
-from bench.methods import Method, build_model, build_network
+from bench.data.dataset import Batch
+from bench.methods import Method, Run, build_model, build_network, fresh_model, plain_network, train_network
 from bench.models.detector.head import DetectorTail
 from bench.points import OperatingPoint, StaticPoint
 from bench.profilers.madds import executed_madds
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training import checkpoint
-from bench.training.context import Context
-from bench.training.loop import Plan, fit, train_classifier
+from bench.training.loop import Loss
 
 
 @dataclass(frozen=True)
@@ -86,85 +82,75 @@ class Pruning(Method):
         image = torch.zeros(1, net.input_channels, image_size, image_size)
         check_budget(plain, image, min(options.budgets), criterion)
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: PruningOptions = self.options(spec)
-        plain = _plain(spec, data, context)
-        names = {f"{options.criterion}@{budget:g}": budget for budget in options.budgets}
-        missing = [name for name in names if not context.checkpoint(name).exists()]
+    def train(self, run: Run) -> None:
+        names = names_of(run.options)
+        missing = [name for name in names if not run.checkpoint(name).exists()]
         if missing:
-            base = copy.deepcopy(plain)
-            self._train_base(base, spec, data, context)
+            net = build_model(run)
+            base = build_network(net, net.space.uniform_choices[-1], run)
+            sparse = run.options.criterion == "slimming"
+            train_network("base", base, run, sparse_loss(base, run.options.sparsity, run) if sparse else None)
             for name in missing:
-                self._prune(name, base, names[name], spec, data, context)
-        return [_stored_point(name, plain, data, context) for name in names]
+                prune(name, base, names[name], run)
 
-    def _train_base(self, network: nn.Module, spec: RunSpec, data: Dataset, context: Context) -> None:
-        options: PruningOptions = self.options(spec)
-        if options.criterion == "slimming":
-            train_sparsely(network, options.sparsity, spec, data, context)
-        else:
-            train_classifier("base", network, data.train, spec.train, spec.seed, task_of(data), context)
+    def points(self, run: Run) -> list[OperatingPoint]:
+        net = fresh_model(run)
+        plain, points = plain_network(net, net.space.uniform_choices[-1]), []
+        for name in names_of(run.options):
+            network = channels_last(rebuild(plain, run.state(name, "network"))).eval()
+            points.append(StaticPoint(name, network, executed_madds(network, example(run))))
+        return points
 
-    def _prune(self, name: str, base: nn.Module, budget: float, spec: RunSpec, data: Dataset, context: Context) -> None:
-        """Prune and fine-tune in turn until the budget is reached; the result is the checkpoint called `name`."""
-        options: PruningOptions = self.options(spec)
-        steps, network, full = options.iterative_steps, base, None
-        for step in range(1, steps + 1):
-            pruned = prune_to_budget(
-                network,
-                _example(data, context),
-                1 - (1 - budget) * step / steps,
-                CRITERIA[options.criterion],
-                seed=spec.seed,
-                batches=_calibration(options.taylor_images, spec, data, context),
-                loss=task_of(data).loss,
-                full_madds=full,
-            )
-            network, full = channels_last(pruned.network), pruned.full_madds
-            epochs = options.finetune_epochs * step // steps - options.finetune_epochs * (step - 1) // steps
-            finetuning = replace(spec.train, epochs=epochs, lr=options.finetune_lr or spec.train.lr, warmup_epochs=0.0)
-            stage = name if step == steps else f"{name}.{step}of{steps}"
-            train_classifier(stage, network, data.train, finetuning, spec.seed, task_of(data), context)
+
+def names_of(options: PruningOptions) -> dict[str, float]:
+    """The budgets by the names of their points."""
+    return {f"{options.criterion}@{budget:g}": budget for budget in options.budgets}
+
+
+def prune(name: str, base: nn.Module, budget: float, run: Run) -> None:
+    """Prune and fine-tune in turn until the budget is reached; the result is the checkpoint called `name`."""
+    options: PruningOptions = run.options
+    steps, network, full = options.iterative_steps, base, None
+    for step in range(1, steps + 1):
+        pruned = prune_to_budget(
+            network,
+            example(run),
+            1 - (1 - budget) * step / steps,
+            CRITERIA[options.criterion],
+            seed=run.spec.seed,
+            batches=_calibration(run),
+            loss=run.task.loss,
+            full_madds=full,
+        )
+        network, full = channels_last(pruned.network), pruned.full_madds
+        epochs = options.finetune_epochs * step // steps - options.finetune_epochs * (step - 1) // steps
+        spec = run.spec.train
+        spec = replace(spec, epochs=epochs, lr=options.finetune_lr or spec.lr, warmup_epochs=0.0)
+        train_network(name if step == steps else f"{name}.{step}of{steps}", network, run, spec=spec)
 
 
 def channels_last(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _plain(spec: RunSpec, data: Dataset, context: Context) -> nn.Module:
-    """The widest network of the model's ladder, as ordinary layers with the weights that training starts from."""
-    net = build_model(spec, data, context)
-    return channels_last(build_network(net, net.space.uniform_choices[-1], context))
+def example(run: Run) -> Tensor:
+    """(1, C, H, W): an image of the right shape."""
+    return torch.zeros(1, run.data.channels, run.data.image_size, run.data.image_size, device=run.device)
 
 
-def _example(data: Dataset, context: Context) -> Tensor:
-    return torch.zeros(1, data.channels, data.image_size, data.image_size, device=context.device)
-
-
-def train_sparsely(network: nn.Module, strength: float, spec: RunSpec, data: Dataset, context: Context) -> None:
-    """Train on labels plus `strength` times the L1 norm of the batch norm scales (Liu et al. 2017, sec. 3)."""
+def sparse_loss(network: nn.Module, strength: float, run: Run) -> Loss:
+    """The labels' loss plus `strength` times the L1 norm of the batch norm scales (Liu et al. 2017, sec. 3)."""
     scales: list[Tensor] = [module.weight for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
-    def step(batch: Batch, index: int) -> dict[str, float]:
-        loss = task_of(data).loss(network(batch.x), batch.targets, spec.train.label_smoothing)
-        penalty = torch.cat(scales).abs().sum()
-        (loss + strength * penalty).backward()
-        return {"loss": loss.item(), "scales": penalty.item()}
+    def loss(batch: Batch, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        labels, penalty = run.loss(network(batch.x), batch), torch.cat(scales).abs().sum()
+        return labels + strength * penalty, {"loss": labels, "scales": penalty}
 
-    network.train()
-    fit(Plan("base", {"network": network}, {}, step, spec.train, spec.seed), data.train, context)
-    network.eval()
+    return loss
 
 
-def _calibration(images: int, spec: RunSpec, data: Dataset, context: Context) -> Iterator[Batch]:
+def _calibration(run: Run) -> Iterator[Batch]:
     """Batches of the calibration split's first images (rounded up to whole batches), never augmented."""
-    size = min(spec.train.batch_size, images)
-    return islice(data.calibration.batches(size, context.device), -(-images // size))
-
-
-def _stored_point(name: str, plain: nn.Module, data: Dataset, context: Context) -> StaticPoint:
-    """The point as its checkpoint holds it, so that every process judges the same network."""
-    tensors, _ = checkpoint.load(context.checkpoint(name), context.run_id)
-    state = {key.removeprefix("network/"): tensor for key, tensor in tensors.items()}
-    network = channels_last(rebuild(plain, state)).eval()
-    return StaticPoint(name, network, executed_madds(network, _example(data, context)))
+    images = run.options.taylor_images
+    size = min(run.spec.train.batch_size, images)
+    return islice(run.data.calibration.batches(size, run.device), -(-images // size))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from baselines.pruning_coupling import NORMS, Coupling, Layer
 from bench.core.errors import UserError
 from bench.data.dataset import Batch
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.loop import stable_seed
 
 Scores = list[Tensor | None]

@@ -13,18 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
-from bench.methods import Method, build_model
+from bench.methods import SUPERNET, Method, Run, build_model, train_network, trained_supernet
 from bench.models import PRESETS
 from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.supernet import Supernet, View
-from bench.tasks.task import task_of
-from bench.training import checkpoint
 from bench.training.calibrate import calibrate
-from bench.training.context import Context
-from bench.training.loop import stable_seed, train_classifier
-from bench.training.start import SUPERNET
+from bench.training.loop import stable_seed
 
 
 @dataclass(frozen=True)
@@ -52,21 +47,20 @@ class SlicedOrder(Method):
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         check_order(PRESETS.get(spec.model), self.options(spec).order)
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: SlicedOrderOptions = self.options(spec)
-        net, path = build_model(spec, data, context), context.checkpoint(SUPERNET)
-        if not path.exists():
-            if spec.init_from is None:
-                self._train(net, spec, data, context)
-            family = PRESETS.get(spec.model).family
-            net = in_order(net, family, options.order, stable_seed(spec.seed, "order")).eval()
-            if net.space.prefix_statistics:
-                calibrate(net, net.space.named, data.calibration, context.device)
-            checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, {})
-        checkpoint.restore(path, {"supernet": net}, context.run_id)
-        return [subnetwork_point(net.eval(), choice, data.image_size) for choice in net.space.named]
+    def train(self, run: Run) -> None:
+        run.once(SUPERNET, lambda: ({"supernet": ordered(run)}, {}))
 
-    def _train(self, net: Supernet, spec: RunSpec, data: Dataset, context: Context) -> None:
-        """Train the largest network, in place, on the labels alone."""
-        full = View(net, net.space.largest)
-        train_classifier("full", full, data.train, spec.train, spec.seed, task_of(data), context)
+    def points(self, run: Run) -> list[OperatingPoint]:
+        net = trained_supernet(run)
+        return [subnetwork_point(net, choice, run.data.image_size) for choice in net.space.named]
+
+
+def ordered(run: Run) -> Supernet:
+    """The full network, trained on the labels alone unless it is the parent's, its channels in the run's order."""
+    net = build_model(run)
+    if run.spec.init_from is None:
+        train_network("full", View(net, net.space.largest), run)
+    net = in_order(net, run.preset.family, run.options.order, stable_seed(run.spec.seed, "order")).eval()
+    if net.space.prefix_statistics:
+        calibrate(net, net.space.named, run.data.calibration, run.device)
+    return net

@@ -7,22 +7,17 @@ norm have no statistics that widths could quarrel over, and no preset of theirs 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
-from bench.methods import Method, build_model
+from bench.methods import SUPERNET, Method, Run, build_model, trained_supernet
 from bench.models.widths import SWITCHABLE_MULTIPLIERS
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training.context import Context
 from bench.training.joint import Lesson, train_jointly
-from bench.training.start import SUPERNET
 
 
 @dataclass(frozen=True)
@@ -42,23 +37,22 @@ class SNet(Method):
     kind = "slimmable"
     paper = "Yu et al., ICLR 2019, arXiv 1812.08928"
     trains = ("switchable",)
+    version = 2
     leaves = "supernet"
     Options = SNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         choices_of(net.space, self.options(spec).widths)
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: SNetOptions = self.options(spec)
-        net = build_model(spec, data, context)
-        choices = choices_of(net.space, options.widths)
-        lessons = [Lesson(choice) for choice in choices.values()]
+    def train(self, run: Run) -> None:
+        net = build_model(run)
+        lessons = [Lesson(choice) for choice in choices_of(net.space, run.options.widths).values()]
+        train_jointly(SUPERNET, net, lambda done, generator: lessons, run)
 
-        def all_widths(progress: float, generator: random.Random) -> Sequence[Lesson]:
-            return lessons
-
-        train_jointly(SUPERNET, net, all_widths, data.train, spec.train, spec.seed, task_of(data), context)
-        return [subnetwork_point(net, c, data.image_size, f"width{w:g}") for w, c in choices.items()]
+    def points(self, run: Run) -> list[OperatingPoint]:
+        net = trained_supernet(run)
+        choices = choices_of(net.space, run.options.widths)
+        return [subnetwork_point(net, c, run.data.image_size, f"width{w:g}") for w, c in choices.items()]
 
 
 def choices_of(space: ChoiceSpace, widths: Sequence[float]) -> dict[float, Choice]:

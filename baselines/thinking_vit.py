@@ -15,19 +15,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from baselines.one_decision import OneDecisionPoint, check_budgets, fitted_thresholds, named_budgets
+from baselines.one_decision import OneDecisionPoint, check_budgets, fit_thresholds, fitted_thresholds, named_budgets
 from baselines.thinking_rounds import Nested, NestedRounds, RoundWidth
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Batch, Dataset
-from bench.methods import Method, build_model, reseed
+from bench.data.dataset import Batch
+from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
 from bench.points import OperatingPoint
 from bench.slicing.extract import parameters_of
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training.context import Context
-from bench.training.loop import Plan, fit
 
 
 @dataclass(frozen=True)
@@ -76,20 +74,27 @@ class ThinkingViT(Method):
         cheapest, _ = rounds_of(net, options).costs()
         check_budgets(options.budgets, cheapest, net.cost(net.space.largest, image_size).madds)
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: ThinkingViTOptions = self.options(spec)
-        net = build_model(spec, data, context)
-        reseed(spec, "recycling")
-        network = rounds_of(net, options).to(context.device)
-        train_rounds(network, options.first_weight, spec, data, context)
-        costs, full = network.costs(), net.cost(net.space.largest, data.image_size).madds
-        budgets = {name: budget * full for name, budget in named_budgets(options.budgets).items()}
-        thresholds = fitted_thresholds(network, budgets, costs, data.validation, context)
-        thresholds |= {name: -value for name, value in options.named_thresholds.items()}  # sure = of low entropy
-        plain = network.extract().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def train(self, run: Run) -> None:
+        net = build_model(run)
+        network = seeded_rounds(net, run)
+        train_rounds(network, run)
+        fit_thresholds(network, network.costs(), net.cost(net.space.largest, run.data.image_size).madds, run)
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        network = seeded_rounds(fresh_model(run), run)
+        run.restore("rounds", {"network": network})
+        thresholds = fitted_thresholds(run)
+        thresholds |= {name: -value for name, value in run.options.named_thresholds.items()}  # sure = of low entropy
+        plain = network.eval().extract().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         forms = {"view": network, "extracted": plain}
-        params = (parameters_of(plain.first), parameters_of(network))
+        costs, params = network.costs(), (parameters_of(plain.first), parameters_of(network))
         return [OneDecisionPoint(name, forms, threshold, costs, params) for name, threshold in thresholds.items()]
+
+
+def seeded_rounds(net: Supernet, run: Run) -> NestedRounds:
+    """Both rounds, their recycling drawn by the run's seed."""
+    reseed(run.spec, "recycling")
+    return rounds_of(net, run.options).to(run.device)
 
 
 def rounds_of(net: Supernet, options: ThinkingViTOptions) -> NestedRounds:
@@ -103,15 +108,12 @@ def rounds_of(net: Supernet, options: ThinkingViTOptions) -> NestedRounds:
     return NestedRounds(Nested(net, narrow, full), narrow, full)
 
 
-def train_rounds(network: NestedRounds, first_weight: float, spec: RunSpec, data: Dataset, context: Context) -> None:
+def train_rounds(network: NestedRounds, run: Run) -> None:
     """Train both rounds on every image; the second's gradient flows into the first through the recycled tokens."""
-    task, smoothing = task_of(data), spec.train.label_smoothing
+    weight = run.options.first_weight
 
-    def step(batch: Batch, index: int) -> dict[str, float]:
-        first, second = (task.loss(output, batch.targets, smoothing) for output in network.outputs(batch.x))
-        (first_weight * first + (1 - first_weight) * second).backward()
-        return {"first": first.item(), "second": second.item()}
+    def loss(batch: Batch, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        first, second = (run.loss(output, batch) for output in network.outputs(batch.x))
+        return weight * first + (1 - weight) * second, {"first": first, "second": second}
 
-    network.train()
-    fit(Plan("rounds", {"network": network}, {}, step, spec.train, spec.seed), data.train, context)
-    network.eval()
+    train_network("rounds", network, run, loss)

@@ -29,21 +29,20 @@ from baselines.one_decision import (
     OneDecisionPoint,
     State,
     check_budgets,
+    fit_thresholds,
     fitted_thresholds,
     named_budgets,
 )
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Batch, Dataset
-from bench.methods import Method, build_model, trainable_copy
+from bench.data.dataset import Batch
+from bench.methods import Method, Run, build_model, fresh_model, plain_network, train_network
 from bench.models.vit.plain import PlainBlock, PlainEmbedding, PlainHead, PlainStage
 from bench.points import OperatingPoint
 from bench.slicing.attention import attention_cost
-from bench.slicing.extract import extract, parameters_of
+from bench.slicing.extract import parameters_of
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training.context import Context
-from bench.training.loop import Plan, fit, stable_seed
+from bench.training.loop import stable_seed
 
 
 def class_attention(qkv: Tensor, heads: int, head_dim: int) -> Tensor:
@@ -161,22 +160,28 @@ class TokenPrune(Method):
         full = net.cost(net.space.largest, image_size).madds
         check_budgets(options.budgets, pruned(net, options).cost(0), full)
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: TokenPruneOptions = self.options(spec)
-        net = build_model(spec, data, context)
-        network = pruned(net, options).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        train_with_random_counts(network, spec, data, context)
-        costs = [network.cost(option) for option in range(len(network.counts))]
-        full = net.cost(net.space.largest, data.image_size).madds
-        budgets = {name: budget * full for name, budget in named_budgets(options.budgets).items()}
-        thresholds = fitted_thresholds(network, budgets, costs, data.validation, context)
+    def train(self, run: Run) -> None:
+        net = build_model(run)
+        network = pruned(net, run.options)
+        train_with_random_counts(network, run)
+        fit_thresholds(network, costs_of(network), net.cost(net.space.largest, run.data.image_size).madds, run)
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        network = pruned(fresh_model(run), run.options)
+        run.restore("pruned", {"network": network})
+        costs, thresholds = costs_of(network.eval()), fitted_thresholds(run)
         params = [parameters_of(network)] * len(costs)
         return [OneDecisionPoint(name, {"extracted": network}, t, costs, params) for name, t in thresholds.items()]
 
 
+def costs_of(network: TokenPruned) -> list[int]:
+    """Multiply-adds of one image by the option that it takes."""
+    return [network.cost(option) for option in range(len(network.counts))]
+
+
 def pruned(net: Supernet, options: TokenPruneOptions) -> TokenPruned:
     """The full network of a preset, with a drop. Raises `UserError` for a block that it does not have."""
-    plain = trainable_copy(extract(net, net.space.largest))
+    plain = plain_network(net, net.space.largest)
     depth = sum(len(part.blocks) for part in plain.children() if isinstance(part, PlainStage))
     place = depth // 4 if options.place is None else options.place
     if not 0 <= place < depth:
@@ -185,16 +190,11 @@ def pruned(net: Supernet, options: TokenPruneOptions) -> TokenPruned:
     return TokenPruned(plain, place, options.counts(tokens - 1))
 
 
-def train_with_random_counts(network: TokenPruned, spec: RunSpec, data: Dataset, context: Context) -> None:
+def train_with_random_counts(network: TokenPruned, run: Run) -> None:
     """Train on labels; at each step all images keep a number of tokens that is drawn for it."""
-    task = task_of(data)
 
-    def step(batch: Batch, index: int) -> dict[str, float]:
-        option = random.Random(stable_seed(spec.seed, "kept tokens", index)).randrange(len(network.counts))
-        loss = task.loss(network(batch.x, option), batch.targets, spec.train.label_smoothing)
-        loss.backward()
-        return {"loss": loss.item()}
+    def loss(batch: Batch, index: int) -> Tensor:
+        option = random.Random(stable_seed(run.spec.seed, "kept tokens", index)).randrange(len(network.counts))
+        return run.loss(network(batch.x, option), batch)
 
-    network.train()
-    fit(Plan("pruned", {"network": network}, {}, step, spec.train, spec.seed), data.train, context)
-    network.eval()
+    train_network("pruned", network, run, loss)

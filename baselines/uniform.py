@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
-from bench.methods import Method, build_model, build_network
+from bench.methods import Method, Run, build_model, build_network, fresh_model, plain_network, train_network
 from bench.points import OperatingPoint, StaticPoint
+from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training.context import Context
-from bench.training.loop import train_classifier
 
 
 @dataclass(frozen=True)
@@ -43,20 +38,24 @@ class Uniform(Method):
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         choices = self.options(spec).choices
-        for index in choices:
-            net.space.uniform(index)
+        choices_of(net.space, self.options(spec))
         if len(set(choices)) < len(choices):
             raise UserError(f"choices must name each sub-network once, not {list(choices)}")
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: UniformOptions = self.options(spec)
-        net = build_model(spec, data, context)
-        choices = [net.space.uniform(i) for i in options.choices] or list(net.space.uniform_choices)
-        points: list[OperatingPoint] = []
-        for choice in choices:
-            name = net.space.name_of(choice)
-            network = build_network(net, choice, context).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            train_classifier(name, network, data.train, spec.train, spec.seed, task_of(data), context)
-            madds = net.cost(choice, data.image_size).madds
-            points.append(StaticPoint(name, network, madds))
+    def train(self, run: Run) -> None:
+        net = build_model(run)
+        for choice in choices_of(net.space, run.options):
+            train_network(net.space.name_of(choice), build_network(net, choice, run), run)
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        net, points = fresh_model(run), []
+        for choice in choices_of(net.space, run.options):
+            name, network = net.space.name_of(choice), plain_network(net, choice)
+            run.restore(name, {"network": network})
+            points.append(StaticPoint(name, network, net.cost(choice, run.data.image_size).madds))
         return points
+
+
+def choices_of(space: ChoiceSpace, options: UniformOptions) -> list[Choice]:
+    """The sub-networks of a run. Raises `UserError` for an index that the ladder does not have."""
+    return [space.uniform(index) for index in options.choices] or list(space.uniform_choices)

@@ -6,19 +6,18 @@ training for each width that is evaluated.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
-from bench.methods import Method, build_model
+from bench.methods import SUPERNET, Method, Run, build_model, trained_supernet
 from bench.models.widths import WIDTH_MULTIPLIERS
 from bench.points import OperatingPoint, subnetwork_point
+from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
-from bench.tasks.task import task_of
-from bench.training import checkpoint
 from bench.training.calibrate import calibrate
-from bench.training.context import Context
 from bench.training.supernet import StageOne, train_supernet
 
 
@@ -46,6 +45,7 @@ class USNet(Method):
     kind = "slimmable"
     paper = "Yu & Huang, ICCV 2019, arXiv 1903.05134"
     trains = ("universally slimmable",)
+    version = 2
     leaves = "supernet"
     Options = USNetOptions
 
@@ -56,20 +56,26 @@ class USNet(Method):
         if not steps or len(steps) < len(options.widths):
             raise UserError(f"widths must be at least one width, each named once, not {list(options.widths)}")
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: USNetOptions = self.options(spec)
-        net = build_model(spec, data, context)
-        choices = {width: net.space.uniform(step_of(width)) for width in options.widths}
-        net, history = train_supernet(
-            net, data.train, spec.train, spec.seed, options.stage_one(), task_of(data), context
-        )
-        path = context.checkpoint("final")
-        if not path.exists():
-            calibrate(net, choices.values(), data.calibration, context.device)
-            checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, history)
-        checkpoint.restore(path, {"supernet": net}, context.run_id)
-        net.eval()
-        return [subnetwork_point(net, c, data.image_size, f"width{w:g}") for w, c in choices.items()]
+    def train(self, run: Run) -> None:
+        net = build_model(run)
+        choices = choices_of(net.space, run.options.widths)
+        net, history = train_supernet(net, run.options.stage_one(), run)
+
+        def calibrated() -> tuple[dict[str, Supernet], dict[str, Any]]:
+            calibrate(net, choices.values(), run.data.calibration, run.device)
+            return {"supernet": net}, history
+
+        run.once(SUPERNET, calibrated)
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        net = trained_supernet(run)
+        choices = choices_of(net.space, run.options.widths)
+        return [subnetwork_point(net, c, run.data.image_size, f"width{w:g}") for w, c in choices.items()]
+
+
+def choices_of(space: ChoiceSpace, widths: Sequence[float]) -> dict[float, Choice]:
+    """The choice of each width. Raises `UserError` for one that no sub-network has."""
+    return {width: space.uniform(step_of(width)) for width in widths}
 
 
 def step_of(width: float) -> int:

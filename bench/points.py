@@ -35,10 +35,15 @@ class OperatingPoint:
     Attributes:
         name: unique among the points of one run.
         kind: "static", or "dynamic" where the cost depends on the image.
+        routing_space: for each decision the options that it may take, cheapest first. None where nothing is decided,
+            or what is decided is no such option.
+        route: of a static point that is one route through a network with gates, the options taken; else None.
     """
 
     name: str
     kind: str
+    routing_space: Sequence[Sequence[int]] | None = None
+    route: tuple[int, ...] | None = None
 
     def __call__(self, x: Tensor) -> Prediction:
         """(B, C, H, W) to the output (B, ...) and the decisions taken for each image, int64 (B, G)."""
@@ -87,14 +92,21 @@ class StaticPoint(OperatingPoint):
         madds: what it claims to cost for one image.
         view: the same sub-network as a view of a supernet, if there is one; it then makes the predictions.
         params_stored: what is kept in memory where that is more than the network (a supernet).
+        route: see `OperatingPoint`.
     """
 
     kind = "static"
 
     def __init__(
-        self, name: str, network: nn.Module, madds: int, view: nn.Module | None = None, params_stored: int | None = None
+        self,
+        name: str,
+        network: nn.Module,
+        madds: int,
+        view: nn.Module | None = None,
+        params_stored: int | None = None,
+        route: tuple[int, ...] | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.route = name, route
         self.claimed = madds
         self.network = network.eval()
         served = {"extracted": folded(network).to(memory_format=torch.channels_last)}  # type: ignore[call-overload]
@@ -123,14 +135,18 @@ class StaticPoint(OperatingPoint):
         return dict.fromkeys(routes, self.forms["extracted"])
 
 
-def subnetwork_point(supernet: Supernet, choice: Choice, image_size: int, name: str | None = None) -> StaticPoint:
-    """A sub-network of a supernet as a static point, in the forms `view` and `extracted`."""
+def subnetwork_point(
+    supernet: Supernet, choice: Choice, image_size: int, name: str | None = None, route: tuple[int, ...] | None = None
+) -> StaticPoint:
+    """A sub-network of a supernet as a static point, in the forms `view` and `extracted`; `route` as in
+    `OperatingPoint`."""
     return StaticPoint(
         name or supernet.space.name_of(choice),
         extract(supernet, choice),
         supernet.cost(choice, image_size).madds,
         View(supernet, choice),
         parameters_of(supernet),
+        route,
     )
 
 
@@ -162,7 +178,7 @@ class RoutedPoint(OperatingPoint):
         self.name = name
         self.supernet = supernet.eval()
         self.gates = nn.ModuleList(gates).eval()
-        self.routing = check_routing(supernet.space, routing)
+        self.routing = self.routing_space = check_routing(supernet.space, routing)
         self.image_size = image_size
         trained = gate_router(list(gates), self.routing)
         self.router_for: RouterFactory = router_for or (lambda x: trained)

@@ -1,11 +1,8 @@
 """The smallest sub-network, trained alone: what a gate must beat at its lowest cost."""
 
 from bench.core.spec import RunSpec
-from bench.methods import METHODS, Method, build_model, trainable_copy
+from bench.methods import METHODS, Method, build_model, fresh_model, plain_network, train_network
 from bench.points import StaticPoint
-from bench.slicing.extract import extract
-from bench.tasks.task import Classification
-from bench.training.loop import train_classifier
 
 
 class Smallest(Method):
@@ -15,12 +12,15 @@ class Smallest(Method):
     kind = "static"
     paper = "what every gate is held against"
 
-    def operating_points(self, spec, data, context):
-        net = build_model(spec, data, context)
-        network = trainable_copy(extract(net, net.space.smallest))
-        train_classifier("smallest", network, data.train, spec.train, spec.seed, Classification(), context)
-        madds = net.cost(net.space.smallest, data.image_size).madds
-        return [StaticPoint("smallest", network, madds)]
+    def train(self, run):
+        net = build_model(run)
+        train_network("smallest", plain_network(net, net.space.smallest), run)
+
+    def points(self, run):
+        net = fresh_model(run)
+        network = plain_network(net, net.space.smallest)
+        run.restore("smallest", {"network": network})
+        return [StaticPoint("smallest", network, net.cost(net.space.smallest, run.data.image_size).madds)]
 
 
 METHODS.add("smallest", Smallest)

@@ -5,20 +5,25 @@ An image is as hard as its number says; a network solves the images that are not
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
-from bench.core.record import METRICS, Record
+from bench.core.metrics import METRICS
+from bench.core.record import Record
 from bench.core.spec import DataSpec, RunSpec
 from bench.core.store import Store
+from bench.statistics.per_image import pack
 
 IMAGES = 300
 SPLIT = "digits/official@1:test"
 WIDTHS = {"uniform0": 100_000, "uniform1": 180_000, "uniform2": 290_000, "uniform3": 430_000}
 """Point -> MAdds of the four fixed networks of every made-up method."""
+DYNAMIC = "dynamic0-1-2-3"
+ROLES: dict[str, str | None] = {"random_gate": "random", "fixed_choice": "fixed"}
 QUALITY = {"uniform": 0.01, "us_net": -0.01, "fixed_choice": 0.0}
 
 
@@ -57,27 +62,66 @@ def dynamic_point(seed: int, clever: bool) -> dict:
 
 def points_of(method: str, seed: int) -> dict[str, dict]:
     if method in ("ds_net", "random_gate"):
-        return {"routed_0_to_3": dynamic_point(seed, clever=method == "ds_net")}
+        return {DYNAMIC: dynamic_point(seed, clever=method == "ds_net")}
     return {name: static_point(method, name, seed) for name in WIDTHS}
 
 
 def write_eval(store: Store, spec: RunSpec, points: Mapping[str, dict]) -> None:
     """The eval phase of a run, as the suite writes it."""
-    folder = store.open_run(spec)
-    parts = ("score", "madds", "route")
-    content = save({f"{name}/{part}": np.ascontiguousarray(p[part]) for name, p in points.items() for part in parts})
-    (folder / "per_image.safetensors").write_bytes(content)
-    per_image = {"file": "per_image.safetensors", "sha256": hashlib.sha256(content).hexdigest()}
-    results = {"points": {name: summary_of(p) for name, p in points.items()}, "per_image": per_image}
-    records = [record_of(spec, name, "top1", float(p["score"].mean()), len(p["score"])) for name, p in points.items()]
-    records += [record_of(spec, name, "madds", float(p["madds"].mean()), len(p["madds"])) for name, p in points.items()]
-    store.write(spec.run_id, "train", {"records": [], "results": {"epochs": spec.train.epochs}})
-    store.write(spec.run_id, "eval", {"records": records, "results": results, "environment": {"load": 1.5}})
+    arrays = {}
+    for name, p in points.items():
+        arrays |= pack(name, p["score"], p["madds"], p["route"], p["madds"] // 10)
+    per_image = write_arrays(store, spec, arrays)
+    results = {"points": {name: described(spec, name, p) for name, p in points.items()}, "per_image": per_image}
+    write_phases(store, spec, records_of(spec, points), results)
 
 
-def summary_of(point: dict) -> dict:
+def described(spec: RunSpec, name: str, point: dict) -> dict:
+    is_control, role = spec.method in ROLES, ROLES.get(spec.method)
+    is_static = point["kind"] == "static"
+    return {
+        "kind": point["kind"],
+        "method_kind": "control" if is_control else "dynamic" if spec.method == "ds_net" else "static",
+        "control": {"of": spec.init_from, "role": role} if is_control else None,
+        "routing_space": None if is_static else [point.get("options", [0, 1, 2, 3])],
+        "route": [list(WIDTHS).index(name)] if spec.method == "fixed_choice" else None,
+        "headline": "top1",
+        "routing": histogram_of(point),
+        "executed_proof": {},
+    }
+
+
+def histogram_of(point: dict) -> dict[str, int]:
+    if point["kind"] == "static":
+        return {}
     routes, counts = np.unique(point["route"], axis=0, return_counts=True)
-    named = {"-".join(map(str, r)): int(c) for r, c in zip(routes.tolist(), counts, strict=True)}
+    return {"-".join(map(str, r)): int(c) for r, c in zip(routes.tolist(), counts, strict=True)}
+
+
+def write_old_eval(store: Store, spec: RunSpec, points: Mapping[str, dict]) -> None:
+    """The eval phase of a run, as it was written before results and records were told apart."""
+    parts = ("score", "madds", "route")
+    arrays = {f"{name}/{part}": np.ascontiguousarray(p[part]) for name, p in points.items() for part in parts}
+    per_image = write_arrays(store, spec, arrays)
+    results = {"points": {name: old_summary(p) for name, p in points.items()}, "per_image": per_image}
+    bare = [replace(r, details={}) if r.metric == "madds" else r for r in records_of(spec, points)]
+    write_phases(store, spec, bare, results)
+
+
+def records_of(spec: RunSpec, points: Mapping[str, dict]) -> list[Record]:
+    records = []
+    for name, p in points.items():
+        n, madds, correct = len(p["score"]), p["madds"], int(p["score"].sum())
+        records += [
+            record_of(spec, name, "top1", correct / n, n, correct=correct),
+            record_of(spec, name, "madds", float(madds.mean()), n, min=int(madds.min()), max=int(madds.max())),
+            record_of(spec, name, "params_stored", 7_676_204, n),
+            record_of(spec, name, "params_active", float(madds.mean() / 10), n),
+        ]
+    return records
+
+
+def old_summary(point: dict) -> dict:
     return {
         "kind": point["kind"],
         "top1": {"correct": int(point["score"].sum()), "n": len(point["score"])},
@@ -86,16 +130,27 @@ def summary_of(point: dict) -> dict:
         "madds_max": int(point["madds"].max()),
         "params_stored": 7_676_204,
         "params_active_mean": float(point["madds"].mean() / 10),
-        "routing": named if point["kind"] == "dynamic" else {},
+        "routing": histogram_of(point),
     }
+
+
+def write_arrays(store: Store, spec: RunSpec, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The per-image file; what the evaluation says of it."""
+    content = save(dict(arrays))
+    (store.open_run(spec) / "per_image.safetensors").write_bytes(content)
+    return {"file": "per_image.safetensors", "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def write_phases(store: Store, spec: RunSpec, records: list[Record], results: dict) -> None:
+    store.write(spec.run_id, "train", {"records": [], "results": {"epochs": spec.train.epochs}})
+    store.write(spec.run_id, "eval", {"records": records, "results": results, "environment": {"load": 1.5}})
 
 
 def record_of(
     spec: RunSpec, point: str, metric: str, value: float, n: int, form: str | None = None, **details
 ) -> Record:
-    unit = METRICS[metric][0]
     where = (spec.run_id, spec.method, spec.model, spec.data.name, SPLIT, point, spec.seed)
-    return Record(*where, metric, value, unit, n, form, details)
+    return Record(*where, metric, value, METRICS[metric].unit, n, form, details)
 
 
 def write_profile(store: Store, spec: RunSpec, points: Mapping[str, dict], slow: float = 1.0) -> None:

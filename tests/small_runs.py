@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.data import load
 from bench.data.dataset import Batch, Dataset, Split
-from bench.methods import METHODS, completed, method_of
+from bench.methods import METHODS, Run, completed, method_of
 from bench.models import PRESETS
-from bench.points import RoutedPoint
+from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.choice import Choice
 from bench.slicing.gate import Gate, Routing, new_gates
 from bench.slicing.supernet import Supernet
 from bench.training.calibrate import calibrate
-from bench.training.context import Context, Progress, silent
+from bench.training.run import Progress, silent
 
 CPU = torch.device("cpu")
 DATA = DataSpec(train_images=128)
@@ -97,15 +97,32 @@ def small_spec(method: str, parent: Trained | None = None, **changes) -> RunSpec
     return completed(RunSpec(method, model, init_from=parent.spec.run_id if linked else None, **fields))
 
 
-def context_of(
+def run_of(
     spec: RunSpec,
     directory: Path,
     parent: Trained | None = None,
     progress: Progress = silent,
     checkpoint_s: float = 30.0,
-) -> Context:
-    folder, parent_spec = (None, None) if parent is None else (parent.directory, parent.spec)
-    return Context(directory, spec.run_id, CPU, progress, folder, parent_spec, checkpoint_s)
+    data: Dataset | None = None,
+    **how,
+) -> Run:
+    """A run in a folder of its own, on the digits unless other data are given; its parent has the same data."""
+    data = digits() if data is None else data
+    before = None if parent is None else run_of(parent.spec, parent.directory, data=data)
+    options = method_of(spec.method).options(spec)
+    return Run(spec, options, directory, lambda: data, CPU, before, progress, checkpoint_s, **how)
+
+
+def run_at(directory: Path, train: TrainSpec = TRAIN, seed: int = 0, **how) -> Run:
+    """A run for tests that look at its training alone."""
+    return run_of(RunSpec("uniform", "ds_mobilenet_micro8", data=DATA, train=train, seed=seed), directory, **how)
+
+
+def trained_points(spec: RunSpec, directory: Path, parent: Trained | None = None, **how) -> list[OperatingPoint]:
+    """The points of a run after its training."""
+    run, method = run_of(spec, directory, parent, **how), method_of(spec.method)
+    method.train(run)
+    return method.points(run)
 
 
 def small_net(model: str = "ds_mobilenet_micro8", seed: int = 0) -> Supernet:

@@ -21,7 +21,13 @@ from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded
 
 IMAGE = one_image(1, 8)
-FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_resnet_micro8", "ds_resnet_bn_micro8"]
+FAMILIES = [
+    "ds_mobilenet_micro8",
+    "us_mobilenet_micro8",
+    "ds_resnet_micro8",
+    "ds_resnet_bn_micro8",
+    "ds_resnet_basic_micro8",
+]
 
 
 def images(count=24):
@@ -186,12 +192,14 @@ def test_both_counts_are_recorded(tmp_path):
     run_phase(spec, "train", tmp_path, None)
     run_phase(spec, "eval", tmp_path, None)
     body = Store(tmp_path).read(spec.run_id, "eval")
-    values = {(record.point, record.metric): record.value for record in body["records"]}
+    records = {(record.point, record.metric): record for record in body["records"]}
+    values = {key: record.value for key, record in records.items()}
     points = body["results"]["points"]
     assert list(points) == ["density0.75", "density0.5"]
     for name, point in points.items():
-        assert point["madds_min"] == point["madds_max"] == values[name, "madds"]
-        assert values[name, "madds_theoretical"] == point["madds_theoretical_mean"] < values[name, "madds"]
+        spread = records[name, "madds"].details
+        assert spread["min"] == spread["max"] == values[name, "madds"]
+        assert values[name, "madds_theoretical"] < values[name, "madds"]
         assert point["executed_proof"]["images"] == 597
     assert values["density0.5", "madds"] < values["density0.75", "madds"]
 

@@ -5,24 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_runs import (
-    CPU,
-    Trained,
-    context_of,
-    digits,
-    routed_point,
-    small_spec,
-    spread_gates,
-)
+from small_runs import CPU, Trained, digits, routed_point, run_of, small_spec, spread_gates, trained_points
 
 from baselines.controls import FixedChoice, RandomGate, RandomlyRouted, image_keys, level_routes
 from bench.core.errors import UserError
 from bench.evaluation.accuracy import evaluate
-from bench.methods import build_model, completed, method_of
-from bench.methods.ds_net import FINAL, gate_name, point_name, routing_spaces
+from bench.methods import SUPERNET, build_model, completed
+from bench.methods.ds_net import gate_name, point_name, routing_spaces
 from bench.points import RoutedPoint
-from bench.tasks.task import Classification
-from bench.training import checkpoint
+from bench.tasks.classification import Classification
 from bench.training.gating import named_gates
 
 
@@ -134,13 +125,12 @@ def finished(directory, **options):
     """A run of DS-Net as if trained: its folder, and its points from which the folder was filled."""
     spec = small_spec("ds_net")
     spec = completed(replace(spec, options={**spec.options, **options}))
-    context = context_of(spec, directory)
-    net = build_model(spec, digits(), context)
-    checkpoint.save(context.checkpoint(FINAL), checkpoint.gather({"supernet": net}), spec.run_id, {})
-    points = []
-    for number, routing in enumerate(routing_spaces(net, method_of("ds_net").options(spec))):
+    run = run_of(spec, directory)
+    net, points = build_model(run), []
+    run.once(SUPERNET, lambda: ({"supernet": net}, {}))
+    for number, routing in enumerate(routing_spaces(net, run.options)):
         gates = spread_gates(net, routing, seed=number)
-        checkpoint.save(context.checkpoint(gate_name(number)), checkpoint.gather(named_gates(gates)), spec.run_id, {})
+        run.once(gate_name(number), lambda gates=gates: (named_gates(gates), {}))
         points.append(RoutedPoint(point_name(routing), net, gates, routing, 8))
     return Trained(spec, directory), points
 
@@ -157,7 +147,7 @@ def parent(family):
 
 def points_of(method, parent, directory, **changes):
     spec = small_spec(method, parent, **changes)
-    return method_of(method).operating_points(spec, digits(), context_of(spec, directory, parent))
+    return trained_points(spec, directory, parent)
 
 
 def test_random_gate_evaluates_with_its_parents_histogram_for_every_routing_space(family, tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, context_of, digits, small_net, small_spec
+from small_runs import CPU, FirstImages, digits, small_net, small_spec, trained_points
 from torch import nn
 
 from baselines.early_exit import (
@@ -30,7 +30,8 @@ from bench.profilers.madds import executed_by, executed_madds
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import extract
 
-FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8"]
+RESNETS = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "us_resnet_basic_micro8"]
+FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", *RESNETS, "ds_vit_micro8"]
 IMAGE = one_image(1, 8)
 
 
@@ -177,7 +178,7 @@ def test_exits_stand_at_the_nearest_block():
 def test_validation_images_meet_every_budget(model, tmp_path):
     options = {"budgets": [0.9, 0.5, 0.35], "maximum": 0.95}
     spec = small_spec("early_exit", model=model, options=options)
-    points = EarlyExit().operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     net = PRESETS.get(model).build()
     full = net.cost(net.space.uniform_choices[-1], 8).madds
     means = []

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, context_of, digits, small_net, small_spec
+from small_runs import CPU, FirstImages, digits, small_net, small_spec, trained_points
 from torch import nn
 
 from baselines.layer_skip import RUN, LayerSkip, SkipNetwork, SkipPoint, is_skippable, rate_loss, run_for, skip_gate
@@ -17,8 +17,8 @@ from bench.profilers.madds import executed_by
 from bench.slicing.dynamic import Prediction
 
 IMAGE = one_image(1, 8)
-MODELS_ = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8"]
-WIDTHS = {"ds_vit_micro8": [64] * 4}
+MODELS = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8", "ds_resnet_basic_micro8"]
+WIDTHS = {"ds_vit_micro8": [64] * 4, "ds_resnet_basic_micro8": [16, 16, 32, 64]}
 
 
 def images(count=24):
@@ -50,7 +50,10 @@ def decided(network, runs):
     return network
 
 
-@pytest.mark.parametrize(("model", "count", "skippable"), [(MODELS_[0], 6, [1, 3, 5]), (MODELS_[2], 4, [0, 1, 2, 3])])
+@pytest.mark.parametrize(
+    ("model", "count", "skippable"),
+    [(MODELS[0], 6, [1, 3, 5]), (MODELS[2], 4, [0, 1, 2, 3]), (MODELS[3], 6, [0, 1, 3, 5])],
+)
 def test_blocks_that_keep_the_shape_can_be_skipped(model, count, skippable):
     blocks = staged(small_net(model)).blocks
     assert len(blocks) == count
@@ -58,7 +61,7 @@ def test_blocks_that_keep_the_shape_can_be_skipped(model, count, skippable):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("model", MODELS_)
+@pytest.mark.parametrize("model", MODELS)
 def test_each_image_gets_what_the_plain_network_of_its_route_gives(model):
     network = network_of(model)
     output, route = network.predict(images())
@@ -83,7 +86,7 @@ def test_a_block_sees_only_the_images_that_run_it():
     assert x.flatten().tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("model", MODELS_)
+@pytest.mark.parametrize("model", MODELS)
 def test_what_all_images_skip_is_not_executed(model):
     gates = network_of(model).gates
     none, all_ = ([run] * len(gates) for run in (False, True))
@@ -112,7 +115,7 @@ def test_noise_is_for_training_alone():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("model", MODELS_)
+@pytest.mark.parametrize("model", MODELS)
 def test_training_computes_what_evaluation_does_where_gates_are_sure(model):
     runs = [True, False, True, True][: len(network_of(model).gates)]
     network = decided(network_of(model), runs)
@@ -164,7 +167,7 @@ def test_training_moves_the_rates_to_their_target(tmp_path, monkeypatch):
     monkeypatch.setattr("baselines.layer_skip.skip_gate", lambda width, hidden, target: skip_gate(width, hidden, 0.5))
     options = {"targets": [0.95, 0.05], "gate_epochs": 10, "gate_lr": 0.1, "rate_weight": 10}
     spec = small_spec("layer_skip", model="ds_resnet_micro8", options=options)
-    points = LayerSkip().operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     high, low = (float((point(images(150)).route == RUN).double().mean()) for point in points)
     assert high > 0.7
     assert low < 0.2
@@ -172,7 +175,7 @@ def test_training_moves_the_rates_to_their_target(tmp_path, monkeypatch):
 
 def test_one_point_a_target(tmp_path):
     spec = small_spec("layer_skip", model="ds_vit_micro8", options={"targets": [0.8, 0.3], "gate_epochs": 1})
-    points = LayerSkip().operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     assert [point.name for point in points] == ["rate0.8", "rate0.3"]
 
 

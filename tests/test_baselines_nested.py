@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from small_runs import context_of, digits, small_spec
+from small_runs import small_spec, trained_points
 
 from baselines.nested_rules import SCHEMES, all_jointly, one_at_random, progressively
 from baselines.nested_transformer import NestedViT, NestedViTOptions, choices_of
@@ -105,7 +105,7 @@ def test_scala_trains_the_full_network_alone_at_first():
 )
 def test_points_are_named_by_what_the_scheme_slices(scheme, names, tmp_path):
     spec = small_spec("nested_vit", options={"scheme": scheme, "rungs": [0, 3]})
-    points = NestedViT().operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     assert [point.name for point in points] == names
     madds = [int(point.madds(torch.zeros(1, 0))) for point in points]
     assert madds[0] < madds[1]

@@ -1,14 +1,17 @@
 """One decision for each image: which images go on, what is skipped, and thresholds that meet a budget."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from small_runs import CPU, FirstImages, digits
+from small_runs import FirstImages, digits, run_of, small_spec
 from torch import Tensor
 
 from baselines.one_decision import (
     OneDecision,
     OneDecisionPoint,
     check_budgets,
+    fit_thresholds,
     fitted_thresholds,
     named_budgets,
     options_of,
@@ -16,7 +19,6 @@ from baselines.one_decision import (
     threshold_for,
 )
 from bench.core.errors import UserError
-from bench.training.context import Context
 
 COSTS = (10, 30, 70)
 
@@ -90,12 +92,18 @@ def test_thresholds_at_both_ends_are_infinite():
 
 
 def test_thresholds_are_found_once_and_kept(tmp_path):
-    context = Context(tmp_path, "run-1", CPU)
-    found = fitted_thresholds(Brightness(), {"budget0.5": 35.0}, COSTS, digits().validation, context)
-    other = FirstImages(digits().validation, 3)
-    assert fitted_thresholds(Brightness(), {"budget0.5": 35.0}, COSTS, other, context) == found
-    with pytest.raises(UserError, match="belongs to run run-1"):
-        fitted_thresholds(Brightness(), {"budget0.5": 35.0}, COSTS, other, Context(tmp_path, "run-2", CPU))
+    spec = small_spec("token_prune", options={"budgets": [0.5]})
+    run = run_of(spec, tmp_path)
+    with pytest.raises(UserError, match=r"no checkpoint thresholds"):
+        fitted_thresholds(run)
+    fit_thresholds(Brightness(), COSTS, 70, run)
+    thresholds = fitted_thresholds(run)
+    assert list(thresholds) == ["budget0.5"]
+    fewer = replace(digits(), validation=FirstImages(digits().validation, 3))
+    fit_thresholds(Brightness(), COSTS, 70, run_of(spec, tmp_path, data=fewer))
+    assert fitted_thresholds(run) == thresholds
+    with pytest.raises(UserError, match=f"belongs to run {spec.run_id}"):
+        fit_thresholds(Brightness(), COSTS, 70, run_of(replace(spec, seed=1), tmp_path))
 
 
 @pytest.mark.parametrize("budgets", [(0.0,), (-1.0, 0.5), (0.5, 0.5), (float("inf"),)])

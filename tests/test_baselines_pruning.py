@@ -9,12 +9,11 @@ from safetensors.torch import load_file, save_file
 from small_runs import (
     Interrupted,
     checkpoint_bytes,
-    context_of,
-    digits,
     interrupt_after,
     small_net,
     small_spec,
     state_of,
+    trained_points,
 )
 from torch import Tensor, nn
 from voc_folder import make_set
@@ -30,7 +29,8 @@ from bench.models import PRESETS
 from bench.profilers.madds import executed_madds, fvcore_madds
 from bench.slicing.extract import extract
 
-MICRO = ("ds_mobilenet_micro8", "ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8")  # BN, GN, BN, LN
+MICRO = ("ds_mobilenet_micro8", "ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_resnet_basic_micro8", "ds_vit_micro8")
+# BN, GN, BN, BN, LN
 IMAGE = torch.zeros(1, 1, 8, 8)
 L1 = CRITERIA["l1"]
 
@@ -241,7 +241,7 @@ def test_a_detector_is_pruned_by_its_own_loss(tmp_path: Path):
     options = {"criterion": "taylor", "budgets": [0.5], "finetune_epochs": 0, "taylor_images": 8}
     training = TrainSpec(epochs=1, batch_size=8, lr=0.01)
     spec = small_spec("pruning", model="ds_mobilenet_det_micro", data=where, train=training, options=options)
-    (point,) = Pruning().operating_points(spec, data, context_of(spec, tmp_path / "run"))
+    (point,) = trained_points(spec, tmp_path / "run", data=data)
     net = PRESETS.get(spec.model).build(classes=2)
     full, image = net.cost(net.space.uniform_choices[-1], 64).madds, torch.zeros(1, 3, 64, 64)
     assert point(image).output.shape == net(image, net.space.largest).shape
@@ -261,11 +261,11 @@ ITERATIVE = {"criterion": "taylor", "budgets": [0.5], "iterative_steps": 2, "fin
 
 def test_points_are_named_small_and_reloaded_without_training(tmp_path: Path):
     spec = small_spec("pruning", options={"budgets": [0.5, 0.25], "finetune_epochs": 1})
-    points = Pruning().operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     assert [point.name for point in points] == ["l1@0.5", "l1@0.25"]
     assert sorted(path.stem for path in (tmp_path / "checkpoints").iterdir()) == ["base", "l1@0.25", "l1@0.5"]
     (tmp_path / "checkpoints" / "base.safetensors").unlink()  # a point needs its own file only
-    again = Pruning().operating_points(spec, digits(), context_of(spec, tmp_path, progress=interrupt_after(1)))
+    again = trained_points(spec, tmp_path, progress=interrupt_after(1))
     for point, loaded in zip(points, again, strict=True):
         claim = point.madds(torch.empty(1, 0)).item()
         assert (
@@ -281,12 +281,11 @@ def test_a_killed_run_resumes_to_the_same_networks(tmp_path: Path):
     """Broken off twice in the middle of a fine-tuning; gradients choose the channels."""
     spec = small_spec("pruning", options=ITERATIVE)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    Pruning().operating_points(spec, digits(), context_of(spec, whole))
+    trained_points(spec, whole)
     for calls in (3, 2):  # the base takes two steps, and so do both fine-tunings
-        context = context_of(spec, broken, progress=interrupt_after(calls), checkpoint_s=0)
         with pytest.raises(Interrupted):
-            Pruning().operating_points(spec, digits(), context)
-    Pruning().operating_points(spec, digits(), context_of(spec, broken))
+            trained_points(spec, broken, progress=interrupt_after(calls), checkpoint_s=0)
+    trained_points(spec, broken)
     files = checkpoint_bytes(whole)
     assert files.keys() == {"base.safetensors", "taylor@0.5.1of2.safetensors", "taylor@0.5.safetensors"}
     assert files == checkpoint_bytes(broken)
@@ -298,7 +297,7 @@ def test_network_slimming_shrinks_the_scales(tmp_path: Path):
     for strength in (0.0, 0.1):
         options = {"criterion": "slimming", "sparsity": strength, "budgets": [0.6], "finetune_epochs": 0}
         spec = small_spec("pruning", options=options, train=TrainSpec(epochs=3, batch_size=64))
-        Pruning().operating_points(spec, digits(), context_of(spec, tmp_path / spec.run_id))
+        trained_points(spec, tmp_path / spec.run_id)
         state = load_file(tmp_path / spec.run_id / "checkpoints" / "base.safetensors")
         plain = base()
         plain.load_state_dict({key.removeprefix("network/"): value for key, value in state.items()})

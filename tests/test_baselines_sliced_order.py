@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import Trained, context_of, digits, small_spec
+from small_runs import Trained, digits, small_spec, trained_points
 
-from bench.methods import method_of
 from bench.recipes.order import channel_order
 from bench.slicing.attention import SlicedAttention
 from bench.slicing.layers import SlicedConv2d, SlicedLinear
@@ -19,7 +18,7 @@ PRESETS = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8", "ds_mobil
 def sliced(directory, model, order, parent=None):
     spec = small_spec("sliced_order", model=model, options={"order": order})
     spec = spec if parent is None else replace(spec, init_from=parent.spec.run_id)
-    points = method_of("sliced_order").operating_points(spec, digits(), context_of(spec, directory, parent))
+    points = trained_points(spec, directory, parent)
     return Trained(spec, directory), {point.name: point for point in points}
 
 

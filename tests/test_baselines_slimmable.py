@@ -4,10 +4,10 @@ import random
 
 import pytest
 import torch
-from small_runs import context_of, digits, small_net, small_spec
+from small_runs import digits, small_net, small_spec, trained_points
 from torch import nn
 
-from baselines.autoslim import AutoSlim, AutoSlimOptions, error_of, plain_network, random_choice, sandwich
+from baselines.autoslim import AutoSlim, AutoSlimOptions, error_of, plain_choice, random_choice, sandwich
 from baselines.autoslim_search import choice_at, madds_of, rungs_of, slim, stage_rungs
 from baselines.switchable import SNet, choices_of
 from bench.core.errors import UserError
@@ -17,7 +17,7 @@ from bench.slicing.bound import BatchChoice
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract, parameters_of
 from bench.slicing.norms import SwitchableBatchNorm2d
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training import checkpoint
 from bench.training.joint import Lesson
 
@@ -184,8 +184,12 @@ def test_impossible_options_are_refused(options, sentence):
 def test_random_choices_take_every_stage_on_its_own():
     space = PRESETS.get("us_mobilenet_layers_micro8").build().space
     drawn = [random_choice(space, random.Random(seed)) for seed in range(200)]
-    for stage in range(len(space.stages)):
-        assert len({choice.indices[stage] for choice in drawn}) > 20
+    for index, stage in enumerate(space.stages):
+        widths = stage.values("filters")
+        taken = [widths[choice.indices[index][0]] for choice in drawn]
+        assert set(taken) == set(widths)
+        even = len(drawn) / len(set(widths))
+        assert max(map(taken.count, widths)) < 2.5 * even, "no width is drawn more often because several steps hold it"
     assert sum(len(set(choice.indices)) > 1 for choice in drawn) > 190
 
 
@@ -206,7 +210,7 @@ def test_a_network_without_a_name_runs_by_the_batch_and_can_be_copied(name):
     net, x = small_net(name), images()
     choice = random_choice(net.space, random.Random(1))
     assert choice not in net.space.named
-    plain = plain_network(net, choice, torch.zeros(2, 1, 8, 8))
+    plain = plain_choice(net, choice, torch.zeros(2, 1, 8, 8))
     torch.testing.assert_close(plain(x), net.eval()(x, BatchChoice(choice)), rtol=1e-4, atol=1e-5)
     assert all(p.requires_grad for p in plain.parameters())
     norms = [module for module in plain.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -225,7 +229,7 @@ def test_removals_are_judged_by_images_not_solved_then_by_the_loss():
 
 def test_each_budget_is_met_and_its_network_trained_from_scratch(tmp_path):
     spec = small_spec("autoslim", options={"budgets": [0.5, 0.8, 0.3], "groups": 5, "retrain_epochs": 0})
-    points = AutoSlim().operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     net = PRESETS.get(spec.model).build()
     full = net.cost(net.space.largest, 8).madds
     shares = {point.name: int(point.madds(torch.zeros(1, 0))) / full for point in points}

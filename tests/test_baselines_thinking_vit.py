@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, context_of, digits, small_net, small_spec
+from small_runs import CPU, FirstImages, digits, small_net, small_spec, trained_points
 
 from baselines.one_decision import OneDecisionPoint, confidences, threshold_for
 from baselines.thinking_rounds import RoundWidth, entropy
@@ -172,7 +172,7 @@ def test_routes_are_no_matter_of_luck():
 
 def test_a_threshold_is_an_entropy_below_which_an_image_is_done(tmp_path):
     spec = small_spec("thinking_vit", options={"budgets": [], "thresholds": [0, 1.9, 9]})
-    points = method_of("thinking_vit").operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     assert [point.name for point in points] == ["entropy0", "entropy1.9", "entropy9"]
     x = first_images()
     with torch.no_grad():

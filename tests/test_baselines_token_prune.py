@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_runs import CPU, context_of, digits, small_net, small_spec
+from small_runs import CPU, digits, run_of, small_net, small_spec
 
 from baselines.one_decision import OneDecisionPoint, Pinned, confidences, threshold_for
 from baselines.token_prune import (
@@ -21,7 +21,7 @@ from bench.methods import method_of, trainable_copy
 from bench.models import PRESETS
 from bench.profilers.madds import executed_by
 from bench.slicing.extract import extract
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 
 MODEL = "ds_vit_micro8"
 INNER, TOKENS = 64, 17
@@ -160,7 +160,7 @@ def test_every_count_is_trained(tmp_path):
     supernet, train = small_net(MODEL), TrainSpec(epochs=10, batch_size=64)
     network = Watched(trainable_copy(extract(supernet, supernet.space.largest)), 1, (4, 8, 16))
     spec = small_spec("token_prune", train=train)
-    train_with_random_counts(network, spec, digits(), context_of(spec, tmp_path))
+    train_with_random_counts(network, run_of(spec, tmp_path))
     assert len(drawn) == 20
     assert set(drawn) == {0, 1, 2}
 

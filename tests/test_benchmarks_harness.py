@@ -1,6 +1,5 @@
 """The benchmark harness: verdicts, stopping, candidates in other processes, printed and written results."""
 
-import io
 import json
 import random
 import re
@@ -8,12 +7,12 @@ import re
 import pytest
 import torch
 
-from bench.profilers.latency import sampler
+from bench.profilers.meter import Conditions, in_rounds
 from bench.statistics.paired import Ratio
 from tests.speed import __main__ as everything
 from tests.speed import script as scripting
-from tests.speed.harness import Comparison, Isolated, Prepared, _rounds, at_most, compare, faster
-from tests.speed.worker import Worker, serve
+from tests.speed.harness import Comparison, Isolated, all_decided, at_most, compare, faster, wall_time
+from tests.speed.worker import Worker
 
 NOISE = 0.02
 
@@ -99,11 +98,13 @@ def test_early_stopping_rarely_decides_wrongly():
     early = 0
     for seed in range(200):
         machine = VirtualMachine(seed)
-        samplers = {"static": sampler(machine.step("static", 1.0), machine.clock)}
-        samplers["view"] = sampler(machine.step("view", 0.5), machine.clock)
-        late = lambda machine=machine: machine.now > 150.0
-        seconds = _rounds(samplers, "static", {"view": at_most(0.5)}, late, 10, seed)
-        early += len(seconds["static"]) < 95  # 1.5 s a round: the time alone allows a hundred
+        meter, wait = wall_time(machine.clock), lambda: None
+        samplers = {"static": meter.sampler(machine.step("static", 1.0), wait)}
+        samplers["view"] = meter.sampler(machine.step("view", 0.5), wait)
+        enough = lambda ms: all_decided(ms, "static", {"view": at_most(0.5)})
+        conditions = Conditions(rounds=10_000, limit_s=150.0, seed=seed)
+        ms = in_rounds(samplers, conditions, enough, lambda done, total: None, machine.clock)
+        early += len(ms["static"]) < 95  # 1.5 s a round: the time alone allows a hundred
     assert early <= 200 * 0.08
 
 
@@ -117,24 +118,10 @@ def test_the_verdict_goes_by_the_interval(low, high, expected):
 def test_candidates_without_a_goal_stand_beside_the_others():
     machine = VirtualMachine()
     steps = {name: machine.step(name, 1.0) for name in ("a", "b", "c")}
-    comparison = compare("test", steps, "a", {}, 1e9, clock=machine.clock, minimum_rounds=4, warmup=1)
+    comparison = compare("test", steps, "a", {}, 1e9, clock=machine.clock, warmup=1)
     assert [row.verdict for row in comparison.rows] == ["reference", "no goal", "no goal"]
-    assert sorted(machine.calls) == sorted(["a", "b", "c"] * 5)
+    assert sorted(machine.calls) == sorted(["a", "b", "c"] * 11)
     assert sorted(machine.calls[3:6]) == ["a", "b", "c"]  # interleaved from the first round
-
-
-def test_a_prepared_candidate_is_set_up_once_and_untimed():
-    machine = VirtualMachine()
-
-    def setup():
-        machine.now += 100.0
-        machine.calls.append("setup")
-        return machine.step("view", 0.5)
-
-    steps = {"static": machine.step("static", 1.0), "view": Prepared(setup)}
-    comparison = compare("test", steps, "static", {"view": at_most(0.6)}, 1e9, clock=machine.clock)
-    assert machine.calls.count("setup") == 1
-    assert comparison.rows[1].median_ms < 1000
 
 
 @pytest.mark.parametrize(
@@ -192,12 +179,12 @@ def dying():
 def steps_module(tmp_path, monkeypatch) -> str:
     """The name of a module that worker processes can import."""
     (tmp_path / "harness_steps.py").write_text(STEPS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     return "harness_steps"
 
 
 def test_isolated_candidates_are_interleaved_with_those_here(steps_module):
-    here = Prepared(lambda: lambda: torch.ones(2).sum())
+    here = lambda: torch.ones(2).sum()
     there = Isolated(f"{steps_module}:sleeper", {"seconds": 0.02}, pin=False)
     comparison = compare("test", {"here": here, "there": there}, "here", {"there": at_most(1)}, warmup=1)
     assert verdict_of(comparison, "there") == "missed"
@@ -210,8 +197,8 @@ def verdict_of(comparison: Comparison, name: str) -> str:
 
 def test_a_worker_has_its_own_allocator_and_threads(steps_module):
     with Worker(f"{steps_module}:stater", {"pinned": False, "threads": 2}, threads=2, pin=False) as worker:
-        assert worker.time() >= 0
-    assert worker._process.returncode == 0
+        assert worker() >= 0
+    assert worker._process.exitcode == 0
 
 
 def test_a_failing_step_is_reported_with_its_trace(steps_module):
@@ -219,8 +206,8 @@ def test_a_failing_step_is_reported_with_its_trace(steps_module):
         Worker(f"{steps_module}:failing", {}, threads=1, pin=False) as worker,
         pytest.raises(RuntimeError, match="this step is broken"),
     ):
-        worker.time()
-    assert worker._process.poll() is not None
+        worker()
+    assert worker._process.exitcode is not None
 
 
 def test_a_dying_worker_is_reported_with_its_exit_code(steps_module):
@@ -228,16 +215,12 @@ def test_a_dying_worker_is_reported_with_its_exit_code(steps_module):
         Worker(f"{steps_module}:dying", {}, threads=1, pin=False) as worker,
         pytest.raises(RuntimeError, match="exit code 7"),
     ):
-        worker.time()
+        worker()
 
 
 def test_a_target_that_does_not_exist_is_an_answer_not_a_hang():
-    request = {"target": "tests.speed.worker:nothing", "arguments": {}, "threads": 1, "pin": False}
-    answers = io.StringIO()
-    threads = torch.get_num_threads()
-    serve(io.StringIO(json.dumps(request) + "\n"), answers)
-    torch.set_num_threads(threads)
-    assert "nothing" in json.loads(answers.getvalue())["error"]
+    with pytest.raises(RuntimeError, match="nothing"):
+        Worker("tests.speed.worker:nothing", {}, threads=1, pin=False)
 
 
 def test_a_script_prints_its_conditions_and_writes_json(tmp_path, capsys, monkeypatch):

@@ -339,8 +339,8 @@ from bench.points import StaticPoint
 class Linear(Method):
     name, kind = "linear", "static"
 
-    def operating_points(self, spec, data, context):
-        torch.manual_seed(spec.seed)
+    def points(self, run):
+        torch.manual_seed(run.spec.seed)
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         return [StaticPoint("linear", network, 640)]
 
@@ -348,7 +348,7 @@ class Linear(Method):
 class Failing(Method):
     name, kind = "failing", "static"
 
-    def operating_points(self, spec, data, context):
+    def train(self, run):
         raise RuntimeError("no luck")
 
 
@@ -565,7 +565,7 @@ def test_a_profile_that_cannot_be_made(refused, tmp_path, words, sentence):
     [
         ("methods", ["ds_net", "us_net", "uniform", "pruning", "random_gate", "fixed_choice"]),
         ("models", ["ds_mobilenet_v1", DS, US]),
-        ("datasets", ["digits", "cifar10", "cifar100", "imagenet", "tiny_imagenet"]),
+        ("datasets", ["digits", "cifar10", "cifar100", "imagenet", "tiny_imagenet", "folder"]),
         ("recipes", ["quickstart", "cifar10_smoke", "cifar10"]),
         ("metrics", ["top1", "madds", "params_stored", "latency_ms"]),
         ("reported", ["ds_net", "us_net"]),
@@ -598,7 +598,8 @@ def test_help_and_lists_import_nothing_that_takes_seconds(words):
 
 def test_a_method_is_listed_with_its_kind_its_paper_and_what_it_serves(slicebench):
     (line,) = (line for line in slicebench("list", "methods").out.splitlines() if line.startswith("us_net "))
-    assert re.split(r" {2,}", line)[:4] == ["us_net", "slimmable", "us_", "Yu & Huang, ICCV 2019, arXiv 1903.05134"]
+    paper = "Yu & Huang, ICCV 2019, arXiv 1903.05134"
+    assert re.split(r" {2,}", line)[:5] == ["us_net", "slimmable", "universally slimmable", "all", paper]
 
 
 def test_models_of_timm_are_searched_by_a_pattern(slicebench):

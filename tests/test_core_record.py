@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from bench.core.errors import UserError
-from bench.core.record import METRICS, Record, parse_record
+from bench.core.metrics import METRICS
+from bench.core.record import Record, parse_record
 
 RECORD = Record(
     "ds_net-1", "ds_net", "micro", "digits", "digits/official@1:test", "dynamic", 0, "top1", 0.9375, "fraction", 320,
@@ -21,12 +22,20 @@ def test_json_form_returns_the_record():
 
 
 def test_every_metric_has_a_unit_and_a_description():
-    assert all(unit and len(text) > 10 for unit, text in METRICS.values())
+    assert all(m.unit and m.title and len(m.text) > 10 and m.name == name for name, m in METRICS.items())
 
 
 def test_unknown_metric():
     with pytest.raises(UserError, match="unknown metric 'top_1'; did you mean 'top1'"):
         replace(RECORD, metric="top_1")
+
+
+def test_a_metric_of_a_meter_states_its_own_unit():
+    """A meter may be a plugin's, which a reader does not have; its record is read all the same."""
+    energy = replace(RECORD, metric="energy_mJ", unit="mJ/batch", details={"meter": "energy"})
+    assert parse_record(json.loads(json.dumps(energy.to_json()))) == energy
+    with pytest.raises(UserError, match="metric 'latency_ms' is measured in ms/batch, not in 'mJ/batch'"):
+        replace(energy, metric="latency_ms")
 
 
 def test_wrong_unit():

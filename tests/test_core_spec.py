@@ -47,13 +47,14 @@ DEFAULTS = {
     "data": {
         "name": "digits", "protocol": "official", "train_images": None,
         "image_size": None, "augmentation": None, "skip_corrupt": False, "strict": False,
+        "folder": None,
     },
     "train": {
         "epochs": 10, "batch_size": 64, "lr": 0.1, "weight_decay": 1e-4, "momentum": 0.9,
         "warmup_epochs": 0.0, "label_smoothing": 0.1, "min_lr": 1e-5,
         "max_steps": None,
     },
-    "profile": {"batch_sizes": [1, 64], "rounds": 15, "warmup": 3},
+    "profile": {"batch_sizes": [1, 64], "rounds": 15, "warmup": 3, "meters": ["latency"]},
     "options": {},
     "seed": 0,
     "threads": 1,
@@ -87,7 +88,7 @@ def test_every_field_is_part_of_the_name():
         replace(base, init_from="a-1"), replace(base, method_version=2), replace(base, options={"a": 1}),
         replace(base, data=DataSpec(train_images=5)), replace(base, train=TrainSpec(lr=0.2)),
         replace(base, data=DataSpec(image_size=5)), replace(base, data=DataSpec(strict=True)),
-        replace(base, profile=ProfileSpec(rounds=3)),
+        replace(base, profile=ProfileSpec(rounds=3)), replace(base, profile=ProfileSpec(meters=("energy",))),
     ]  # fmt: skip
     assert len({spec.run_id for spec in [base, *changed]}) == len(changed) + 1
 
@@ -200,6 +201,8 @@ BASE = {"method": "m", "model": "x"}
         (BASE | {"profile": {"batch_sizes": []}}, "profile.batch_sizes must name at least one"),
         (BASE | {"profile": {"batch_sizes": [0]}}, "profile.batch_sizes must be an integer, at least 1, not 0"),
         (BASE | {"profile": {"batch_sizes": ["1"]}}, "profile.batch_sizes.0 must be an integer"),
+        (BASE | {"profile": {"meters": []}}, "profile.meters must name at least one meter, and each once"),
+        (BASE | {"profile": {"meters": ["latency", "latency"]}}, "profile.meters must name .* each once"),
         (BASE | {"data": {"train_images": 0}}, "data.train_images must be an integer, at least 1"),
         (BASE | {"seed": True}, "seed must be an integer, not true"),
         (BASE | {"seed": -1}, "seed must be an integer, at least 0, not -1"),
@@ -249,6 +252,7 @@ def test_a_spec_made_in_python_is_checked_too():
         ({"data.name": "123"}, {"data": {"name": "123"}}),
         ({"method": '"us_net"'}, {"method": "us_net"}),
         ({"batch_sizes": "[1, 8]"}, {"profile": {"batch_sizes": [1, 8]}}),
+        ({"meters": '["latency", "energy"]'}, {"profile": {"meters": ["latency", "energy"]}}),
         ({"warmup": "1"}, {"profile": {"warmup": 1}}),
         ({"random_widths": "3"}, {"options": {"random_widths": 3}}),
         ({"options.space": "[0, 4]"}, {"options": {"random_widths": 2, "space": [0, 4]}}),

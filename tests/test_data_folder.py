@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import shutil
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torchvision.datasets import ImageFolder
 
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec
+from bench.data import folder_index
 from bench.data.folder import FolderSplit, augmented
 from bench.data.folder_index import Index, read_index
 from bench.data.imagenet import load_imagenet
@@ -216,20 +219,27 @@ def test_counts_of_one_process_are_its_own():
 # The index.
 
 
-def listings(monkeypatch) -> list:
-    """The class folders that are listed from now on."""
-    listed, original = [], os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: listed.append(Path(path).name) or original(path))
-    return listed
+def looks(monkeypatch) -> list:
+    """The files that are looked at from now on."""
+    seen = []
+    original = folder_index.fails_quick_look
+    monkeypatch.setattr(folder_index, "fails_quick_look", lambda path: seen.append(path) or original(path))
+    return seen
 
 
-def test_a_folder_is_listed_once(tmp_path, monkeypatch):
+def make_old(monkeypatch) -> None:
+    """Let no file look as if it had just changed."""
+    monkeypatch.setattr(folder_index, "FRESH_S", -1.0)
+
+
+def test_files_are_looked_at_once(tmp_path, monkeypatch):
     folder = write_folders(tmp_path) / "train"
-    listed = listings(monkeypatch)
+    make_old(monkeypatch)
+    seen = looks(monkeypatch)
     first = read_index(folder)
-    assert sorted(listed) == sorted(CLASSES)
+    assert len(seen) == 80
     again = read_index(folder)
-    assert sorted(listed) == sorted(CLASSES)
+    assert len(seen) == 80
     assert [again.path(row) for row in range(len(again))] == [first.path(row) for row in range(len(first))]
     assert again.classes == CLASSES
 
@@ -241,21 +251,59 @@ def test_a_changed_folder_is_listed_again(tmp_path):
     assert len(read_index(folder)) == 79
 
 
-def test_a_folder_that_may_still_be_changing_is_not_cached(tmp_path, monkeypatch):
+def test_the_rest_of_a_data_set_is_seen_although_its_folders_keep_their_times(tmp_path, monkeypatch):
+    """rsync -a and tar -x give folders the times of the source, before and after the rest has come."""
+    make_old(monkeypatch)
+    root = write_folders(tmp_path / "imagenet")
+    late = sorted(root.glob("*/*/*_[12].JPEG"))
+    kept = {path: path.read_bytes() for path in late}
+    for path in late:
+        path.unlink()
+    settle(root, 10_000_000)
+    half = load_imagenet(SPEC, tmp_path)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    settle(root, 10_000_000)
+    whole = load_imagenet(SPEC, tmp_path)
+    assert (len(half.open_test()), len(whole.open_test())) == (4, 12)
+    assert half.open_test().digest != whole.open_test().digest
+    assert half.train.digest != whole.train.digest
+
+
+def test_another_picture_of_equal_name_and_size_has_another_digest(tmp_path, monkeypatch):
+    make_old(monkeypatch)
+    root = write_folders(tmp_path / "imagenet")
+    before = load_imagenet(SPEC, tmp_path).open_test().digest
+    path = next((root / "val" / CLASSES[0]).iterdir())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert load_imagenet(SPEC, tmp_path).open_test().digest != before
+
+
+def test_a_digest_is_made_once_for_the_same_files(tmp_path, monkeypatch):
+    make_old(monkeypatch)
+    write_folders(tmp_path / "imagenet")
+    first = load_imagenet(SPEC, tmp_path).open_test().digest
+    monkeypatch.setattr(FolderSplit, "_digest_of_files", lambda self: pytest.fail("read again"))
+    assert load_imagenet(SPEC, tmp_path).open_test().digest == first
+
+
+def test_files_that_may_still_be_changing_are_not_cached(tmp_path, monkeypatch):
     folder = write_folders(tmp_path) / "train"
-    settle(tmp_path, 0.0)
-    listed = listings(monkeypatch)
+    seen = looks(monkeypatch)
     read_index(folder)
     read_index(folder)
-    assert len(listed) == 2 * len(CLASSES)
+    assert len(seen) == 160
 
 
 def test_a_damaged_or_unwritable_cache_only_costs_time(tmp_path, monkeypatch):
     folder, cache = write_folders(tmp_path / "data") / "train", tmp_path / "cache"
+    make_old(monkeypatch)
     monkeypatch.setenv("SLICEBENCH_CACHE", str(cache))
     read_index(folder)
     (file,) = cache.iterdir()
-    for content in (b"", b"PK\x03\x04 nothing", file.read_bytes()[:-100]):
+    for content in (b"", b"[]", file.read_bytes()[:-5]):
         file.write_bytes(content)
         assert len(read_index(folder)) == 80
     cache.joinpath("taken").write_text("")
@@ -263,11 +311,87 @@ def test_a_damaged_or_unwritable_cache_only_costs_time(tmp_path, monkeypatch):
     assert len(read_index(folder)) == 80
 
 
-def test_other_files_are_not_images(tmp_path):
-    folder = write_folders(tmp_path) / "train"
-    (folder / CLASSES[0] / "notes.txt").write_text("not an image")
-    (folder / "list.csv").write_text("")
-    assert len(read_index(folder)) == 80
+# What is an image.
+
+
+def test_other_files_are_counted_and_said(tmp_path):
+    root = write_folders(tmp_path / "imagenet")
+    (root / "train" / CLASSES[0] / "notes.txt").write_text("not an image")
+    (root / "train" / CLASSES[1] / "README").write_text("not an image")
+    (root / "train" / "list.csv").write_text("")
+    Image.new("RGB", (9, 9)).save(root / "train" / "loose.png")
+    with pytest.warns(UserWarning, match="imagenet") as told:
+        assert len(load_imagenet(SPEC, tmp_path).train) == 72
+    assert [str(each.message) for each in told] == [
+        "imagenet: left out 3 files that are no images of a class: 1 .txt, 1 in no class folder, 1 without a suffix"
+    ]
+
+
+def test_hidden_files_and_folders_are_no_data(tmp_path):
+    """Notebooks leave folders of their own, a Mac and a disk station too, and AppleDouble files beside the images."""
+    root = write_folders(tmp_path / "imagenet")
+    first = next((root / "train" / CLASSES[0]).iterdir())
+    for part in ("train", "val"):
+        for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir", f"{CLASSES[0]}/.thumbs"):
+            (root / part / name).mkdir()
+            shutil.copy(first, root / part / name / "look-checkpoint.JPEG")
+        (root / part / CLASSES[0] / f"._{first.name}").write_bytes(b"\0\5\x16\7")
+    for skip in (False, True):
+        data = load_imagenet(replace(SPEC, skip_corrupt=skip), tmp_path)
+        assert data.classes == CLASSES
+        assert [len(split) for split in (data.train, data.open_test())] == [72, 12]
+        assert data.open_test().id == "imagenet/subset4@1:test"
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".gif", ".ppm", ".jp2", ".webp", ".jfif", ".tga", ".bmp"])
+def test_images_of_every_suffix_that_pillow_decodes_are_read(tmp_path, suffix):
+    root = write_folders(tmp_path / "imagenet")
+    for path in sorted((root / "val").glob("*/*_[01].JPEG")):
+        Image.open(path).save(path.with_suffix(suffix), "JPEG" if suffix == ".jfif" else None)
+        path.unlink()
+    data = load_imagenet(SPEC, tmp_path)
+    assert len(data.open_test()) == 12
+    assert sum(len(batch.targets) for batch in data.open_test().batches(5)) == 12
+
+
+def test_images_in_folders_below_a_class_are_of_that_class(tmp_path):
+    """As torchvision's ImageFolder lists them; Tiny-ImageNet's archive has train/<class>/images."""
+    root = write_folders(tmp_path / "imagenet")
+    before = load_imagenet(SPEC, tmp_path).train.digest
+    for label in CLASSES:
+        (root / "train" / label / "images").mkdir()
+        for path in (root / "train" / label).glob("*.JPEG"):
+            path.rename(path.parent / "images" / path.name)
+        (root / "train" / label / "images" / "again").symlink_to(root / "train" / label)
+    data = load_imagenet(SPEC, tmp_path)
+    assert data.train.digest == before
+    assert {data.train.index.path(row) for row in range(80)} == {
+        path for path, _ in ImageFolder(str(root / "train"), is_valid_file=lambda path: "again" not in path).samples
+    }
+
+
+# Shared memory of workers.
+
+
+def test_too_little_shared_memory_is_said_before_a_worker_starts(data, monkeypatch):
+    monkeypatch.setenv("SLICEBENCH_WORKERS", "1")
+    status = os.statvfs("/")
+    small = SimpleNamespace(f_bavail=1, f_frsize=2**20)
+    monkeypatch.setattr(os, "statvfs", lambda path: small if path == "/dev/shm" else status)
+    split = data.train
+    with pytest.raises(UserError) as caught:
+        list(replace_pipeline(split, 128).train_batches(16, seed=0, epoch=0))
+    assert str(caught.value) == (
+        "/dev/shm has 1 MB free, and the batches of 1 decoding worker need 12 MB; enlarge it (docker run --shm-size=8g)"
+        ", or decode without workers: SLICEBENCH_WORKERS=0"
+    )
+    assert len(list(split.train_batches(16, seed=0, epoch=0))) == 4, "what fits is made"
+    monkeypatch.setenv("SLICEBENCH_WORKERS", "0")
+    assert next(replace_pipeline(split, 128).train_batches(16, seed=0, epoch=0)).x.shape == (16, 3, 128, 128)
+
+
+def replace_pipeline(split: FolderSplit, size: int) -> FolderSplit:
+    return FolderSplit(split.name, split.id, split.index, split.rows, pipeline(size, "light", 1.0))
 
 
 def synthetic(images: int) -> FolderSplit:

@@ -13,7 +13,8 @@ from image_folders import CLASSES, settle, write_folders
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec
 from bench.data import DATASETS
-from bench.data.imagenet import held_out, load_imagenet, load_tiny_imagenet
+from bench.data.class_folders import held_out
+from bench.data.imagenet import load_imagenet, load_tiny_imagenet
 
 SPEC = DataSpec("imagenet", "subset")
 SKIP = DataSpec("imagenet", "subset", skip_corrupt=True)
@@ -96,9 +97,6 @@ def test_tiny_imagenet_is_the_same_code_under_its_own_name(tmp_path):
     write_folders(tmp_path / "tiny-imagenet-100", size=64)
     data = load_tiny_imagenet(DataSpec("tiny_imagenet", "subset"), tmp_path)
     assert (data.id, data.image_size) == ("tiny_imagenet/subset4@1", 64)
-    assert sentence(tmp_path / "tiny-imagenet-100") == (
-        f"{tmp_path / 'tiny-imagenet-100'} is not ImageNet by its name; read it with data.name=tiny_imagenet"
-    )
 
 
 # Errors: each one sentence, before anything is trained.
@@ -199,10 +197,9 @@ def test_corrupt_files_are_left_out_only_when_asked_to_and_told(root):
     }
     with pytest.warns(UserWarning, match="left out") as told:
         data = load_imagenet(SKIP, root)
-    first, second = (str(warning.message) for warning in told)
-    assert first.startswith("imagenet: left out 2 corrupt images: ")
-    assert second.startswith("imagenet: left out 1 corrupt image: ")
-    assert {path for path in broken if path in first + second} == broken
+    (said,) = (str(warning.message) for warning in told)
+    assert said.startswith("imagenet: left out 3 corrupt images: ")
+    assert {path for path in broken if path in said} == broken
     assert [paths(split) for split in splits(data)] == [part - broken for part in before]  # nothing else moves
     assert data.open_test().id == "imagenet/subset4@1:test[without 1]"
     assert sum(len(batch.targets) for batch in data.open_test().batches(4)) == 11
@@ -218,19 +215,71 @@ def test_a_file_that_was_put_right_comes_back(root):
     assert len(load_imagenet(SPEC, root).open_test()) == 12
 
 
-TINY = Path(os.environ.get("SLICEBENCH_DATA", "")) / "tiny-imagenet-100"
+# Validation images that lie together.
+
+
+def flat(root: Path, below: str = "") -> dict[str, str]:
+    """Takes the class folders of val apart; the class of each image by its name."""
+    val = root / "imagenet" / "val"
+    (val / below).mkdir(exist_ok=True)
+    class_of = {file.name: file.parent.name for file in sorted(val.glob("n*/*.JPEG"))}
+    for name, label in class_of.items():
+        (val / label / name).rename(val / below / name)
+    for label in CLASSES:
+        (val / label).rmdir()
+    return class_of
+
+
+@pytest.mark.parametrize("kind", ["as in Tiny-ImageNet", "as Kaggle has ILSVRC"])
+def test_validation_images_in_one_folder_are_read_by_the_published_list(root, kind):
+    before = load_imagenet(SPEC, root).open_test()
+    digest = before.digest
+    if kind == "as in Tiny-ImageNet":
+        lines = [f"{name}\t{label}\t0\t32\t44\t62\n" for name, label in flat(root, "images").items()]
+        (root / "imagenet" / "val" / "val_annotations.txt").write_text("".join(lines))
+    else:
+        lines = [
+            f"{name.partition('.')[0]},{label} 85 1 499 272 {label} 1 2 3 4\n" for name, label in flat(root).items()
+        ]
+        (root / "imagenet" / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(lines))
+    after = load_imagenet(SPEC, root).open_test()
+    assert after.digest == digest
+    assert after.targets.tolist() == before.targets.tolist()
+
+
+def test_validation_images_in_one_folder_without_a_list(root):
+    flat(root)
+    assert sentence(root) == (
+        f"imagenet: {root / 'imagenet' / 'val'} holds 12 images and no class folders; move each into a folder of its "
+        "class, or put val_annotations.txt or LOC_val_solution.csv beside them, which lists their classes"
+    )
+
+
+def test_a_list_that_does_not_fit_its_images(root):
+    class_of, val = flat(root, "images"), root / "imagenet" / "val"
+    (val / "val_annotations.txt").write_text("".join(f"{name}\t{label}\n" for name, label in class_of.items()))
+    image = val / "images" / min(class_of)
+    image.rename(val / "kept")
+    assert sentence(root) == f"imagenet: {val} holds 11 of the 12 images that {val / 'val_annotations.txt'} names"
+    (val / "kept").rename(val / "images" / "other.JPEG")
+    assert sentence(root) == f"imagenet: {val / 'images' / 'other.JPEG'} has no class in {val / 'val_annotations.txt'}"
+    (val / "val_annotations.txt").write_text("a.JPEG\n")
+    assert sentence(root) == f"imagenet: {val / 'val_annotations.txt'} has no class in line 1"
+
+
+# The real one.
+
+REAL = Path(os.environ.get("SLICEBENCH_DATA", "")) / "imagenet"
 
 
 @pytest.mark.skipif(
-    "SLICEBENCH_DATA" not in os.environ or not TINY.is_dir(),
-    reason="no Tiny-ImageNet: SLICEBENCH_DATA names no directory with it",
+    "SLICEBENCH_DATA" not in os.environ or not REAL.is_dir(),
+    reason="no ImageNet: SLICEBENCH_DATA names no directory with a part of it",
 )
-def test_the_real_tiny_imagenet_100():
-    data = load_tiny_imagenet(DataSpec("tiny_imagenet", "subset"), TINY.parent)
-    assert [len(split) for split in splits(data)] == [18_000, 1_000, 1_000, 5_000]
-    assert data.id == "tiny_imagenet/subset100@1"
-    assert np.bincount(data.train.targets).tolist() == [180] * 100
+def test_the_real_ten_classes():
+    data = load_imagenet(DataSpec("imagenet", "subset", image_size=64), REAL.parent)
+    assert [len(split) for split in splits(data)] == [1_350, 75, 75, 500]
+    assert data.id == "imagenet/subset10@1"
     assert not any(split.index.corrupt.size for split in splits(data))
-    batch = next(data.train.train_batches(64, seed=0, epoch=0))
-    assert batch.x.shape == (64, 3, 64, 64)
-    assert data.open_test().digest == "9bd248da4f40122cd69449992a3e3ff66044717a4f4be33e55e21c485090a42e"
+    assert next(data.train.train_batches(64, seed=0, epoch=0)).x.shape == (64, 3, 64, 64)
+    assert data.open_test().digest == "557159317c6181e3e96e1e05fa23e4b0c4acad8cd5e398267feb5ca55c7448cf"

@@ -256,6 +256,65 @@ def test_an_image_in_two_lists_is_refused(root, folder):
         loaded(root)
 
 
+# What annotation tools write.
+
+
+def edited(folder, old, new) -> Path:
+    path = first_of(folder)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_names_are_read_without_the_spaces_around_them(root, folder):
+    edited(folder, "<name>blue</name>", "<name>\n\t\tblue\n\t</name>")
+    edited(folder, "<width>96</width>", "<width> 96.0 </width>")
+    assert loaded(root).classes == ("blue", "red")
+
+
+def test_every_box_of_an_object_is_an_object(root, folder):
+    before = read_annotation(first_of(folder))
+    second = "<bndbox><xmin>3</xmin><ymin>3</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
+    after = read_annotation(edited(folder, "</bndbox></object>", f"</bndbox>{second}</object>"))
+    assert after.names == tuple(name for name in before.names for _ in range(2))
+    np.testing.assert_allclose(after.boxes[::2], before.boxes)
+    np.testing.assert_allclose(after.boxes[1] * [96, 72, 96, 72], [2, 2, 20, 20], rtol=1e-6)
+
+
+def test_the_boxes_of_parts_are_not_read(root, folder):
+    before = read_annotation(first_of(folder))
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>4</ymax></bndbox>"
+    after = read_annotation(edited(folder, "<bndbox>", f"<part><name>head</name>{box}</part><bndbox>"))
+    assert after.names == before.names
+    assert np.array_equal(after.boxes, before.boxes)
+
+
+@pytest.mark.parametrize(
+    ("flag", "difficult"),
+    [("<difficult/>", False), ("", False), *((f"<difficult>{text}</difficult>", value) for text, value in [
+        ("Unspecified", False), ("False", False), ("0", False), (" 1 ", True), ("True", True), ("true", True)])],
+)  # fmt: skip
+def test_the_flag_difficult_as_tools_write_it(root, folder, flag, difficult):
+    path = edited(folder, "<difficult>0</difficult>", flag)
+    assert read_annotation(path).difficult.tolist() == [difficult] * len(read_annotation(path).boxes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("<difficult>0<", "<difficult>maybe<", "object has the flag difficult 'maybe', and not 0 or 1"),
+        ("<width>96<", "<width>wide<", "annotation has the size/width 'wide', which is no number"),
+        ("<width>96<", "<width>1e999<", "annotation has the size/width '1e999', which is no number"),
+        ("<xmin>", "<xmin>left", "bndbox has the xmin 'left"),
+    ],
+)
+def test_what_is_no_number_is_said_in_our_words(folder, old, new, says):
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        read_annotation(edited(folder, old, new))
+    assert "invalid literal" not in str(caught.value)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="SLICEBENCH_DATA has no VOCdevkit")
 def test_the_real_sets_have_their_sizes():

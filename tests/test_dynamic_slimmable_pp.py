@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, Trained, checkpoint_bytes, context_of, digits, small_spec
+from small_runs import CPU, FirstImages, Trained, checkpoint_bytes, digits, small_spec, trained_points
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
@@ -28,7 +28,7 @@ def spec_of(model, **options):
 def run(request, tmp_path_factory):
     """(run, points) of one family."""
     spec, directory = spec_of(request.param), tmp_path_factory.mktemp(request.param)
-    return Trained(spec, directory), METHOD.operating_points(spec, digits(), context_of(spec, directory))
+    return Trained(spec, directory), trained_points(spec, directory)
 
 
 def test_each_routing_space_is_a_dynamic_point(run):
@@ -52,7 +52,7 @@ def test_the_claimed_cost_is_what_runs(run):
 def test_a_finished_run_loads_to_the_same_outputs(run):
     trained, points = run
     before = checkpoint_bytes(trained.directory)
-    again = METHOD.operating_points(trained.spec, digits(), context_of(trained.spec, trained.directory))
+    again = trained_points(trained.spec, trained.directory)
     x = next(iter(digits().validation.batches(16))).x
     for old, new in zip(points, again, strict=True):
         assert torch.equal(old(x).output, new(x).output)
@@ -66,7 +66,7 @@ def test_controls_start_from_it(run, control, tmp_path):
     spec = completed(
         RunSpec(control, trained.spec.model, trained.spec.data, trained.spec.train, init_from=trained.spec.run_id)
     )
-    found = method_of(control).operating_points(spec, digits(), context_of(spec, tmp_path, trained))
+    found = trained_points(spec, tmp_path, trained)
     if control == "random_gate":
         assert [point.name for point in found] == [point.name for point in points]
     else:

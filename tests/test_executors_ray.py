@@ -25,7 +25,8 @@ from bench.core.store import PHASES, Store
 from bench.executors import serial, session
 from bench.executors.attempt import RAN, Outcome
 from bench.executors.plan import Job, Plan
-from bench.executors.ray import RETRIES, _drive, node_problem, run_all, shared_token
+from bench.executors.ray import RETRIES, _drive, run_all
+from bench.executors.sharing import node_problem, shared_token
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
@@ -316,9 +317,9 @@ def test_what_dead_drivers_left_is_removed_and_nothing_else(tmp_path: Path, monk
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     names = {"dead": f"slicebench-{dead.pid}-abc", "living": f"slicebench-{os.getpid()}-abc", "other": "slicebench-x-y"}
-    for name in names.values():
+    for name, pid in zip(names.values(), (dead.pid, os.getpid(), "no number"), strict=True):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "started").write_text(process_started(os.getpid()) or "")
+        (tmp_path / name / "driver").write_text(f"{pid} {process_started(os.getpid())}")
     with session.private_folder() as folder:
         assert folder.parent == tmp_path
         assert {path.name for path in tmp_path.iterdir()} == {names["living"], names["other"], folder.name}

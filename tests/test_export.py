@@ -21,9 +21,11 @@ from bench.export.agreement import batches, compare
 from bench.export.job import FORMATS
 from bench.export.routed import nodes_of
 from bench.export.runner import Routed
-from bench.export.source import Plain, find, open_run
+from bench.export.source import Plain, find
+from bench.methods import Run
 from bench.points import Prediction, RoutedPoint
 from bench.runs.phases import run_phase
+from bench.runs.run import open_run
 from bench.slicing.dynamic import ExtractedSegments
 from bench.slicing.gate import new_gates
 
@@ -54,8 +56,12 @@ def images() -> torch.Tensor:
     return next(iter(digits().validation.batches(40, CPU))).x
 
 
+def opened(run_id: str, results: Path) -> Run:
+    return open_run(Store(results, writable=False), run_id, None)
+
+
 def view_of(run_id: str, choice: str, results: Path) -> Plain:
-    source = find(open_run(run_id, results, None), choice)
+    source = find(opened(run_id, results), choice)
     assert isinstance(source, Plain)
     return source
 
@@ -79,8 +85,8 @@ def test_safetensors_are_rebuilt_to_the_same_network(method, choice, runs, resul
 
 
 def test_a_choice_that_is_spelled_out_is_that_choice(runs, results):
-    run = open_run(runs["ds_net"], results, None)
-    for choice in run.space.named:
+    run = opened(runs["ds_net"], results)
+    for choice in small_net().space.named:
         found = find(run, str(choice))
         assert isinstance(found, Plain)
         assert found.base == choice
@@ -152,7 +158,7 @@ def exported(run_id: str, form: str, results: Path, folder: Path, images: torch.
     """Export the routed network, and run it by its runner: equal output and routes, the prefix once a batch."""
     done = export_run(run_id, "dynamic1-3", form, folder, results)
     assert done.agreement.images == 200
-    point = find(open_run(run_id, results, None), "dynamic1-3")
+    point = find(opened(run_id, results), "dynamic1-3")
     assert isinstance(point, RoutedPoint)
     ran: list[tuple[str, int]] = []
 

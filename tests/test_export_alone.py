@@ -12,10 +12,12 @@ import torch
 from small_runs import small_spec
 
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
+from bench.core.store import Store
 from bench.data import load
 from bench.export import export_run
-from bench.export.source import Plain, find, open_run
+from bench.export.source import Plain, find
 from bench.runs.phases import run_phase
+from bench.runs.run import open_run
 
 ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
 DATA = Path(os.environ.get("SLICEBENCH_DATA", "/nowhere"))
@@ -63,7 +65,7 @@ def agrees(spec: RunSpec, choice: str, data: Path | None, folder: Path, classes:
     held = [batch.x for split in (splits.validation, splits.calibration) for batch in split.batches(200)]
     images = torch.cat(held)[:200].contiguous()
     assert len(images) == 200
-    source = find(open_run(spec.run_id, folder / "results", data), choice)
+    source = find(open_run(Store(folder / "results"), spec, data), choice)
     assert isinstance(source, Plain)
     with torch.no_grad():
         wanted = source.reference(images).output

@@ -29,7 +29,7 @@ import functools
 from bench.runs import phases as run
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 
-run.Context = functools.partial(run.Context, checkpoint_s=0.0)  # a checkpoint after every step
+run.open_run = functools.partial(run.open_run, checkpoint_s=0.0)  # a checkpoint after every step
 
 
 def table(seeds=(0,)):

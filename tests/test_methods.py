@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import shutil
 from dataclasses import dataclass, replace
 
 import pytest
@@ -14,23 +15,23 @@ from small_runs import (
     Trained,
     changed,
     checkpoint_bytes,
-    context_of,
     digits,
     interrupt_after,
+    run_of,
     small_model,
     small_spec,
     state_of,
+    trained_points,
 )
 
 from bench.core.errors import UserError
 from bench.core.settings import parse_spec
 from bench.core.spec import RunSpec
 from bench.evaluation.proof import prove
-from bench.methods import METHODS, check_parent, completed, method_of
+from bench.methods import METHODS, SUPERNET, check_parent, completed, left_by, method_of
 from bench.methods.table import MethodEntry
 from bench.models import PRESETS
 from bench.points import RoutedPoint
-from bench.training.start import SUPERNET, left_by
 
 NAMES = METHODS.names()
 OPTIONS = [(name, field.name) for name in NAMES for field in dataclasses.fields(METHODS.get(name).Options)]
@@ -50,8 +51,7 @@ class Case:
     def run(self, directory, **how):
         """The points of the same spec again, in another folder or this one, as another process would get them."""
         torch.manual_seed(1234)
-        context = context_of(self.spec, directory, self.parent, **how)
-        return fitted(method_of(self.name).operating_points(self.spec, digits(), context))
+        return fitted(trained_points(self.spec, directory, self.parent, **how))
 
 
 def images():
@@ -64,8 +64,7 @@ def fitted(points):
 
 def train(name, directory, parent=None, **changes):
     spec, reports = small_spec(name, parent, **changes), []
-    context = context_of(spec, directory, parent, lambda *report: reports.append(report))
-    points = fitted(method_of(name).operating_points(spec, digits(), context))
+    points = fitted(trained_points(spec, directory, parent, progress=lambda *report: reports.append(report)))
     return Case(name, spec, points, Trained(spec, directory), parent, len(reports))
 
 
@@ -74,8 +73,10 @@ def parent(tmp_path_factory):
     return train("ds_net", tmp_path_factory.mktemp("ds_net")).trained
 
 
-# Every method on a model that it serves, and one with several gates, no batch norm and two views of each image.
-CASES = [(name, small_model(name)) for name in NAMES] + [("ds_net_pp", "ds_vit_micro8")]
+# Every method on a model that it serves; one with several gates, no batch norm and two views of each image; and those
+# whose front is a segment of its own, at full width.
+FRONTS = [("ds_net", "ds_resnet_basic_micro8"), ("us_net", "us_resnet_basic_micro8")]
+CASES = [*((name, small_model(name)) for name in NAMES), ("ds_net_pp", "ds_vit_micro8"), *FRONTS]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
@@ -169,6 +170,50 @@ def test_a_finished_run_is_loaded_not_trained(case):
     assert not case.steps or checkpoint_bytes(case.trained.directory) == before
 
 
+def test_points_only_read(case):
+    """Not a byte and not a time of any file changes, in the run's folder or its parent's."""
+    folders = [run.directory for run in (case.trained, case.parent) if run is not None]
+    torch.manual_seed(1234)
+    before = [seen(folder) for folder in folders]
+    points = method_of(case.name).points(run_of(case.spec, case.trained.directory, case.parent))
+    assert [seen(folder) for folder in folders] == before
+    assert_same(case.points, fitted(points))
+
+
+def seen(folder):
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in folder.rglob("*")}
+
+
+def test_a_missing_checkpoint_is_an_error_and_never_trained_again(case, tmp_path):
+    """Each in turn; one that was a step on the way to others may be gone."""
+    owner = case.parent or case.trained
+    if not (owner.directory / "checkpoints").exists():
+        pytest.skip("this method leaves nothing")
+    copy = Trained(owner.spec, tmp_path / "copy")
+    shutil.copytree(owner.directory, copy.directory)
+    run = run_of(case.spec, tmp_path / "own", copy) if case.parent else run_of(case.spec, copy.directory)
+    refusals = []
+    for file in sorted((copy.directory / "checkpoints").iterdir()):
+        file.rename(tmp_path / file.name)
+        refusal = refusal_of(case.name, run)
+        assert refusal is None or f"no checkpoint {file.name} in {copy.directory}" in refusal
+        assert not file.exists()
+        (tmp_path / file.name).rename(file)
+        refusals.append(refusal)
+    assert any(refusals)
+    shutil.rmtree(copy.directory)
+    assert refusal_of(case.name, run) is not None
+    assert not copy.directory.exists()
+
+
+def refusal_of(name, run):
+    try:
+        method_of(name).points(run)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def test_an_interrupted_run_ends_in_the_same_bytes(case, tmp_path):
     if not case.steps:
         pytest.skip("this method trains nothing")
@@ -184,7 +229,7 @@ def test_a_supernet_is_left_exactly_where_a_method_says_so(case):
     left = (case.trained.directory / "checkpoints" / f"{SUPERNET}.safetensors").exists()
     assert left == (METHODS.get(case.name).leaves == "supernet")
     if left:
-        state = left_by(case.trained.directory, case.spec.run_id, SUPERNET, "supernet")
+        state = left_by(run_of(case.spec, case.trained.directory), SUPERNET, "supernet")
         assert state.keys() == PRESETS.get(case.spec.model).build().state_dict().keys()
 
 
@@ -213,7 +258,7 @@ def test_the_seed_moves_the_weights(case, tmp_path):
     if not case.steps:
         pytest.skip("this method trains nothing")
     spec = replace(case.spec, seed=case.spec.seed + 1)
-    points = method_of(case.name).operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     mine, other = case.points[0], points[0]
     with torch.no_grad():
         assert not torch.equal(mine(images()[0]).output, other(images()[0]).output)
@@ -230,7 +275,7 @@ def test_a_larger_budget_never_costs_less(name, tmp_path):
     """Static: the claim. Dynamic: the mean over images and the most that any of them costs, both at most those of the
     larger budget. A budget is not an order for accuracy."""
     spec = small_spec(name, options={**SHORT.get(name, {}), "budgets": [0.5, 0.7, 0.9]})
-    points = method_of(name).operating_points(spec, digits(), context_of(spec, tmp_path))
+    points = trained_points(spec, tmp_path)
     named = [point for point in points if point.name.endswith(("0.5", "0.7", "0.9"))]
     assert len(named) == 3
     with torch.no_grad():

@@ -10,13 +10,13 @@ from bench.models import PRESETS
 from bench.models.mobilenet import order as mobilenet_order
 from bench.models.order import Channels, check_order, importance_order, ordered
 from bench.models.resnet import order as resnet_order
-from bench.models.resnet.units import Bottleneck
+from bench.models.resnet.units import Residual
 from bench.slicing.norms import PrefixBatchNorm2d
 from bench.training.calibrate import calibrate
 
-SWITCHABLE = ["s_mobilenet_micro8", "s_resnet_micro8"]
-NAMES = [n for n in PRESETS.names() if n.endswith("micro8") and ("mobilenet" in n or "resnet" in n)]
-NAMES = [n for n in NAMES if n not in SWITCHABLE]
+SMALL = [preset for preset in map(PRESETS.get, PRESETS.names()) if preset.image_size == 8 and not preset.family.tokens]
+SWITCHABLE = [preset.name for preset in SMALL if preset.trains_as == "switchable"]
+NAMES = [preset.name for preset in SMALL if preset.name not in SWITCHABLE]
 DETECTORS = ["ds_mobilenet_det_micro", "us_mobilenet_det_micro", "ds_resnet_det_micro"]
 
 
@@ -94,7 +94,7 @@ def test_a_detector_is_ordered_to_its_last_stage(name):
 
 def test_the_stream_of_a_resnet_stage_moves_as_one():
     net = small_net("ds_resnet_micro8")
-    blocks = [unit for segment in net.segments for unit in segment.units if isinstance(unit, Bottleneck)]
+    blocks = [unit for segment in net.segments for unit in segment.units if isinstance(unit, Residual)]
     streams = [channels for channels in channels_of(net, "ds_resnet_micro8") if len(channels.writers) > 1]
     stages = len(net.space.stages) - 1
     assert len(streams) == stages

@@ -1,6 +1,7 @@
 """The ResNet family against published counts and timm's networks; its gates, group norm and loading."""
 
 import threading
+from itertools import pairwise
 
 import pytest
 import timm
@@ -13,9 +14,9 @@ from torch import nn
 from bench.core.errors import UserError
 from bench.models import PRESETS
 from bench.models.resnet import units as resnet
-from bench.models.resnet.space import BottleneckStage, ResNetConfig
+from bench.models.resnet.space import BlockStage, ResNetConfig
 from bench.models.resnet.timm_names import from_timm, key_map, load_timm, to_timm
-from bench.models.resnet.units import Bottleneck, GateInput
+from bench.models.resnet.units import GateInput, Residual
 from bench.profilers.madds import executed_madds
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import ExtractedSegments, ViewSegments, fixed_router, run_grouped
@@ -27,7 +28,8 @@ from bench.training.gating import route_costs
 UNIFORM = [278_085_632, 1_052_311_552, 2_322_677_760, 4_089_184_256]  # METHODS 3.2: 0.278, 1.052, 2.323, 4.089 G
 NAMES = [name for name in PRESETS.names() if "resnet" in name]
 GATED = [name for name in NAMES if name.startswith("ds_")]
-GROUPED = [name for name in GATED if "_bn" not in name and "_det" not in name]  # a detector's head has norms of its own
+GROUPED = [name for name in GATED if "_bn" not in name and "_det" not in name and "_basic" not in name]
+# (a detector's head has norms of its own)
 
 
 def size_of(name):
@@ -99,7 +101,7 @@ def test_a_gate_stands_in_front_of_the_first_block_of_its_stage_and_the_others_f
     net = weightless(name)
     for decision, segment, behind in zip(net.space.decisions, net.segments, list(net.segments)[1:], strict=False):
         assert isinstance(segment.units[-1], GateInput)
-        first, *others = [unit for unit in behind.units if isinstance(unit, Bottleneck)]
+        first, *others = [unit for unit in behind.units if isinstance(unit, Residual)]
         assert first.shortcut is not None
         assert first.conv1.stage == decision.stage == first.shortcut.stage
         covered = {unit.conv1.stage for unit in others}
@@ -126,7 +128,7 @@ def test_groups_divide_every_width_and_nothing_is_kept_for_a_width(name):
 
 
 def test_a_group_that_does_not_divide_a_width_is_one_sentence():
-    stages = (BottleneckStage((4, 10), 1, 1),)
+    stages = (BlockStage((4, 10), 1, 1),)
     with pytest.raises(UserError, match="4 channels a group cannot run 10 channels"):
         resnet.build(ResNetConfig((4, 8), 3, 1, False, stages, (0,), 4), 10, 3)
     with pytest.raises(UserError, match="width lists of one length"):
@@ -134,21 +136,21 @@ def test_a_group_that_does_not_divide_a_width_is_one_sentence():
 
 
 def test_several_gates_with_batch_norm_are_refused():
-    stages = (BottleneckStage((4, 8), 1, 1), BottleneckStage((4, 8), 1, 1))
+    stages = (BlockStage((4, 8), 1, 1), BlockStage((4, 8), 1, 1))
     with pytest.raises(UserError, match="batch norm"):
         ResNetConfig((4, 8), 3, 1, False, stages, (0, 1), 0).space()
 
 
 def test_only_later_blocks_have_an_elastic_kernel():
     net = weightless("ds_resnet50_pp")
-    for block in (unit for segment in net.segments for unit in segment.units if isinstance(unit, Bottleneck)):
+    for block in (unit for segment in net.segments for unit in segment.units if isinstance(unit, Residual)):
         assert block.conv2.elastic is (block.shortcut is None)
         assert block.conv2.conv.kernel == 3
         assert (block.conv2.conv.stride == 2) <= (block.shortcut is not None)
 
 
 def test_a_stage_of_one_block_has_no_kernel_to_choose():
-    stages = (BottleneckStage((4, 8), 1, 1), BottleneckStage((4, 8), 2, 1))
+    stages = (BlockStage((4, 8), 1, 1), BlockStage((4, 8), 2, 1))
     space = ResNetConfig((4, 8), 3, 1, False, stages, (0, 1), 4, (1, 3)).space()
     assert [len(decision.options) for decision in space.decisions] == [2, 4]
     with pytest.raises(UserError, match="stage0 has no elastic dimension 'kernel'; it slices filters"):
@@ -179,7 +181,7 @@ def test_mixed_choices_run_alike_in_every_form_and_cost_what_they_claim(name):
 def slices_used(net, choice):
     """For each block: (weight, rows, columns, kernel) of its convolutions under a choice, by hand."""
     inp = net.space.width(choice, 0)
-    for block in (unit for segment in net.segments for unit in segment.units if isinstance(unit, Bottleneck)):
+    for block in (unit for segment in net.segments for unit in segment.units if isinstance(unit, Residual)):
         inner = net.space.width(choice, block.conv1.stage)
         kernel = net.space.width(choice, block.conv1.stage, "kernel") if block.conv2.elastic else 3
         yield block.conv1.conv.weight, inner, inp, 1
@@ -394,3 +396,63 @@ def test_deciding_costs_a_static_network_nothing():
     assert not asked
     run_grouped(ViewSegments(net), net.space, fixed_router(torch.zeros(1, 3, dtype=torch.int64)), x)
     assert len(asked) == 3
+
+
+# -- basic blocks --------------------------------------------------------------------------------------------------
+
+SIZES = [8, 32, 64]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_kinds_of_the_basic_family_share_their_front_and_differ_in_training_alone(size):
+    """Stem and front at full width in all sub-networks, about a third of the widest, cut off as a segment."""
+    presets = [PRESETS.get(f"{kind}_resnet_basic_micro{size}") for kind in ("ds", "us", "s")]
+    nets = [preset.build() for preset in presets]
+    for net in nets:
+        assert len(net.segments) == 2
+        front = {net.segment_costs(choice, size)[0].madds for choice in net.space.named}
+        share = front.pop() / net.cost(net.space.largest, size).madds
+        assert (front, 0.3 < share < 0.4) == (set(), True)
+        costs = [cost.madds for cost in net.costs(net.space.uniform_choices, size)]
+        assert max(b / a for a, b in pairwise(costs)) < 2, "a gate routes between neighbours"
+    assert len({net.cost(net.space.largest, size) for net in nets}) == 1
+    assert len({net.cost(net.space.smallest, size) for net in nets}) == 1
+    weights = [{key for key, p in net.named_parameters() if p.dim() > 1} for net in nets]
+    assert weights[0] == weights[1] == weights[2]
+    assert [bool(net.space.decisions) for net in nets] == [True, False, False]
+
+
+def test_the_widest_basic_network_is_of_the_size_for_small_machines():
+    """25.6 M multiply-adds at 32x32, by hand: 3x3 convolutions and the projections of option B."""
+
+    def block(inp, out, side, stride):
+        return side**2 * (9 * out * (inp + out) + (inp * out if stride > 1 else 0))
+
+    parts = [32**2 * 27 * 16, block(16, 16, 32, 1), block(16, 32, 16, 2)]
+    parts += [block(32, 64, 8, 2), block(64, 64, 8, 1), block(64, 128, 4, 2), block(128, 128, 4, 1), 128 * 10]
+    for name in ("ds_resnet_basic_micro32", "ds_resnet_basic_pp_micro32"):
+        net = PRESETS.get(name).build()
+        elastic = [stage.name for stage in net.space.stages if "kernel" in dict(stage.dimensions)]
+        assert len(elastic) == (2 if name == "ds_resnet_basic_pp_micro32" else 0)
+        threes = net.space.choose({stage: {"kernel": 3} for stage in elastic})
+        assert net.cost(threes, 32).madds == sum(parts)
+
+
+def test_a_front_has_single_widths():
+    with pytest.raises(UserError, match="its front single widths"):
+        ResNetConfig((8, 16), 3, 1, False, (BlockStage((8, 16), 1, 1),) * 2, expansion=1, front=1)
+
+
+@torch.no_grad()
+def test_a_smaller_kernel_of_a_basic_block_is_the_centre_of_the_larger():
+    net = small_net("ds_resnet_basic_pp_micro32").eval()
+    x, space = torch.randn(2, 3, 32, 32), net.space
+    small = space.choose({stage.name: {"kernel": 3} for stage in space.stages[-2:]})
+    other = small_net("ds_resnet_basic_pp_micro32").eval()
+    for unit in other.units[-5:-1]:
+        if unit.conv2.elastic:
+            margin = torch.ones(5, 5, dtype=torch.bool)
+            margin[1:4, 1:4] = False
+            unit.conv2.conv.weight[..., margin] = 0.0
+    assert not torch.equal(net(x, small), net(x, space.largest))
+    torch.testing.assert_close(other(x, space.largest), net(x, small), rtol=1e-4, atol=1e-4)

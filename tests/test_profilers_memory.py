@@ -1,17 +1,15 @@
-"""Peak memory: of this process, of a tree of processes, of a CUDA device."""
+"""Peak memory: of this process, of a tree of processes."""
 
 import mmap
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import psutil
 import pytest
-import torch
 
 from bench.profilers import memory
-from bench.profilers.memory import CudaPeak, TreePeak, peak_of_command, peak_rss_mb, tree_rss_mb
+from bench.profilers.memory import TreePeak, peak_of_command, peak_rss_mb, tree_rss_mb
 
 HOLD_150_MB = "import sys, time; block = bytearray(150_000_000); print('ready', flush=True); sys.stdin.read()"
 TREE = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], input='', check=True)"
@@ -76,13 +74,3 @@ def test_an_ended_process_has_no_memory():
     process = psutil.Process(child.pid)
     child.communicate(b"\n")
     assert tree_rss_mb(process) == 0.0
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_the_cuda_peak_is_reset_first(monkeypatch, device):
-    memory = SimpleNamespace(peak=900_000_000, asked=[])
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda d: setattr(memory, "peak", 0))
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda d: memory.asked.append(d) or memory.peak)
-    with CudaPeak(device) as peak:
-        memory.peak = 250_000_000
-    assert (peak.mb, memory.asked) == (250.0, [torch.device(device)])

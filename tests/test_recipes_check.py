@@ -167,3 +167,9 @@ def test_a_parent_with_another_number_of_images_is_fine():
 def test_a_start_that_a_spec_cannot_name(fields, says):
     with pytest.raises(UserError, match=says):
         RunSpec("ds_net", BN, **fields)
+
+
+def test_a_meter_that_nobody_knows_is_said_before_anything_runs():
+    spec = RunSpec("uniform", DS, options={"choices": [0]}, **{**SHORT, "profile": ProfileSpec(meters=("latencie",))})
+    with pytest.raises(UserError, match="unknown meter 'latencie'; did you mean 'latency'"):
+        check([spec], None)

@@ -133,7 +133,7 @@ def test_the_tables(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "| against " in (tmp_path / "one" / "tables" / "ablation_spaces.md").read_text()
     table = pd.read_csv(tmp_path / "one" / "tables" / "ablation_x.csv", skiprows=1)
     assert table["difference_percent"][0] == pytest.approx(
-        table["top1_percent"][0] - table["full_top1_percent"][0], abs=2e-4
+        table["score_percent"][0] - table["full_score_percent"][0], abs=2e-4
     )
 
 

@@ -6,22 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_store import WIDTHS, make_store, points_of
+from report_store import DYNAMIC, WIDTHS, make_store, points_of
 
+from bench.core.metrics import METRICS
 from bench.reports import figures, generate
 from bench.reports.compare import HULL, compare
 from bench.reports.frame import points_frame
-from bench.reports.gates import (
-    entropy_bits,
-    fixed_points,
-    gates_frame,
-    is_wide,
-    oracle,
-    routing_space,
-    sent_on,
-    separation,
-)
-from bench.reports.runs import read_runs
+from bench.reports.gates import fixed_points, gates_frame
+from bench.reports.runs import EvaluatedPoint, read_runs
+from bench.statistics.routing import entropy_bits, is_wide, level_routes, oracle, sent_on, separation
 
 
 def test_entropy_of_routes():
@@ -82,21 +75,30 @@ def test_no_routing_of_fixed_choices_beats_the_oracle():
 def test_what_is_sent_on_is_judged_by_what_gates_may_take():
     """Gates that send every image to the last option of their lists send every image on."""
     route = np.array([[1, 2], [1, 2]])
-    assert is_wide(routing_space("dynamic0-1_0-2"), route).all()
-    assert not is_wide(routing_space("dynamic1-3_2-3"), route).any()
-    assert is_wide(routing_space("dynamic1-2"), route).all()
-    assert is_wide([], np.array([[0], [1]])).tolist() == [False, True]
+    assert is_wide([[0, 1], [0, 2]], route).all()
+    assert not is_wide([[1, 3], [2, 3]], route).any()
+    assert is_wide([[1, 2], [1, 2]], route).all()
+    assert is_wide(None, np.array([[0], [1]])).tolist() == [False, True]
+
+
+def evaluated(name: str, space: list[list[int]] | None, route: tuple[int, ...] | None = None) -> EvaluatedPoint:
+    kind = "dynamic" if route is None else "static"
+    return EvaluatedPoint(name, kind, None, space, route, {}, METRICS["top1"], {})
+
+
+def test_level_routes_keep_the_last_place_of_a_shorter_list():
+    assert level_routes([[0, 1], [0, 2]]) == [(0, 0), (1, 2)]
+    assert level_routes([[0, 1, 3], [2]]) == [(0, 2), (1, 2), (3, 2)]
 
 
 def test_which_fixed_points_lie_in_a_routing_space():
-    fixed = ["uniform0", "uniform1", "uniform3"]
-    assert routing_space("dynamic0-12-3") == [[0, 12, 3]]
-    assert routing_space("dynamic0-1_0-2") == [[0, 1], [0, 2]]
-    assert routing_space("routed_0_to_3") == []
-    assert fixed_points("dynamic1-3", fixed, only=False) == ["uniform1", "uniform3"]
-    assert fixed_points("dynamic1-2", fixed, only=False) == [], "uniform2 was not run"
-    assert fixed_points("dynamic0-1_0-2", fixed, only=False) == []
-    assert fixed_points("dynamic0-1_0-2", fixed, only=True) == fixed
+    """Whatever the points are called: their routes say it."""
+    fixed = [evaluated(name, None, route) for name, route in (("a", (0, 0)), ("b", (1, 1)), ("c", (1, 2)))]
+    assert fixed_points(evaluated("x", [[0, 1], [0, 1]]), fixed) == ["a", "b"]
+    assert fixed_points(evaluated("x", [[0, 1], [0, 2]]), fixed) == ["a", "c"]
+    assert fixed_points(evaluated("x", [[0, 1], [0, 3]]), fixed) == [], "(1, 3) was not run"
+    assert fixed_points(evaluated("x", [[0, 1]]), fixed) == []
+    assert fixed_points(evaluated("x", None), fixed) == []
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def test_the_frame_by_another_way(store: Path):
     (row,) = gates_frame(points, runs, controls).to_dict("records")
     regrets, oracles, spent, auc = [], [], [], []
     for seed in range(3):
-        gate = points_of("ds_net", seed)["routed_0_to_3"]
+        gate = points_of("ds_net", seed)[DYNAMIC]
         fixed = points_of("fixed_choice", seed)
         solved = np.stack([fixed[name]["score"] for name in WIDTHS])
         cheapest = [next((i for i in range(4) if solved[i, image]), 0) for image in range(solved.shape[1])]
@@ -120,7 +122,7 @@ def test_the_frame_by_another_way(store: Path):
         regrets.append(oracles[-1] - gate["score"].mean())
         wrong, right = gate["madds"][solved[0] == 0], gate["madds"][solved[0] == 1]
         auc.append(((wrong[:, None] > right).mean() + (wrong[:, None] >= right).mean()) / 2)
-    assert row["oracle_top1"] == pytest.approx(np.mean(oracles))
+    assert row["oracle_score"] == pytest.approx(np.mean(oracles))
     assert row["oracle_madds"] == pytest.approx(np.mean(spent))
     assert row["regret"] == pytest.approx(np.mean(regrets), abs=1e-6)
     assert row["separation"] == pytest.approx(np.mean(auc))
@@ -147,7 +149,7 @@ def test_the_table(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "0: 20%, 1: 20%, 2: 20%, 3: 40%" in text
     table = pd.read_csv(tmp_path / "one" / "tables" / "gates.csv", skiprows=1)
     assert table["regret_percent"][0] == pytest.approx(
-        table["oracle_top1_percent_derived"][0] - table["top1_percent"][0], abs=2e-4
+        table["oracle_score_percent_derived"][0] - table["score_percent"][0], abs=2e-4
     )
 
 
@@ -161,7 +163,7 @@ def test_without_fixed_choices_there_is_no_oracle(tmp_path: Path):
     points = points_frame(runs)
     _, controls = compare(points, runs)
     (row,) = gates_frame(points, runs, controls).to_dict("records")
-    assert math.isnan(row["oracle_top1"])
+    assert math.isnan(row["oracle_score"])
     assert math.isnan(row["separation"])
     assert row["hull_verdict"] is None
     assert row["random_difference"] > 0

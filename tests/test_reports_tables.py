@@ -11,9 +11,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_store import IMAGES, SPLIT, WIDTHS, make_store, points_of, spec_of, write_eval, write_profile
+from report_store import (
+    DYNAMIC,
+    IMAGES,
+    SPLIT,
+    WIDTHS,
+    make_store,
+    points_of,
+    record_of,
+    spec_of,
+    write_eval,
+    write_profile,
+)
 
 from bench.core.errors import UserError
+from bench.core.record import Record
 from bench.core.store import Store
 from bench.reports import figures, generate
 from bench.reports.compare import HULL, compare
@@ -75,9 +87,9 @@ def test_the_leaderboard_by_another_way(report: Path):
     for (method, point), row in table.iterrows():  # type: ignore[misc]
         values = accuracies(method, point)
         half = 4.302653 * statistics.stdev(values) / math.sqrt(3)
-        assert row["top1_percent"] == pytest.approx(statistics.mean(values), abs=1e-4)
-        assert row["top1_percent_std"] == pytest.approx(statistics.stdev(values), abs=1e-4)
-        assert row["top1_percent_low"] == pytest.approx(statistics.mean(values) - half, abs=1e-3)
+        assert row["score_percent"] == pytest.approx(statistics.mean(values), abs=1e-4)
+        assert row["score_percent_std"] == pytest.approx(statistics.stdev(values), abs=1e-4)
+        assert row["score_percent_low"] == pytest.approx(statistics.mean(values) - half, abs=1e-3)
         assert row["madds_mean"] == pytest.approx(points_of(method, 0)[point]["madds"].mean())
         assert row["madds_relative"] == pytest.approx(row["madds_mean"] / 430_000, abs=1e-6)
         assert (row["seeds"], row["images"], row["params_stored"]) == (3, IMAGES, 7_676_204)
@@ -89,7 +101,7 @@ def test_theoretical_costs_stand_beside_the_executed_ones(store, tmp_path, table
     for seed in range(3):
         run_id = spec_of("us_net", seed).run_id
         body = told.read(run_id, "eval")
-        body["results"]["points"]["uniform0"]["madds_theoretical_mean"] = 1234.0
+        body["records"].append(record_of(spec_of("us_net", seed), "uniform0", "madds_theoretical", 1234.0, IMAGES))
         told.write(run_id, "eval", {key: body[key] for key in ("records", "results", "environment")})
     generate(store, tmp_path / "before", COMMAND)
     generate(told.root, tmp_path / "after", COMMAND)
@@ -106,7 +118,7 @@ def test_theoretical_costs_stand_beside_the_executed_ones(store, tmp_path, table
 
 def test_the_front_holds_what_nothing_beats(report: Path):
     table = csv(report, "leaderboard")
-    pairs = list(zip(table["madds_mean"], table["top1_percent"], strict=True))
+    pairs = list(zip(table["madds_mean"], table["score_percent"], strict=True))
     for (cost, score), on_front in zip(pairs, table["on_front"], strict=True):
         beaten = any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in pairs)
         assert (on_front == "yes") is not beaten
@@ -115,7 +127,7 @@ def test_the_front_holds_what_nothing_beats(report: Path):
 def test_ranks_in_the_table(report: Path):
     table = csv(report, "leaderboard").set_index(["method", "point"])["rank"]
     assert table["uniform", "uniform3"] == 1
-    assert table["ds_net", "routed_0_to_3"] == 1  # shared: 300 images cannot tell them apart
+    assert table["ds_net", DYNAMIC] == 1  # shared: 300 images cannot tell them apart
     assert table["us_net", "uniform0"] > 1
 
 
@@ -128,8 +140,8 @@ def test_fewer_than_three_seeds_get_no_rank(tmp_path: Path):
     make_store(tmp_path / "one", seeds=1, profile=False)
     generate(tmp_path / "one", tmp_path, COMMAND)
     table = csv(tmp_path, "leaderboard")
-    assert table["top1_percent_std"].isna().all()
-    assert table["top1_percent"].notna().all()
+    assert table["score_percent_std"].isna().all()
+    assert table["score_percent"].notna().all()
     assert csv(tmp_path, "controls")["difference_percent"].notna().all()
 
 
@@ -155,7 +167,7 @@ def test_every_table_names_its_command_and_digest(store: Path, report: Path):
 def test_a_dynamic_point_against_its_controls(report: Path):
     table = csv(report, "controls").set_index("control")
     assert list(table.index) == ["random_gate", HULL]
-    gate, random = accuracies("ds_net", "routed_0_to_3"), accuracies("random_gate", "routed_0_to_3")
+    gate, random = accuracies("ds_net", DYNAMIC), accuracies("random_gate", DYNAMIC)
     row = table.loc["random_gate"]
     assert row["difference_percent"] == pytest.approx(statistics.mean(gate) - statistics.mean(random), abs=1e-4)
     assert row["control_madds"] == row["madds_mean"]
@@ -163,8 +175,8 @@ def test_a_dynamic_point_against_its_controls(report: Path):
     share = (286_264 - 180_000) / 110_000
     fixed_choice = [accuracies("fixed_choice", name) for name in ("uniform1", "uniform2")]
     mixed = [(1 - share) * one + share * two for one, two in zip(*fixed_choice, strict=True)]
-    assert table.loc[HULL]["control_top1_percent"] == pytest.approx(statistics.mean(mixed), abs=0.4)
-    assert table.loc[HULL]["control_top1_percent"] >= round(statistics.mean(mixed), 4)  # a hull is never below
+    assert table.loc[HULL]["control_score_percent"] == pytest.approx(statistics.mean(mixed), abs=0.4)
+    assert table.loc[HULL]["control_score_percent"] >= round(statistics.mean(mixed), 4)  # a hull is never below
     assert table.loc[HULL]["control_madds"] == pytest.approx(286_264)
 
 
@@ -172,7 +184,7 @@ def test_verdicts_follow_from_the_bootstrap(store: Path):
     runs = read_runs(store)
     _, controls = compare(points_frame(runs), runs)
     rows = {
-        method: {seed: points_of(method, seed)["routed_0_to_3"]["score"] for seed in range(3)}
+        method: {seed: points_of(method, seed)[DYNAMIC]["score"] for seed in range(3)}
         for method in ("ds_net", "random_gate")
     }
     alone = PairedBootstrap(rows, 2000).compare("ds_net", "random_gate")
@@ -220,6 +232,26 @@ def test_latency_is_the_median_over_runs(tmp_path: Path):
     assert row["ratio_to_full"] == pytest.approx(100 / 430)
     assert (row["runs"], row["calls"], row["busy"]) == (3, 45, False)
     assert table.loc["uniform0", "extracted", 64]["busy"]
+
+
+def test_another_meter_has_a_table(tmp_path: Path, tables_only: None):
+    """Energy, by a meter that is not installed here; its median is over the runs, and latency is not in its table."""
+    store = Store(tmp_path / "results")
+    for seed, energy in enumerate((2.0, 9.0, 3.0)):
+        spec = spec_of("us_net", seed)
+        write_eval(store, spec, points_of("us_net", seed))
+        how = {"meter": "energy", "device": "cpu", "batch": 8, "threads": 1, "busy": seed == 1}
+        how["ratio_to_full"] = {"median": energy / 10}
+        where = (spec.run_id, spec.method, spec.model, spec.data.name, SPLIT, "uniform0", seed)
+        latency = record_of(spec, "uniform0", "latency_ms", 1.0, 7, "view", **how | {"meter": "latency"})
+        records = [latency, Record(*where, "energy_mJ", energy, "mJ/batch", 7, "view", how)]
+        store.write(spec.run_id, "profile", {"records": records, "results": {}})
+    generate(store.root, tmp_path / "out", COMMAND)
+    (row,) = csv(tmp_path / "out", "meters").to_dict("records")
+    assert (row["metric"], row["unit"], row["value"], row["of_full"]) == ("energy_mJ", "mJ/batch", 3.0, 0.3)
+    assert (row["runs"], row["calls"], row["busy"], row["batch"]) == (3, 21, "yes", 8)
+    assert "| energy_mJ" in (tmp_path / "out" / "tables" / "meters.md").read_text()
+    assert len(csv(tmp_path / "out", "latency")) == 1
 
 
 @pytest.mark.slow

@@ -2,24 +2,30 @@
 
 import hashlib
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
 from bench.core.errors import UserError
-from bench.core.record import METRICS
+from bench.core.metrics import METRICS
+from bench.core.registry import load_plugin
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Busy, Store
 from bench.data import load
 from bench.methods import METHODS, Method, completed
 from bench.points import StaticPoint
+from bench.profilers import METERS
 from bench.runs import phases as run_module
 from bench.runs import profile as profile_module
 from bench.runs.phases import run_phase
+from bench.runs.run import open_run
+from bench.statistics.per_image import unpack
 from bench.training import checkpoint
 
 TEST_IMAGES = 597
@@ -48,10 +54,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch):
-    """Registers a method for one test whose `operating_points` is the given function."""
+    """Registers a method for one test whose `points` is the given function."""
 
-    def register(operating_points) -> RunSpec:
-        kind = type("Broken", (Method,), {"name": "broken", "kind": "static", "operating_points": operating_points})
+    def register(points) -> RunSpec:
+        kind = type("Broken", (Method,), {"name": "broken", "kind": "static", "points": points})
         monkeypatch.setattr(METHODS, "_entries", METHODS._entries | {"broken": kind})
         return RunSpec("broken", "ds_mobilenet_micro8", **SMALL)
 
@@ -93,19 +99,36 @@ def test_the_evaluation_and_its_images_agree(store, spec):
     images = load_file(file)
     values = {(record.point, record.metric): record for record in body["records"]}
     for name, point in body["results"]["points"].items():
-        score, madds, route = (images[f"{name}/{part}"] for part in ("score", "madds", "route"))
+        score, madds, route = unpack(name, images)
         assert score.shape == madds.shape == (TEST_IMAGES,)
         assert route.shape == (TEST_IMAGES, 1 if point["kind"] == "dynamic" else 0)
-        assert point["top1"] == {"correct": int(score.sum()), "n": TEST_IMAGES}
+        assert images[f"{name}/score"].dtype == images[f"{name}/route"].dtype == np.uint8
+        assert point["headline"] == "top1"
+        assert values[name, "top1"].details == {"correct": int(score.sum())}
         assert values[name, "top1"].value == int(score.sum()) / TEST_IMAGES
         assert values[name, "top1"].split == body["results"]["split"] == "digits/official@1:test"
-        assert (point["madds_min"], point["madds_max"]) == (madds.min(), madds.max())
-        assert values[name, "madds"].value == point["madds_mean"] == pytest.approx(madds.mean())
-        quantiles = point["madds_quantiles"]
-        assert madds.min() <= quantiles["p10"] <= quantiles["p50"] <= quantiles["p90"] <= madds.max()
+        assert values[name, "madds"].value == pytest.approx(madds.mean())
+        spread = values[name, "madds"].details
+        assert (spread["min"], spread["max"]) == (madds.min(), madds.max())
+        assert madds.min() <= spread["p10"] <= spread["p50"] <= spread["p90"] <= madds.max()
         assert sum(point["routing"].values()) in (0, TEST_IMAGES)
-        assert point["params_active_mean"] <= point["params_stored"]
+        assert values[name, "params_active"].value <= values[name, "params_stored"].value
         assert point["executed_proof"]["counters"]
+        params = images[f"{name}/params"][images[f"{name}/route"]]
+        assert values[name, "params_active"].value == pytest.approx(params.mean())
+
+
+def test_the_evaluation_says_what_each_point_is(store):
+    """No reader has to guess it from a name."""
+    said = {spec.method: store.read(spec.run_id, "eval")["results"]["points"] for spec in (UNIFORM, DS_NET, FIXED)}
+    assert {point["method_kind"] for point in said["ds_net"].values()} == {"dynamic"}
+    assert all(point["control"] is None for method in ("uniform", "ds_net") for point in said[method].values())
+    assert all(p["control"] == {"of": DS_NET.run_id, "role": "fixed"} for p in said["fixed_choice"].values())
+    (dynamic,) = said["ds_net"].values()
+    assert dynamic["kind"] == "dynamic"
+    routes = [point["route"] for point in said["fixed_choice"].values()]
+    assert [[option] for option in dynamic["routing_space"][0]] == routes
+    assert all(point["route"] is point["routing_space"] is None for point in said["uniform"].values())
 
 
 def test_results_hold_no_time_or_place(store):
@@ -128,11 +151,49 @@ def test_every_form_is_timed_at_every_batch_size(store):
             for metric in ("latency_ms", "images_per_s")
         }
         for record in records:
-            assert record.unit == METRICS[record.metric][0]
+            assert record.unit == METRICS[record.metric].unit
             assert record.n == 2
             assert record.value > 0
             assert record.details["ratio_to_full"]["median"] > 0
             assert record.details["device"] == "cpu"
+
+
+CPU_METER = """
+import time
+from bench.profilers import METERS
+from bench.profilers.meter import Meter, growth
+
+METERS.add("cpu", Meter("cpu", "ms", growth(lambda: 1e3 * time.process_time())))
+"""
+
+
+def test_another_meter_is_a_file_and_stands_in_the_records_with_its_unit(store, tmp_path, monkeypatch):
+    """Of a plugin, as energy would be: measured in rounds of its own, and read where the plugin is not."""
+    plugin = tmp_path / "cpu_meter.py"
+    plugin.write_text(CPU_METER)
+    profile = ProfileSpec(batch_sizes=(1, 8), rounds=6, warmup=1, meters=("latency", "cpu"))
+    spec = replace(UNIFORM, profile=profile)
+    monkeypatch.setattr(METERS, "_entries", dict(METERS._entries))
+    load_plugin(plugin)
+    run_all_phases(store, spec)
+    monkeypatch.undo()
+    assert "cpu" not in METERS
+    records = store.read(spec.run_id, "profile")["records"]
+    told = {(r.metric, r.unit, r.details["meter"], r.details["batch"]) for r in records}
+    assert told == {
+        (metric, unit, meter, batch)
+        for metric, unit, meter in (
+            ("latency_ms", "ms/batch", "latency"),
+            ("images_per_s", "images/s", "latency"),
+            ("cpu_ms", "ms/batch", "cpu"),
+        )
+        for batch in (1, 8)
+    }
+    for record in records:
+        assert (record.n, record.form, record.details["warmup"]) == (6, "extracted", 1)
+        assert record.details["ratio_to_full"]["interval"][0] <= record.details["ratio_to_full"]["median"]
+        if record.metric != "images_per_s":
+            assert record.value == record.details["median_ms"] > 0
 
 
 def test_timed_batches_are_whole():
@@ -173,11 +234,81 @@ def test_an_evaluation_taken_away_is_made_anew_from_the_checkpoints(store, tmp_p
     assert store.read(DS_NET.run_id, "eval")["digest"] == before
 
 
+# What a finished run left is compared before it is read.
+
+
+def copied(store: Store, root: Path, *specs: RunSpec) -> Store:
+    """The trainings of some runs in a store of their own."""
+    for spec in specs:
+        shutil.copytree(store.path(spec.run_id), root / "runs" / spec.run_id)
+        for phase in ("eval", "profile"):
+            (root / "runs" / spec.run_id / f"{phase}.json").unlink()
+    return Store(root)
+
+
+def damage(store: Store, spec: RunSpec, name: str, how: str) -> Path:
+    """A checkpoint taken away, or replaced by one that this run could have written."""
+    file = store.path(spec.run_id) / "checkpoints" / f"{name}.safetensors"
+    tensors, notes = checkpoint.load(file, spec.run_id)
+    file.unlink()
+    if how == "changed":
+        checkpoint.save(file, {key: tensor + 1 for key, tensor in tensors.items()}, spec.run_id, notes)
+    return file
+
+
+@pytest.mark.parametrize(("how", "sentence"), [("missing", "is missing"), ("changed", "is not the one that .* left")])
+@pytest.mark.parametrize("phase", ["eval", "profile"])
+def test_a_run_is_judged_by_the_checkpoints_that_it_left(store, tmp_path, phase, how, sentence):
+    other = copied(store, tmp_path, UNIFORM)
+    file = damage(other, UNIFORM, "uniform0", how)
+    with pytest.raises(UserError, match=rf"uniform0\.safetensors.* {sentence}"):
+        run_phase(UNIFORM, phase, other.root, None)
+    assert file.exists() == (how == "changed"), "nothing is trained in its place"
+    assert not other.has(UNIFORM.run_id, phase)
+
+
+@pytest.mark.parametrize(("how", "sentence"), [("missing", "is missing"), ("changed", "is not the one that .* left")])
+def test_a_child_starts_from_the_checkpoints_that_its_parent_left(store, tmp_path, how, sentence):
+    """Also a control, whenever it reads them, and a run that trains on."""
+    other = copied(store, tmp_path, DS_NET, FIXED)
+    damage(other, DS_NET, "final", how)
+    for spec, phase in ((replace(DS_NET, init_from=DS_NET.run_id), "train"), (FIXED, "eval"), (FIXED, "profile")):
+        with pytest.raises(UserError, match=rf"{DS_NET.run_id}/checkpoints/final\.safetensors.* {sentence}"):
+            run_phase(spec, phase, other.root, None)
+
+
+def test_nothing_is_judged_before_it_is_trained(tmp_path):
+    for phase in ("eval", "profile"):
+        with pytest.raises(UserError, match=f"{UNIFORM.run_id} has not been trained yet"):
+            run_phase(UNIFORM, phase, tmp_path, None)
+    assert not (tmp_path / "runs" / UNIFORM.run_id / "checkpoints").exists()
+
+
+def test_a_finished_run_that_trained_on_needs_its_parent_no_more(store, tmp_path):
+    other = copied(store, tmp_path, DS_NET)
+    child = replace(DS_NET, init_from=DS_NET.run_id)
+    run_phase(child, "train", other.root, None)
+    shutil.rmtree(other.path(DS_NET.run_id))
+    run_phase(child, "eval", other.root, None)
+    assert open_run(other, child, None).parent is None
+
+
+def test_an_opened_run_and_its_parent(store):
+    run = open_run(store, FIXED.run_id, None)
+    assert (run.spec, run.folder, run.weights) == (FIXED, store.path(FIXED.run_id), store.weights)
+    assert run.parent is not None
+    assert (run.parent.spec, run.parent.parent) == (DS_NET, None)
+    assert run.parent.options.gate_epochs == 1
+    assert run.parent.data is run.data
+    with pytest.raises(UserError, match="there is no run uniform-0 in"):
+        open_run(store, "uniform-0", None)
+
+
 # Failures.
 
 
 def test_a_failure_is_written_down_and_raised_and_forgotten_after_success(tmp_path, broken):
-    def fails(self, spec, data, context):
+    def fails(self, run):
         raise RuntimeError("no luck")
 
     spec = broken(fails)
@@ -191,7 +322,7 @@ def test_a_failure_is_written_down_and_raised_and_forgotten_after_success(tmp_pa
     assert not store.has(spec.run_id, "train")
     assert not (store.path(spec.run_id) / "lease.json").exists()
 
-    def works(self, spec, data, context):
+    def works(self, run):
         return [StaticPoint("one", torch.nn.Flatten(), 0)]
 
     broken(works)
@@ -246,8 +377,8 @@ def test_two_processes_do_not_do_a_run_twice(tmp_path, broken):
     """The second one meets the lease; when it is free, the phase is complete and nothing is left to do."""
     entered, leave, done = threading.Event(), threading.Event(), []
 
-    def slow(self, spec, data, context):
-        done.append(spec.run_id)
+    def slow(self, run):
+        done.append(run.run_id)
         entered.set()
         assert leave.wait(20)
         return [StaticPoint("one", torch.nn.Flatten(), 0)]

@@ -7,12 +7,12 @@ from small_runs import (
     CPU,
     FirstImages,
     Trained,
-    context_of,
     digits,
     routed_point,
     small_net,
     small_spec,
     spread_gates,
+    trained_points,
 )
 from torch import nn
 
@@ -25,7 +25,7 @@ from bench.slicing.dynamic import ViewSegments, gate_router, run_grouped, run_ma
 from bench.slicing.extract import parameters_of
 from bench.slicing.gate import Gate, ScalarGate, decide, interpolated, moments, new_gates, straight_through
 from bench.slicing.supernet import Features
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training.gating import GateTrainer, StageTwo, scalar_sgs_loss, standardise
 
 DESIGNS = [
@@ -215,13 +215,11 @@ def test_every_loss_reaches_every_layer_of_a_gate(model, design):
 @pytest.mark.parametrize("options", [{"gate_head": "scalar", "gate_trunk": "separate"}, {"gate_head": "scalar"}])
 def test_a_run_with_such_gates_is_loaded_by_its_controls(options, tmp_path):
     spec = small_spec("ds_net", options={"gate_epochs": 1, **options})
-    (point,) = method_of("ds_net").operating_points(spec, digits(), context_of(spec, tmp_path / "run"))
+    (point,) = trained_points(spec, tmp_path / "run")
     assert isinstance(point.gates[0], ScalarGate)
     parent = Trained(spec, tmp_path / "run")
     child = small_spec("random_gate", parent)
-    (control,) = method_of("random_gate").operating_points(
-        child, digits(), context_of(child, tmp_path / "child", parent)
-    )
+    (control,) = trained_points(child, tmp_path / "child", parent)
     x = next(digits().validation.batches(40)).x
     with torch.no_grad():
         assert torch.equal(control.gated(x).route, point(x).route)

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_runs import (
-    CPU,
     Interrupted,
     changed,
     checkpoint_bytes,
@@ -15,6 +14,7 @@ from small_runs import (
     full_routing,
     interrupt_after,
     routed_point,
+    run_at,
     small_net,
     state_of,
 )
@@ -25,9 +25,8 @@ from bench.core.spec import TrainSpec
 from bench.models import PRESETS
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Features
-from bench.tasks.task import Classification
+from bench.tasks.classification import Classification
 from bench.training import checkpoint
-from bench.training.context import Context
 from bench.training.gating import (
     GateTrainer,
     StageTwo,
@@ -220,11 +219,7 @@ TWO_STEPS = StageTwo(epochs=1)
 
 
 def stage_two(directory, net, routing=((0, 2),), settings=TWO_STEPS, **how):
-    context = Context(directory, "run-1", CPU, **how)
-    data = digits()
-    return train_gates(
-        net, routing, data.train, data.calibration, SPEC, 0, settings, Classification(), 8, context, "gate0"
-    )
+    return train_gates("gate0", net, routing, settings, Classification(), run_at(directory, SPEC, **how))
 
 
 def test_stage_two_leaves_the_supernet_as_it_is_but_frozen(tmp_path):
@@ -248,7 +243,7 @@ def test_stage_two_trains_with_settings_of_its_own(tmp_path, monkeypatch):
     (plan,) = plans
     assert plan.spec == replace(SPEC, epochs=3, lr=0.25, weight_decay=0.5, warmup_epochs=0.0)
     assert plan.trained == {"gate0": gates[0]}
-    assert (plan.kept, plan.views, plan.seed) == ({}, 1, 0)
+    assert (plan.kept, plan.views) == ({}, 1)
 
 
 @pytest.mark.parametrize("name", [ONE_GATE, MANY_GATES])
@@ -277,7 +272,7 @@ def test_the_average_of_a_gates_weights_is_what_is_evaluated(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GateTrainer, "step", noted)
         (gate,), _ = stage_two(tmp_path, small_net().eval(), settings=settings)
-    tensors, _ = checkpoint.load(tmp_path / "checkpoints" / "gate0.safetensors", "run-1")
+    tensors, _ = checkpoint.load(tmp_path / "checkpoints" / "gate0.safetensors", None)
     weights = [*steps[1:], tensors["trained_gate0/head.weight"]]
     mean = steps[0]
     for index, weight in enumerate(weights):

@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_runs import CPU, digits, small_net
+from small_runs import digits, run_at, small_net
 
 from bench.core.spec import TrainSpec
-from bench.tasks.task import Classification
-from bench.training.context import Context
+from bench.tasks.classification import Classification
 from bench.training.joint import Lesson, joint_step, train_jointly
 
 SMOOTHING = 0.1
@@ -56,13 +55,11 @@ def test_a_rule_is_told_how_far_the_training_is_and_given_the_randomness_of_the_
         return [Lesson(net.space.smallest)]
 
     net, spec = small_net("nested_vit_micro8"), TrainSpec(epochs=2, batch_size=32)
-    history = train_jointly("nested", net, rule, digits().train, spec, 5, Classification(), Context(tmp_path, "r", CPU))
+    history = train_jointly("nested", net, rule, run_at(tmp_path, spec, 5))
     assert [done for done, _ in seen] == [step / 8 for step in range(8)]
     assert len({number for _, number in seen}) == 8
     assert history["steps"] == 8
     assert not net.training
     seen.clear()
-    train_jointly(
-        "cut", net, rule, digits().train, replace(spec, max_steps=4), 5, Classification(), Context(tmp_path, "r", CPU)
-    )
+    train_jointly("cut", net, rule, run_at(tmp_path, replace(spec, max_steps=4), 5))
     assert [done for done, _ in seen] == [step / 4 for step in range(4)], "a shortened training goes through all phases"

@@ -3,21 +3,21 @@
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, state_of
+from small_runs import Interrupted, changed, checkpoint_bytes, interrupt_after, run_at, state_of
 from torch import nn
 
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
-from bench.tasks.task import Classification
 from bench.training import checkpoint
-from bench.training.context import Context
-from bench.training.loop import Plan, fit, stable_seed, train_classifier
+from bench.training.loop import Plan, fit, stable_seed, train_network
 from bench.training.optim import learning_rate, move_average, parameter_groups, sgd
 
 SPEC = TrainSpec(epochs=2, batch_size=32, warmup_epochs=0.5)
+RUN_ID = run_at(Path(), SPEC, 3).run_id
 STEPS = 8  # 128 images, so 4 steps an epoch
 
 
@@ -29,10 +29,9 @@ def network(seed: int = 0) -> nn.Module:
     )
 
 
-def train(directory, spec=SPEC, net=None, run_id="run-1", **how):
+def train(directory, spec=SPEC, net=None, seed=3, **how):
     net = network() if net is None else net
-    context = Context(directory, run_id, CPU, **how)
-    return net, train_classifier("net", net, digits().train, spec, 3, Classification(), context)
+    return net, train_network("net", net, run_at(directory, spec, seed, **how))
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +102,7 @@ def test_seed_and_name_decide_and_global_state_does_not(tmp_path, whole):
     initial = network()
     torch.manual_seed(6)
     assert not changed(state_of(whole[0]), train(tmp_path / "a", net=initial)[0])
-    context = Context(tmp_path / "b", "run-1", CPU)
-    other = network()
-    train_classifier("net", other, digits().train, SPEC, 4, Classification(), context)
+    other, _ = train(tmp_path / "b", seed=4)
     assert changed(state_of(whole[0]), other)
     assert stable_seed(3, "net", 1) != stable_seed(31, "net")
     assert stable_seed(0, "a") == 3278080721094677132, "seeds are equal in every process and version"
@@ -114,7 +111,7 @@ def test_seed_and_name_decide_and_global_state_does_not(tmp_path, whole):
 @pytest.mark.parametrize("name", ["net", "net.partial"])
 def test_a_checkpoint_of_another_run_is_an_error(tmp_path, name):
     checkpoint.save(tmp_path / "checkpoints" / f"{name}.safetensors", network().state_dict(), "run-2", {})
-    with pytest.raises(UserError, match="belongs to run run-2, not to run-1"):
+    with pytest.raises(UserError, match=f"belongs to run run-2, not to {RUN_ID}"):
         train(tmp_path)
 
 
@@ -122,7 +119,7 @@ def test_a_checkpoint_of_another_run_is_an_error(tmp_path, name):
 @pytest.mark.parametrize("kept", [0, 5, 200, -1])
 def test_a_truncated_checkpoint_is_one_sentence(tmp_path, name, kept):
     path = tmp_path / "checkpoints" / f"{name}.safetensors"
-    checkpoint.save(path, network().state_dict(), "run-1", {})
+    checkpoint.save(path, network().state_dict(), RUN_ID, {})
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match=r"is damaged .* delete it to train again") as caught:
         train(tmp_path)
@@ -219,8 +216,9 @@ def test_a_training_may_be_stopped_after_a_few_steps_and_still_resumes(tmp_path,
     again, _ = train(tmp_path / "two", short, network(7), progress=lambda *what: said.append(what))
     assert said == [("net", 2, 3), ("net", 3, 3)]
     assert not changed(state_of(net), again)
-    train(tmp_path / "three", replace(SPEC, max_steps=1000))
-    assert checkpoint_bytes(tmp_path / "three") == whole[2]
+    longer, history = train(tmp_path / "three", replace(SPEC, max_steps=1000))
+    assert history == whole[1]
+    assert not changed(state_of(whole[0]), longer)
 
 
 def test_the_schedule_by_hand():
@@ -240,11 +238,7 @@ def test_the_loop_follows_the_schedule_and_sgd_by_hand(tmp_path):
         net.weight.fill_(2.0)
     spec = TrainSpec(epochs=1, batch_size=64, lr=0.5, weight_decay=0.1, momentum=0.9, min_lr=0.1)
 
-    def step(batch, index):
-        net.weight.sum().backward()
-        return {"loss": 0.0}
-
-    fit(Plan("net", {"network": net}, {}, step, spec, 0), digits().train, Context(tmp_path, "run-1", CPU))
+    train_network("net", net, run_at(tmp_path, spec), lambda batch, index: net.weight.sum())
     weight, velocity = 2.0, 0.0
     for rate in (0.5, 0.3):  # the cosine from 0.5 to 0.1 over two steps
         gradient = 1.0 + 0.1 * weight
@@ -262,8 +256,7 @@ def test_each_step_has_noise_of_its_own_and_clean_gradients(tmp_path):
         (net.weight.sum() + net.bias.sum()).backward()
         return {"loss": 0.0}
 
-    plan = Plan("net", {"network": net}, {}, step, SPEC, 0)
-    fit(plan, digits().train, Context(tmp_path, "run-1", CPU))
+    fit(Plan("net", {"network": net}, step), run_at(tmp_path, SPEC))
     assert gradients == [None] * STEPS
     assert len(set(noise)) == STEPS
 

@@ -4,13 +4,12 @@ import random
 
 import pytest
 import torch
-from small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, small_net, state_of
+from small_runs import Interrupted, changed, checkpoint_bytes, digits, interrupt_after, run_at, small_net, state_of
 
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch
-from bench.tasks.task import Classification
-from bench.training.context import Context
+from bench.tasks.classification import Classification
 from bench.training.supernet import StageOne, supernet_step, train_supernet, views_of
 
 PRESETS = ["ds_mobilenet_pp_micro8", "ds_vit_micro8"]
@@ -83,8 +82,8 @@ def test_it_needs_a_teacher_of_its_own(distillation):
 
 
 def stage_one(directory, settings=MVCO, **how):
-    context, spec = Context(directory, "run-1", CPU, **how), TrainSpec(epochs=1, batch_size=32, lr=0.05)
-    return train_supernet(small_net(), digits().train, spec, 5, settings, Classification(), context)[0]
+    run = run_at(directory, TrainSpec(epochs=1, batch_size=32, lr=0.05), 5, **how)
+    return train_supernet(small_net(), settings, run)[0]
 
 
 def test_training_draws_two_views(tmp_path):

@@ -6,19 +6,18 @@ from collections import Counter
 
 import pytest
 import torch
-from small_runs import CPU, Interrupted, changed, checkpoint_bytes, digits, interrupt_after, small_net, state_of
+from small_runs import Interrupted, changed, checkpoint_bytes, digits, interrupt_after, run_at, small_net, state_of
 from torch import nn
 
 from bench.core.spec import TrainSpec
 from bench.models import PRESETS
-from bench.tasks.task import Classification
-from bench.training.context import Context
+from bench.tasks.classification import Classification
 from bench.training.loop import stable_seed
 from bench.training.optim import learning_rate
 from bench.training.supernet import StageOne, sandwich, supernet_step, teacher_targets, train_supernet
 
-# One gate; no gate; several gates, where random choices are drawn at every gate.
-FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_vit_micro8"]
+# One gate; no gate; several gates, where random choices are drawn at every gate; no gate behind a shared front.
+FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", "ds_vit_micro8", "us_resnet_basic_micro8"]
 DISTILLATION = ["none", "inplace", "bootstrap", "ensemble_bootstrap"]
 SMOOTHING = 0.1
 
@@ -45,6 +44,16 @@ def test_random_choices_cover_the_ladder_but_for_its_first_step():
     drawn = Counter(sandwich(space, 300, random.Random(1))[1:-1])
     assert drawn.keys() == set(space.uniform_choices[1:])
     assert min(drawn.values()) > 60
+
+
+def test_random_choices_are_uniform_over_distinct_networks():
+    """Several multipliers come to one network of so few channels; it is not drawn more often."""
+    space = PRESETS.get("us_mobilenet_micro8").build().space
+    networks = [tuple(space.width(choice, stage) for stage in range(len(space.stages))) for choice in space.named]
+    assert len(set(networks)) < len(networks)
+    drawn = Counter(networks[space.named.index(c)] for c in sandwich(space, 3000, random.Random(1))[1:-1])
+    assert drawn.keys() == set(networks[1:]) - {networks[0]}
+    assert max(drawn.values()) < 1.5 * 3000 / len(drawn)
 
 
 def cross_entropy(output, soft):
@@ -182,9 +191,7 @@ STEPS = 4
 
 
 def stage_one(directory, settings=None, **how):
-    settings = settings or StageOne(ema=0.8)
-    context = Context(directory, "run-1", CPU, **how)
-    return train_supernet(small_net(), digits().train, SPEC, 5, settings, Classification(), context)
+    return train_supernet(small_net(), settings or StageOne(ema=0.8), run_at(directory, SPEC, 5, **how))
 
 
 def test_training_equals_the_loop_written_out(tmp_path):
@@ -240,6 +247,5 @@ def test_the_labels_are_learnt(tmp_path):
     """The real thing for a few epochs: the loss of the largest falls well below that of guessing, ln 10 = 2.3."""
     torch.manual_seed(0)
     net, spec = PRESETS.get("ds_mobilenet_micro8").build(), TrainSpec(epochs=6, batch_size=32, label_smoothing=0.0)
-    context = Context(tmp_path, "run-1", CPU)
-    _, history = train_supernet(net, digits().train, spec, 0, StageOne(), Classification(), context)
+    _, history = train_supernet(net, StageOne(), run_at(tmp_path, spec))
     assert history["losses"]["largest"] < 1.9

@@ -24,7 +24,7 @@ from bench.core.provenance import environment
 from bench.export import onnx_file
 from bench.export.job import failing_as
 from bench.profilers.model import profile_supernet, profile_timm
-from bench.profilers.timing import FORMS, Form, Found, Progress, Timing
+from bench.profilers.timing import FORMS, Entry, Form, Progress, Timing
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
@@ -35,7 +35,7 @@ def _onnx(net: Supernet, choice: Choice, example: Tensor) -> nn.Module:
         return onnx_file.Session(extract(net, choice), example, torch.get_num_threads())
 
 
-ALL_FORMS = FORMS | {"onnx": Form(_onnx, torch.contiguous_format)}
+ALL_FORMS = FORMS | {"onnx": Form(_onnx, torch.contiguous_format, lambda: onnx_file.check_extra())}
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,17 @@ class Request:
     def timing(self) -> Timing:
         """Raises `UserError` for a batch size or form that cannot be, and where the extra of a form is missing."""
         batches = list(dict.fromkeys(_positive(part, "--batch") for part in self.batch.split(",") if part))
-        forms = [part.strip() for part in self.form.split(",")]
-        for name in forms:
+        names = [part.strip() for part in self.form.split(",")]
+        for name in names:
             if name not in ALL_FORMS:
                 raise unknown("form", name, ALL_FORMS)
         if self.time and not batches:
             raise UserError("--time says which sub-networks are timed; say with --batch at which batch sizes")
-        if batches and "onnx" in forms:
-            onnx_file.check_extra()
-        known = {name: form for name, form in ALL_FORMS.items() if name in forms}
-        return Timing(batches, self.time or None, known, self.time_limit)
+        forms = {name: form for name, form in ALL_FORMS.items() if name in names}
+        if batches:
+            for form in forms.values():
+                form.check()
+        return Timing(batches, self.time or None, forms, self.time_limit)
 
     def name(self) -> str:
         """Eight digits that tell this request, the versions and the processor from others."""
@@ -94,30 +95,31 @@ def measured(request: Request, file: Path | None, tell: Progress) -> dict[str, A
             raise UserError(f"{request.model} has no sub-networks; leave --choices and --time out")
         if list(timing.forms) not in ([*FORMS], ["extracted"]):
             raise UserError(f"{request.model} is timed as it is, which is called extracted; leave --form out")
-        found = profile_timm(request.model.removeprefix("timm:"), request.image_size, timing, unfinished, tell)
+        costs = profile_timm(request.model.removeprefix("timm:"), request.image_size, timing, unfinished, tell)
     else:
         size, options = request.image_size, request.gate_options
-        found = profile_supernet(request.model, size, request.choices, timing, options, unfinished, tell)
+        costs = profile_supernet(request.model, size, request.choices, timing, options, unfinished, tell)
     if file is not None:
-        write_json(file, found)
+        write_json(file, costs)
     unfinished.remove()
-    return found
+    return costs
 
 
 class Unfinished:
-    """The batch sizes that are measured already, in a file that is whole at any time; nothing without a file."""
+    """The entries of the batch sizes that are measured already, in a file that is whole at any time; without a file,
+    nothing is kept."""
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        self.found: dict[str, Found] = read_json(file) if file is not None and file.exists() else {}
+        self.entries: dict[str, list[Entry]] = read_json(file) if file is not None and file.exists() else {}
 
-    def __call__(self, batch: int, measured: Callable[[int], Found]) -> Found:
-        """What was found at a batch size: as it is kept, else measured and kept."""
-        if str(batch) not in self.found:
-            self.found[str(batch)] = measured(batch)
+    def __call__(self, batch: int, measured: Callable[[int], list[Entry]]) -> list[Entry]:
+        """The entries of a batch size: as they are kept, else measured and kept."""
+        if str(batch) not in self.entries:
+            self.entries[str(batch)] = measured(batch)
             if self.file is not None:
-                write_json(self.file, self.found)
-        return self.found[str(batch)]
+                write_json(self.file, self.entries)
+        return self.entries[str(batch)]
 
     def remove(self) -> None:
         if self.file is not None:

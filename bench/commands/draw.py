@@ -51,20 +51,21 @@ def draw_run(run_id: str, results: Path, data_root: Path | None, point: str | No
     """
     import torch
 
+    from bench.core.store import Store
     from bench.data.boxes import BoxSplit
-    from bench.export.source import open_run
-    from bench.tasks.detection.task import CONFIDENCE, Detection
+    from bench.runs.run import open_run, points_of
+    from bench.tasks.detection.task import CONFIDENCE
 
-    run = open_run(run_id, results, data_root)
-    split, points = run.data.validation, {each.name: each for each in run.points}
+    run = open_run(Store(results, writable=False), run_id, data_root)
+    split, points = run.data.validation, {each.name: each for each in points_of(run)}
     if not isinstance(split, BoxSplit):
         raise UserError(f"{run_id} is a run on {run.data.id}, where nothing is detected")
-    name = run.names[-1] if point is None else point
+    name = list(points)[-1] if point is None else point
     if name not in points:
         raise unknown(f"point of {run_id}", name, points)
     batch = next(split.batches(count))
     with torch.no_grad():
-        found = Detection.of(run.data).found(points[name](batch.x).output, batch.targets)
+        found = run.task.found(points[name](batch.x).output, batch.targets)
     return sheet([with_boxes(*each, run.data.classes, CONFIDENCE) for each in zip(split.images, found, strict=False)])
 
 

@@ -46,7 +46,7 @@ def _methods() -> Iterable[Row]:
 
     for name in METHODS.names():
         entry = METHODS.entry(name)
-        method = entry if isinstance(entry, Entry) else METHODS.get(name)  # a plugin's own class says the same
+        method: Any = entry if isinstance(entry, Entry) else METHODS.get(name)  # a plugin's own class says the same
         trains, families = (", ".join(each) or "all" for each in (method.trains, method.families))
         what = _what(METHODS, name)
         facts = {"kind": method.kind, "trains": trains, "families": families, "paper": method.paper}
@@ -90,10 +90,10 @@ def _recipes() -> Iterable[Row]:
 
 
 def _metrics() -> Iterable[Row]:
-    from bench.core.record import METRICS
+    from bench.core.metrics import METRICS
 
-    for name, (unit, what) in METRICS.items():
-        yield {"metric": name, "unit": unit, "what": what}
+    for metric in METRICS.values():
+        yield {"metric": metric.name, "unit": metric.unit, "better": metric.better, "what": metric.text}
 
 
 def _reported() -> Iterable[Row]:

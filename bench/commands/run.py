@@ -51,7 +51,9 @@ def run(
         states = check.given_weights(weights)
         settings = [*(set_ or []), *(f"weights={name}" for name in states)]
         specs, groups = specs_to_run(recipe, settings, seeds, device, address)
-        check.check(specs, data, results, states)
+        summaries = check.check(specs, data, results, states)
+    for summary in summaries:
+        print(f"slicebench: {summary}", file=sys.stderr)
     if dry_run:
         from bench.commands.dry_run import runs_table
 

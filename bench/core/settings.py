@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from bench.core.errors import UserError, unknown
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec, changed
@@ -204,7 +204,7 @@ def _value(value: Any, kind: type | None, name: str) -> Any:
     except ValueError:
         return value
     hint = get_type_hints(kind)[name] if kind else Any
-    takes_text = str in (hint, *get_args(hint))
+    takes_text = get_origin(hint) is not tuple and str in (hint, *get_args(hint))
     return value if takes_text and parsed is not None and not isinstance(parsed, str) else parsed
 
 

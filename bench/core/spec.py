@@ -37,7 +37,8 @@ class DataSpec:
     image_size: height and width in pixels that the networks get; None: the dataset's own. augmentation: one by name,
     where the dataset has several; None: its usual one. skip_corrupt: leave out images in class folders that cannot be
     decoded, which are an error otherwise. strict: boxes without an area are an error; otherwise they are left out with
-    a warning. A dataset that has no use for one of the last three refuses it.
+    a warning. folder: the name of a folder in the data directory, for the dataset `folder`. A dataset that has no use
+    for one of the last four refuses it.
     """
 
     __pydantic_config__ = _STRICT
@@ -49,8 +50,11 @@ class DataSpec:
     augmentation: str | None = None
     skip_corrupt: bool = False
     strict: bool = False
+    folder: str | None = None
 
     def __post_init__(self) -> None:
+        if self.folder is not None and not (isinstance(self.folder, str) and _NAME.fullmatch(self.folder)):
+            raise UserError(f"data.folder must be a name of letters, digits, '_', '-', '.' or '+', not {self.folder!r}")
         for name in ("train_images", "image_size"):
             if getattr(self, name) is not None:
                 _number(f"data.{name}", getattr(self, name), 1, integer=True)
@@ -89,18 +93,23 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class ProfileSpec:
-    """How latency is timed: batch sizes (images), interleaved rounds, and warm-up calls of each candidate."""
+    """How calls are measured: batch sizes (images), interleaved rounds, warm-up calls of each candidate, and by which
+    meters (registry keys)."""
 
     __pydantic_config__ = _STRICT
 
     batch_sizes: tuple[int, ...] = (1, 64)
     rounds: int = 15
     warmup: int = 3
+    meters: tuple[str, ...] = ("latency",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_sizes", tuple(self.batch_sizes))
+        object.__setattr__(self, "meters", tuple(self.meters))
         if not self.batch_sizes:
             raise UserError("profile.batch_sizes must name at least one batch size")
+        if not self.meters or len(set(self.meters)) < len(self.meters):
+            raise UserError("profile.meters must name at least one meter, and each once")
         for size in self.batch_sizes:
             _number("profile.batch_sizes", size, 1, integer=True)
         _number("profile.rounds", self.rounds, 1, integer=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.core.errors import UserError
 from bench.core.registry import Entry, Registry
 from bench.core.spec import DataSpec
 
@@ -32,6 +33,10 @@ DATASETS = Registry(
             "bench.data.imagenet:load_tiny_imagenet",
             "photographs of 200 classes in class folders or any part of them, at 64x64",
         ),
+        "folder": Entry(
+            "bench.data.own_images:load_folder",
+            "images of your own: DATA/NAME/train/<class>/* with val or test beside it (data.folder=NAME)",
+        ),
         "voc": Entry(
             "bench.data.voc:load_voc",
             "boxes: the sets that the protocol names, in the layout of PASCAL VOC",
@@ -47,4 +52,6 @@ def load(spec: DataSpec, root: Path | None = None) -> "Dataset":
     Raises UserError for an unknown name or protocol, for data that is missing or damaged (saying what was
     looked for, where, and how to get it), and for more `train_images` than there are.
     """
+    if spec.folder is not None and spec.name != "folder":
+        raise UserError(f"data.folder is for the dataset folder; {spec.name} lies where it always does")
     return DATASETS.get(spec.name)(spec, root)

@@ -107,7 +107,8 @@ class Dataset:
 
     image_size: height and width in pixels. train: to fit; calibration: for batch norm statistics; validation:
     for every choice (epoch, threshold, layer). The test split is for the final operating points alone and is
-    reached through `open_test`. task: what is learnt, a key of `training/tasks.py`.
+    reached through `open_test`. task: what is learnt, a key of `tasks/task.py`. summary: what was found, in one line to
+    be shown before anything trains; empty where nothing could differ.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Dataset:
     validation: Split
     test_opener: Callable[[], Split] = field(repr=False)
     task: str = "classification"
+    summary: str = ""
 
     @property
     def id(self) -> str:
@@ -133,6 +135,10 @@ class Dataset:
         Whether they are there is known before, when the dataset is loaded, so that no run fails at its end.
         """
         return self._test
+
+    def digests(self, *names: str) -> dict[str, str]:
+        """The digest of each named split ("train", "test"): what the data are, beside what they are called."""
+        return {name: (self._test if name == "test" else getattr(self, name)).digest for name in names}
 
     @cached_property
     def _test(self) -> Split:

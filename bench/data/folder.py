@@ -10,18 +10,22 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bench.core.errors import UserError
 from bench.data.dataset import Batch, Split
-from bench.data.folder_index import Index, decode
+from bench.data.folder_index import Index, remembered
+from bench.data.image_file import decode
 from bench.data.splits import keyed_integers, keyed_order
 from bench.data.transforms import Pipeline, random_state_kept, seed_all
+
+SHARED_MEMORY = "/dev/shm"  # where torch puts what a worker has made
 
 
 class FolderSplit(Split):
@@ -58,11 +62,22 @@ class FolderSplit(Split):
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the size that is evaluated and, image by image, the label, the length and bytes of the file."""
+        """sha256 over the size that is evaluated and, image by image, the label, the length and bytes of the file.
+
+        Remembered while the name, size and times of every file of the folder are the same."""
+        if self.index.stamp is None:
+            return self._digest_of_files()
+        rows = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
+        return remembered(f"split-{self.pipeline.size}-{rows[:32]}-{self.index.stamp}", self._digest_of_files)
+
+    def _digest_of_files(self) -> str:
         sha = hashlib.sha256(f"{self.pipeline.size}".encode())
         for row, target in zip(self.rows.tolist(), self.targets.tolist(), strict=True):
-            with open(self.index.path(row), "rb") as file:
-                content = file.read()
+            path = self.index.path(row)
+            try:
+                content = Path(path).read_bytes()
+            except OSError as error:
+                raise UserError(f"{self.id}: {path} cannot be read: {error.strerror}") from error
             sha.update(f"{target}/{len(content)}/".encode())
             sha.update(content)
         return sha.hexdigest()
@@ -134,12 +149,19 @@ class _Work(Dataset):
     keys: tuple[np.ndarray, ...]
     part: tuple[int, int] = (0, 1)
 
+    @property
+    def batch_bytes(self) -> int:
+        """What a batch of this process takes: pixels as float32, and targets as int64."""
+        return -(-self.batch_size // self.part[1]) * (self.views * 3 * self.split.pipeline.size**2 * 4 + 8)
+
     def __getitem__(self, number: int) -> Batch | UserError:
         """A batch, or what is wrong with it: an error raised in a worker would reach its user as a traceback."""
         rank, processes = self.part
         members = self.order[number * self.batch_size : (number + 1) * self.batch_size][rank::processes]
         try:
             images = self.split.images(members.tolist())
+            if get_worker_info() is not None:  # others may have filled it since the start
+                require_shared_memory(self.batch_bytes, 1)
         except UserError as error:
             return error
         with random_state_kept():
@@ -190,6 +212,7 @@ def _made(work: _Work, numbers: range, pin: bool) -> Iterator[Batch | UserError]
     processes = min(workers(), len(numbers))
     if processes == 0:
         return map(work.__getitem__, numbers)
+    require_shared_memory(work.batch_bytes * min(len(numbers), 2 * processes + 2), processes)
     return iter(
         DataLoader(
             work,
@@ -205,6 +228,21 @@ def _made(work: _Work, numbers: range, pin: bool) -> Iterator[Batch | UserError]
 
 def _as_it_is(made: Batch | UserError) -> Batch | UserError:
     return made
+
+
+def require_shared_memory(needed: int, processes: int) -> None:
+    """Raises UserError where workers have less shared memory than the batches on their way take: torch would wait for
+    ever. `needed`: bytes of those batches, two of each worker and two that are in use."""
+    if not os.path.isdir(SHARED_MEMORY):  # another system has another limit
+        return
+    status = os.statvfs(SHARED_MEMORY)
+    free = status.f_bavail * status.f_frsize
+    if needed > free:
+        raise UserError(
+            f"{SHARED_MEMORY} has {free / 2**20:,.0f} MB free, and the batches of {processes} decoding "
+            f"{'worker' if processes == 1 else 'workers'} need {needed / 2**20:,.0f} MB; enlarge it (docker run "
+            "--shm-size=8g), or decode without workers: SLICEBENCH_WORKERS=0"
+        )
 
 
 def workers() -> int:

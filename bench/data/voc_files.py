@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from PIL import Image
 from bench.core.errors import UserError
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
+FLAGS = {"": False, "0": False, "1": True, "false": False, "true": True, "unspecified": False}
+NO_BOX = ElementTree.Element("bndbox")
 LAYOUT = "the layout of PASCAL VOC: " + ", ".join(FOLDERS)
 
 
@@ -72,16 +75,17 @@ def read_annotation(path: Path) -> Annotation:
     """The annotation of one image.
 
     VOC counts pixels from 1 and includes the last one, so a box covers xmin - 1 to xmax. A box that ends where it
-    begins has no area and is left out. Raises UserError for a file that is missing, not XML, or has no boxes, and for
-    a box that is outside the image.
+    begins has no area and is left out. An object with several boxes, as some tools write all of a class, is as many
+    objects; the boxes of its parts are not read. Raises UserError for a file that is missing, not XML, or has no boxes,
+    and for a box that is outside the image.
     """
     try:
         tree = ElementTree.parse(path).getroot()
-        size = int(_text(tree, "size/width")), int(_text(tree, "size/height"))
-        objects = tree.findall("object")
-        corners = [_corners(each) for each in objects]
-        labels = [_text(each, "name") for each in objects]
-        difficult = [int(each.findtext("difficult", "0")) != 0 for each in objects]
+        size = int(_number(tree, "size/width")), int(_number(tree, "size/height"))
+        objects = [(each, box) for each in tree.findall("object") for box in each.findall("bndbox") or [NO_BOX]]
+        corners = [_corners(box) for _, box in objects]
+        labels = [_text(each, "name") for each, _ in objects]
+        difficult = [_is_difficult(each) for each, _ in objects]
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise UserError(f"voc: the annotation {path} is missing or damaged ({error})") from error
     for box in corners:
@@ -98,16 +102,36 @@ def read_annotation(path: Path) -> Annotation:
     return Annotation(path, size, boxes / np.array([*size, *size], np.float32), names, flags, len(corners) - len(kept))
 
 
-def _corners(each: ElementTree.Element) -> tuple[float, float, float, float]:
-    left, top, right, bottom = (float(_text(each, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+def _corners(box: ElementTree.Element) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (_number(box, key, "object has no bndbox/") for key in ("xmin", "ymin", "xmax", "ymax"))
     return left, top, right, bottom
 
 
-def _text(element: ElementTree.Element, tag: str) -> str:
-    """What stands in a tag. Raises ValueError, naming the tag, where it is missing or empty."""
-    text = element.findtext(tag)
+def _is_difficult(each: ElementTree.Element) -> bool:
+    """A flag that is missing, empty or "Unspecified" is not set."""
+    text = (each.findtext("difficult") or "").strip()
+    if text.lower() not in FLAGS:
+        raise ValueError(f"{each.tag} has the flag difficult {text!r}, and not 0 or 1")
+    return FLAGS[text.lower()]
+
+
+def _number(element: ElementTree.Element, tag: str, lacking: str = "") -> float:
+    text = _text(element, tag, lacking)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{element.tag} has the {tag} {text!r}, which is no number")
+    return number
+
+
+def _text(element: ElementTree.Element, tag: str, lacking: str = "") -> str:
+    """What stands in a tag, without the spaces around it. Raises ValueError, naming the tag, where there is nothing;
+    `lacking`: how that sentence begins."""
+    text = (element.findtext(tag) or "").strip()
     if not text:
-        raise ValueError(f"{element.tag} has no {tag}")
+        raise ValueError(f"{lacking or f'{element.tag} has no '}{tag}")
     return text
 
 

@@ -29,13 +29,7 @@ class Evaluation:
     madds: np.ndarray
     route: np.ndarray
     params: np.ndarray
-    threshold: float
     found: list[Any] = field(default_factory=list)
-
-    @property
-    def solved(self) -> int:
-        """Number of images solved: an exact count, so a ragged last batch weighs what it holds."""
-        return int((self.score >= self.threshold).sum())
 
     def routing(self) -> dict[str, int]:
         """How many images took each route, by its name ("3", "1-0-2"); empty for a static point."""
@@ -43,10 +37,6 @@ class Evaluation:
             return {}
         routes, counts = np.unique(self.route, axis=0, return_counts=True)
         return {"-".join(map(str, route)): int(n) for route, n in zip(routes.tolist(), counts, strict=True)}
-
-    def tensors(self, name: str) -> dict[str, np.ndarray]:
-        """The per-image arrays under a point's name, as they are stored."""
-        return {f"{name}/score": self.score, f"{name}/madds": self.madds, f"{name}/route": self.route}
 
 
 @torch.no_grad()
@@ -64,6 +54,5 @@ def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.devi
         point.madds(route).numpy(),
         route.numpy(),
         point.params_active(route).numpy(),
-        task.threshold,
         found,
     )

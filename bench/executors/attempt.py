@@ -9,7 +9,7 @@ from bench.core.errors import UserError
 from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import Busy, Store
-from bench.executors.plan import PhaseRunner
+from bench.executors.plan import Job, PhaseRunner, Plan, Progress
 
 RAN, BUSY, FAILED = "ran", "busy", "failed"
 PATIENCE_S = 5.0  # a killed worker is reported dead a moment before its process is
@@ -43,6 +43,19 @@ def attempt(
         record_failure(store_root, spec.run_id, phase, error, replace=False)
         return Outcome(FAILED, sentence(error))
     return Outcome(RAN)
+
+
+def settle(plan: Plan, job: Job, outcome: Outcome, tell: Progress, poll_s: float) -> None:
+    """Enter an outcome into the plan, which believes the store alone; a busy run is tried after `poll_s` seconds."""
+    if outcome.status == BUSY:
+        tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
+        plan.postpone(job, time.monotonic() + poll_s)
+    elif outcome.status == RAN and plan.store.has(*job):
+        plan.ran(job)
+    else:
+        why = outcome.why or f"a worker says that it is done, but {plan.store.root} here does not hold it"
+        plan.failed(job, why)
+        tell(f"{job} failed: {why}", plan.done, plan.total)
 
 
 def _run_phase() -> PhaseRunner:

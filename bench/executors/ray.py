@@ -25,9 +25,10 @@ from bench.core.provenance import code_digest, usable_cores
 from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import Store
-from bench.executors.attempt import BUSY, FAILED, RAN, Outcome, attempt, record_failure, sentence
+from bench.executors.attempt import FAILED, Outcome, record_failure, sentence, settle
 from bench.executors.plan import Job, PhaseRunner, Plan, Progress, Summary
 from bench.executors.session import private_folder
+from bench.executors.sharing import guarded_attempt, node_problem, shared_token
 
 POLL_S = 2.0  # how often to look at postponed runs, and the longest silence towards `progress`
 RETRIES = 3  # of a task whose worker process died; Python exceptions are never retried
@@ -89,37 +90,9 @@ def _drive(plan: Plan, tasks: "_Tasks", tell: Progress, poll_s: float) -> None:
                 tasks.start(job)
             tell(", ".join(map(str, tasks.running())) or "waiting", plan.done, plan.total)
             for job, outcome in tasks.ended(poll_s):
-                if outcome.status == BUSY:
-                    tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
-                    plan.postpone(job, time.monotonic() + poll_s)
-                elif outcome.status == RAN and plan.store.has(*job):
-                    plan.ran(job)
-                else:
-                    why = outcome.why or f"a worker says that it is done, but {plan.store.root} here does not hold it"
-                    plan.failed(job, why)
-                    tell(f"{job} failed: {why}", plan.done, plan.total)
+                settle(plan, job, outcome, tell, poll_s)
     finally:
         tasks.cancel()
-
-
-@contextlib.contextmanager
-def shared_token(root: Path) -> Iterator[str]:
-    """The name of a file in the results by which a worker sees that its results directory is the driver's."""
-    token = f".driver.{secrets.token_hex(8)}.tmp"
-    (root / token).touch(exist_ok=False)
-    try:
-        yield token
-    finally:
-        (root / token).unlink(missing_ok=True)
-
-
-def node_problem(root: Path, token: str, code: str) -> str:
-    """What keeps the machine that this runs on from doing the driver's runs, in a few words; "" for nothing."""
-    if not (root / token).exists():
-        return f"it does not see the results directory {root} of the driver: put --results on storage that all share"
-    if code_digest() != code:
-        return "it holds another version of slicebench than the driver"
-    return ""
 
 
 def check_nodes(root: Path, token: str) -> None:
@@ -148,16 +121,6 @@ def check_nodes(root: Path, token: str) -> None:
     for reference in answered:
         if problem := ray.get(reference):
             raise UserError(f"the machine {asked[reference]} of the cluster cannot do these runs: {problem}")
-
-
-def guarded_attempt(token: str, code: str, spec: RunSpec, phase: str, root: Path, *rest: Any) -> Outcome:
-    """`attempt`, on machines that joined the cluster later too."""
-    problem = node_problem(root, token, code)
-    return (
-        Outcome(FAILED, f"a machine of the cluster cannot do it: {problem}")
-        if problem
-        else attempt(spec, phase, root, *rest)
-    )
 
 
 class _Tasks:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import Store
-from bench.executors.attempt import BUSY, RAN, attempt
+from bench.executors.attempt import attempt, settle
 from bench.executors.plan import PhaseRunner, Plan, Progress, Summary
 
 POLL_S = 2.0  # how often to look whether a run that another process holds is free
@@ -42,14 +42,6 @@ def run_all(
                 time.sleep(poll_s)
             continue
         tell(str(job), plan.done, plan.total)
-        outcome = attempt(plan.specs[job.run_id], job.phase, root, data, run=run)
-        if outcome.status == BUSY:
-            tell(f"{outcome.why}; waiting for it", plan.done, plan.total)
-            plan.postpone(job, time.monotonic() + poll_s)
-        elif outcome.status == RAN:
-            plan.ran(job)
-        else:
-            tell(f"{job} failed: {outcome.why}", plan.done, plan.total)
-            plan.failed(job, outcome.why)
+        settle(plan, job, attempt(plan.specs[job.run_id], job.phase, root, data, run=run), tell, poll_s)
     tell(str(plan.summary()), plan.done, plan.total)
     return plan.summary()

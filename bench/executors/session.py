@@ -34,7 +34,7 @@ def private_folder() -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"Ray needs a temporary directory, and {parent} cannot be written: {error.strerror}") from error
     try:
-        (folder / "started").write_text(process_started(os.getpid()) or "")
+        (folder / "driver").write_text(f"{os.getpid()} {process_started(os.getpid())}")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -57,7 +57,7 @@ def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}*-*"):
         with contextlib.suppress(OSError, ValueError):
             about = folder.lstat()
-            pid = int(folder.name.removeprefix(PREFIX).partition("-")[0])
+            pid, started = (folder / "driver").read_text().split()
             ours = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid()
-            if ours and (process_started(pid) or "dead") != (folder / "started").read_text():
+            if ours and process_started(int(pid)) != started:
                 shutil.rmtree(folder, ignore_errors=True)

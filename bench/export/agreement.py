@@ -14,7 +14,7 @@ from bench.points import Prediction
 TOLERANCE = 1e-4  # of the greatest logit: other kernels sum in another order
 BATCH = 64
 
-Run = Callable[[Tensor], Prediction]
+Predictor = Callable[[Tensor], Prediction]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def batches(images: Tensor) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def compare(exported: Run, view: Run, images: Tensor, what: str) -> Agreement:
+def compare(exported: Predictor, view: Predictor, images: Tensor, what: str) -> Agreement:
     """Run both on the same images.
 
     Raises:

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError, unknown
+from bench.core.store import Store
 from bench.data.dataset import Dataset
 from bench.export import onnx_file, pt2_file, safetensors_file
-from bench.export.agreement import Agreement, Run, compare
+from bench.export.agreement import Agreement, Predictor, compare
 from bench.export.routed import Tell, Writer, load_routed, write_routed
-from bench.export.source import Plain, Trained, find, open_run
+from bench.export.source import Plain, find, origin
 from bench.points import Prediction, RoutedPoint
+from bench.runs.run import open_run
 from bench.slicing.extract import folded
-from bench.training.context import silent
+from bench.training.run import Run, silent
 
 IMAGES = 200  # of the validation split, then of the calibration split: real ones, and none that final numbers are of
 
@@ -86,7 +88,7 @@ def export_run(
         onnx_file.check_extra()
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out} cannot be written: there is no directory {out.parent}")
-    run = open_run(run_id, results, data_root)
+    run = open_run(Store(results, writable=False), run_id, data_root)
     source = find(run, choice)
     images = _images(run.data)
     export = _export_routed if isinstance(source, RoutedPoint) else _export_plain
@@ -103,13 +105,13 @@ def _images(data: Dataset) -> Tensor:
     return torch.cat(first)[:IMAGES].contiguous()
 
 
-def _export_plain(run: Trained, source: Plain, form: str, out: Path, images: Tensor, tell: Tell) -> Exported:
+def _export_plain(run: Run, source: Plain, form: str, out: Path, images: Tensor, tell: Tell) -> Exported:
     if out.is_dir():
         raise UserError(f"{out} is a directory; {source.name} is exported to one file")
     how = FORMATS[form]
     network = folded(source.network) if how.folds else source.network
     network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    about = run.about() | {"choice": source.name, "base": source.base.indices}
+    about = origin(run) | {"choice": source.name, "base": source.base.indices}
     with _temporary(out, f".{form}") as path:
         tell(f"exporting {source.name}", 0, 2)
         with failing_as(f"{source.name} cannot be exported as {form}"):
@@ -121,16 +123,16 @@ def _export_plain(run: Trained, source: Plain, form: str, out: Path, images: Ten
     return Exported(source.name, out, out.stat().st_size, agreement)
 
 
-def _static(loaded: Callable[[Tensor], tuple[Tensor, ...]]) -> Run:
+def _static(loaded: Callable[[Tensor], tuple[Tensor, ...]]) -> Predictor:
     return lambda x: Prediction(loaded(x)[0], torch.empty(len(x), 0, dtype=torch.int64))
 
 
-def _export_routed(run: Trained, point: RoutedPoint, form: str, out: Path, images: Tensor, tell: Tell) -> Exported:
+def _export_routed(run: Run, point: RoutedPoint, form: str, out: Path, images: Tensor, tell: Tell) -> Exported:
     if form == "safetensors":
         raise UserError(f"safetensors holds one plain network; export {point.name} as onnx or pt2")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; {point.name} is exported to a new directory")
-    about = run.about() | {"choice": point.name}
+    about = origin(run) | {"choice": point.name}
     with _temporary(out, "") as folder:
         folder.mkdir()
         with failing_as(f"{point.name} cannot be exported as {form}"):

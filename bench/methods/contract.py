@@ -1,4 +1,4 @@
-"""The method contract: from a spec and data to operating points. Everything after that is common to all methods."""
+"""The method contract: what a class must say and do so that its operating points are measured like all others."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ import types
 import typing
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import nn
-
 from bench.core.errors import UserError, unknown
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods.table import METHODS, Kind
-from bench.models import PRESETS, Preset
-from bench.models.preset import Trains
-from bench.models.transfer import Transferred
+from bench.methods.table import Kind
+from bench.models.preset import Preset, Trains
 from bench.points import OperatingPoint
-from bench.slicing.choice import Choice
-from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
-from bench.training.context import Context
-from bench.training.loop import stable_seed
-from bench.training.start import SUPERNET, from_parent, from_pretrained, report
+from bench.training.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +23,13 @@ class NoOptions:
 
 
 class Method:
-    """One way to get operating points. A new one is a subclass with `operating_points`, registered by name.
+    """One way to get operating points. A new one is a subclass with `train` and `points`, registered by name.
 
     Attributes:
         kind: "dynamic" (cost depends on the image), "slimmable" (several points share weights), "static", "control".
+        role: of a control, how the run that it works on (`init_from`) is held against it. "random": its points are
+            those of equal names, routed without looking at the image. "fixed": its points are the sub-networks that
+            gates may choose (`OperatingPoint.route`). None: it is shown as a control, and nothing is held against it.
         paper: where it comes from.
         trains, families: the presets that it can train, by what they train as and by their family's name; empty for
             all.
@@ -50,6 +44,7 @@ class Method:
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
+    role: ClassVar[Literal["random", "fixed"] | None] = None
     paper: ClassVar[str] = ""
     trains: ClassVar[tuple[Trains, ...]] = ()
     families: ClassVar[tuple[str, ...]] = ()
@@ -59,10 +54,20 @@ class Method:
     leaves: ClassVar[Literal["supernet", "networks", "nothing"]] = "nothing"
     takes_networks: ClassVar[bool] = False
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        """Train what is not trained yet (checkpoints below `context.directory`), else load it; return the points.
+    def train(self, run: Run) -> None:
+        """Write the checkpoints that `points` reads (`train_network`, `fit`, `run.once`), and nothing else.
 
-        Equal specs give equal points. The test split is out of reach: `data` is passed without it being opened.
+        Killed and called again, it goes on where it was, to the same bytes; what is finished is not done again. Equal
+        specs give equal checkpoints. A method that trains nothing leaves this as it is.
+        """
+
+    def points(self, run: Run) -> list[OperatingPoint]:
+        """The operating points of a trained run, the same ones every time. Nothing is trained or written.
+
+        The test split is out of reach: `run.data` is passed without it being opened.
+
+        Raises:
+            UserError: a checkpoint is missing, damaged or another run's.
         """
         raise TypeError(f"method {self.name} yields no operating points")
 
@@ -85,123 +90,6 @@ class Method:
     def options(self, spec: RunSpec) -> Any:
         """The spec's options as this method's frozen dataclass, defaults filled in."""
         return self.Options(**_checked_options(self.name, self.Options, dict(spec.options)))
-
-
-def method_of(name: str) -> Method:
-    """The method called `name`. Raises `UserError`, naming the nearest, when there is none."""
-    return METHODS.get(name)()
-
-
-def completed(spec: RunSpec) -> RunSpec:
-    """A spec as it is run: names and options checked, options that equal their default dropped, version filled in.
-
-    Raises:
-        UserError: unknown method, model or option; a method on a family that it does not serve.
-    """
-    method = method_of(spec.method)
-    if not method.serves(PRESETS.get(spec.model)):
-        served = ", ".join(name for name in PRESETS.names() if method.serves(PRESETS.get(name)))
-        raise UserError(f"{method.name} serves {served}, not {spec.model}")
-    if method.needs_parent and spec.init_from is None:
-        raise UserError(f"{method.name} works on another run's checkpoint; name it with init_from")
-    options = method.options(spec)
-    defaults = {field.name: getattr(method.Options(), field.name) for field in dataclasses.fields(method.Options)}
-    kept = {key: getattr(options, key) for key in spec.options if getattr(options, key) != defaults[key]}
-    return dataclasses.replace(spec, options=kept, method_version=method.version)
-
-
-def check_parent(spec: RunSpec, parent: RunSpec) -> None:
-    """Raise `UserError` for a run that can do nothing with what `parent` leaves. Their networks are not compared."""
-    method, left = method_of(spec.method), method_of(parent.method)
-    if method.needs_parent:
-        if (parent.model, parent.data) != (spec.model, spec.data):
-            raise UserError(f"{spec.run_id} starts from {parent.run_id}, which has another model or other data")
-        method.check_start(parent)
-    elif left.needs_parent or left.leaves == "nothing":
-        raise UserError(
-            f"{spec.run_id} starts from {parent.run_id}, but a run of {left.name} leaves no network to train on"
-        )
-    elif left.leaves == "networks" and not method.takes_networks:
-        raise UserError(
-            f"{spec.run_id} starts from {parent.run_id}, but {left.name} trains each network alone, and {method.name} "
-            "needs a supernet"
-        )
-
-
-def fresh_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
-    """The spec's model preset for the data's classes and channels, with weights that depend on the seed alone.
-
-    Raises:
-        UserError: the model is for another task than the data.
-    """
-    torch.manual_seed(stable_seed(spec.seed, spec.model, "init"))
-    preset: Preset = PRESETS.get(spec.model)
-    check_task(preset, data)
-    net = preset.build(len(data.classes), data.channels)
-    return net.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def check_task(preset: Preset, data: Dataset) -> None:
-    """Raise `UserError` for a model whose output is not what the data's task is about."""
-    if preset.task != data.task:
-        raise UserError(f"{preset.name} is a model for {preset.task}, and {data.id} is data for {data.task}")
-
-
-def build_model(spec: RunSpec, data: Dataset, context: Context) -> Supernet:
-    """The spec's model with the weights that training starts from: its seed's, or what it names to start from.
-
-    Raises:
-        UserError: the weights, or the parent's network, are missing or do not fit.
-    """
-    net = fresh_model(spec, data, context)
-    found = _start(net, spec, context)
-    if found is not None:
-        net.load_state_dict(found.state)
-    return net
-
-
-def build_network(net: Supernet, choice: Choice, context: Context) -> nn.Module:
-    """A sub-network of `build_model` as a plain one to be trained alone. Where the parent trained networks alone, it
-    starts from the parent's of that name. Raises `UserError` where it has none."""
-    network = extract(net, choice)
-    if _parent_leaves(context) == "networks":
-        network.load_state_dict(from_parent(network, context, net.space.name_of(choice), "network").state)
-    return trainable_copy(network)
-
-
-def start_of(spec: RunSpec, data: Dataset, context: Context) -> dict[str, Any]:
-    """What a run took to start from, for `train.json`; empty where it started from its seed or works on its parent."""
-    found = _start(fresh_model(spec, data, context), spec, context)
-    if found is not None:
-        return report(spec, found)
-    alone = context.parent is not None and not method_of(spec.method).needs_parent
-    return {"from": spec.init_from, "networks": "each from the parent's of its name"} if alone else {}
-
-
-def _start(net: Supernet, spec: RunSpec, context: Context) -> Transferred | None:
-    """The state that a fresh supernet starts from, if it is not to start as it is."""
-    if spec.weights is not None:
-        return from_pretrained(net, PRESETS.get(spec.model).family, spec.weights, context.weights)
-    if spec.init_from is None or context.parent_spec is None or method_of(spec.method).needs_parent:
-        return None
-    check_parent(spec, context.parent_spec)
-    if _parent_leaves(context) == "networks":
-        return None
-    return from_parent(net, context, SUPERNET, "supernet")
-
-
-def _parent_leaves(context: Context) -> str | None:
-    return None if context.parent_spec is None else method_of(context.parent_spec.method).leaves
-
-
-def reseed(spec: RunSpec, *parts: object) -> None:
-    """Seed torch for building one thing of a run, so that what is built does not depend on what came before."""
-    torch.manual_seed(stable_seed(spec.seed, *parts))
-
-
-def trainable_copy(network: nn.Module) -> nn.Module:
-    """The network with its parameters open to training again."""
-    return network.requires_grad_(True).train()
 
 
 def _checked_options(method: str, kind: type, options: dict[str, Any]) -> dict[str, Any]:

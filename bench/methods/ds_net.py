@@ -7,21 +7,19 @@ where one stands (`bench/models`), and multi-view consistency for transformers.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods import Method, build_model, fresh_model, method_of, reseed
+from bench.methods import SUPERNET, Method, Run, build_model, method_of, reseed, trained_supernet
 from bench.models import PRESETS, Preset
 from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.dynamic import check_routing
 from bench.slicing.gate import Gate, Head, Routing, Trunk, check_shared_trunk, new_gates
 from bench.slicing.supernet import Supernet, View
-from bench.tasks.task import task_of
-from bench.training import checkpoint
 from bench.training.calibrate import calibrate, check_images
-from bench.training.context import Context
 from bench.training.gating import (
     HardSamples,
     StageTwo,
@@ -29,7 +27,6 @@ from bench.training.gating import (
     train_gates,
 )
 from bench.training.loop import stable_seed
-from bench.training.start import SUPERNET as FINAL
 from bench.training.supernet import Distillation, StageOne, train_supernet
 
 
@@ -116,45 +113,33 @@ class DSNet(Method):
         """How the supernet of a run is trained. Raises `UserError` for options that exclude each other."""
         return options.stage_one()
 
-    def operating_points(self, spec: RunSpec, data: Dataset, context: Context) -> list[OperatingPoint]:
-        options: DSNetOptions = self.options(spec)
-        net, family = build_model(spec, data, context), PRESETS.get(spec.model).family
-        net = in_order(net, family, options.channel_order, stable_seed(spec.seed, "order"))
+    def train(self, run: Run) -> None:
+        options: DSNetOptions = run.options
+        net = in_order(build_model(run), run.preset.family, options.channel_order, stable_seed(run.spec.seed, "order"))
         spaces = routing_spaces(net, options)
-        net = self.supernet(net, spec, options, data, context)
-        points: list[OperatingPoint] = []
+        self._train_supernet(net, run)
+        net = trained_supernet(run)
         for number, routing in enumerate(spaces):
             widest = View(net.eval(), net.space.routed([options_[-1] for options_ in routing]))
-            task = task_of(data).fitted(widest, data.validation, context.device)
-            reseed(spec, "gate", number)
-            gates, _ = train_gates(
-                net,
-                routing,
-                data.train,
-                data.calibration,
-                spec.train,
-                spec.seed,
-                options.stage_two(),
-                task,
-                data.image_size,
-                context,
-                gate_name(number),
-            )
-            points.append(RoutedPoint(point_name(routing), net, gates, routing, data.image_size))
-        return points
+            task = run.task.fitted(widest, run.data.validation, run.device)
+            reseed(run.spec, "gate", number)
+            train_gates(gate_name(number), net, routing, options.stage_two(), task, run)
 
-    def supernet(
-        self, net: Supernet, spec: RunSpec, options: DSNetOptions, data: Dataset, context: Context
-    ) -> Supernet:
-        """Stage I and recalibration, or their finished checkpoint."""
-        settings = self.stage_one(options, PRESETS.get(spec.model))
-        net, history = train_supernet(net, data.train, spec.train, spec.seed, settings, task_of(data), context)
-        path = context.checkpoint(FINAL)
-        if options.recalibrate and net.space.prefix_statistics and not path.exists():
-            calibrate(net, net.space.named, data.calibration, context.device, images=options.calibration_images)
-        checkpoint.save_if_missing(path, {"supernet": net}, context.run_id, history)
-        checkpoint.restore(path, {"supernet": net}, context.run_id)
-        return net
+    def points(self, run: Run) -> list[OperatingPoint]:
+        net, gated = trained_gates(run)
+        return [RoutedPoint(point_name(routing), net, gates, routing, run.data.image_size) for routing, gates in gated]
+
+    def _train_supernet(self, net: Supernet, run: Run) -> None:
+        """Stage I and recalibration."""
+        options: DSNetOptions = run.options
+        net, history = train_supernet(net, self.stage_one(options, run.preset), run)
+
+        def recalibrated() -> tuple[dict[str, Supernet], dict[str, Any]]:
+            if options.recalibrate and net.space.prefix_statistics:
+                calibrate(net, net.space.named, run.data.calibration, run.device, images=options.calibration_images)
+            return {"supernet": net}, history
+
+        run.once(SUPERNET, recalibrated)
 
 
 @dataclass(frozen=True)
@@ -244,22 +229,18 @@ def require_gates(spec: RunSpec) -> None:
         )
 
 
-def load_trained(spec: RunSpec, data: Dataset, context: Context) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
-    """The supernet and the gates of a finished run of DS-Net or DS-Net++ (`context.parent`), for methods that start
-    from it.
+def trained_gates(run: Run) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
+    """The supernet of a trained run of DS-Net or DS-Net++, and its gates by routing space.
 
-    Args:
-        spec: the spec of that run.
+    Raises:
+        UserError: it is a run of another method, or a checkpoint is missing.
     """
-    require_gates(spec)
-    assert context.parent is not None
-    options: DSNetOptions = method_of(spec.method).options(spec)
-    net = fresh_model(spec, data, context)
-    folder = context.parent / "checkpoints"
-    checkpoint.restore(folder / f"{FINAL}.safetensors", {"supernet": net}, spec.run_id)
+    require_gates(run.spec)
+    options: DSNetOptions = run.options
+    net = trained_supernet(run)
     trained = []
     for number, routing in enumerate(routing_spaces(net, options)):
-        gates = new_gates(net.eval(), routing, data.image_size, options.gate_head, options.gate_trunk)
-        checkpoint.restore(folder / f"{gate_name(number)}.safetensors", named_gates(gates), spec.run_id)
+        gates = new_gates(net, routing, run.data.image_size, options.gate_head, options.gate_trunk)
+        run.restore(gate_name(number), named_gates(gates))
         trained.append((routing, [gate.eval() for gate in gates]))
-    return net.eval(), trained
+    return net, trained

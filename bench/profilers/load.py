@@ -44,7 +44,7 @@ class LoadWatch:
 
     def __init__(self, minimum_s: float = 0.3):
         self.minimum_s = minimum_s
-        self.load_average = _load_average()
+        self.load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         self.start = _read()
 
     def stop(self) -> Load:
@@ -70,14 +70,11 @@ def _read() -> _Reading:
 
 
 def _system_seconds() -> float:
+    """All time of our cores but the idle; a guest's time is already part of `user` and `nice`."""
     per_core = psutil.cpu_times(percpu=True)
-    cores = [per_core[index] for index in _our_cores() if index < len(per_core)]
-    return sum(_busy_seconds(times._asdict()) for times in cores)
-
-
-def _busy_seconds(times: dict[str, float]) -> float:
-    """All time but the idle; a guest's time is already part of `user` and `nice`."""
-    return sum(value for kind, value in times.items() if kind not in ("idle", "iowait", "guest", "guest_nice"))
+    cores = [per_core[index]._asdict() for index in _our_cores() if index < len(per_core)]
+    idle = ("idle", "iowait", "guest", "guest_nice")
+    return sum(value for times in cores for kind, value in times.items() if kind not in idle)
 
 
 def _own_seconds() -> float:
@@ -97,7 +94,3 @@ def _our_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(psutil.cpu_count() or 1))
-
-
-def _load_average() -> float | None:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -1,4 +1,4 @@
-"""Peak memory: of this process, of a tree of processes, of a CUDA device.
+"""Peak memory: of this process, of a tree of processes.
 
 The kernel keeps the peak of one process. That of a tree (a Ray run: driver, daemons, workers) is sampled, so
 a spike shorter than the interval can be missed, and pages shared between processes are counted in each, so a
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import psutil
-import torch
 
 MB = 1e6  # bytes
 
@@ -76,21 +75,6 @@ def tree_rss_mb(root: psutil.Process) -> float:
         except psutil.NoSuchProcess:
             continue
     return total / MB
-
-
-class CudaPeak:
-    """Peak memory that torch's allocator handed out on a CUDA device while a `with` block runs, in MB."""
-
-    def __init__(self, device: torch.device | str = "cuda"):
-        self.mb = 0.0
-        self._device = torch.device(device)
-
-    def __enter__(self) -> "CudaPeak":
-        torch.cuda.reset_peak_memory_stats(self._device)
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.mb = torch.cuda.max_memory_allocated(self._device) / MB
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,7 @@ from bench.core.errors import UserError
 from bench.models import PRESETS, Preset
 from bench.profilers.choices import chosen
 from bench.profilers.madds import executed_madds
-from bench.profilers.timing import (
-    Found,
-    Kept,
-    Progress,
-    Served,
-    Timed,
-    Timing,
-    found_at,
-    measured_now,
-    silent,
-    time_networks,
-    tried,
-)
+from bench.profilers.timing import Kept, Progress, Timing, built, latencies, measured_now, silent, tried
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.dynamic import segment_slot
 from bench.slicing.extract import extract_segment, parameters_of
@@ -92,11 +80,10 @@ def profile_supernet(
     timed = timing.chosen(net, wanted, size)
     check_size(net, name, size)
     rows = _subnetworks(net, list(dict.fromkeys([*wanted, *timed])), size)
-    if timed:
-        measured = Timed(net, name, timed, size, timing, tell).measure
-        found = [entry for batch in timing.batches for entry in kept(batch, measured)]
-        for row in rows:
-            row.latency = [entry["latency"] for entry in found if entry["name"] == row.name]
+    build = lambda: built(net, name, timed, size, timing.forms, tell)
+    entries = latencies(build, name, (net.input_channels, size, size), timing, kept, tell)
+    for row in rows:
+        row.latency = [entry["latency"] for entry in entries if entry["name"] == row.name]
     return {
         "model": name,
         "image_size": size,
@@ -165,17 +152,13 @@ def profile_timm(
     x = torch.zeros(1, channels, size, size)
     tried(lambda: network(x), _too_small_or_large(name, size))
     madds = executed_madds(network, x)
-
-    def measured(batch: int) -> Found:
-        shape = (batch, channels, size, size)
-        timed = time_networks({f"{name}/extracted": Served(network)}, name, shape, timing.limit_s, tell)
-        return [found_at(batch, slot, latency) for slot, latency in timed.items()]
-
+    slots = {(name, "extracted"): (network, torch.channels_last)}
+    entries = latencies(lambda: slots, name, (channels, size, size), timing, kept, tell)
     row: dict[str, Any] = {
         "name": name,
         "madds": madds,
         "params_active": parameters_of(network),
-        "latency": [entry["latency"] for batch in timing.batches for entry in kept(batch, measured)],
+        "latency": [entry["latency"] for entry in entries],
     }
     return {"model": f"timm:{name}", "image_size": size, "subnetworks": [row]}
 

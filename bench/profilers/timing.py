@@ -1,47 +1,40 @@
-"""Latency of many sub-networks in several forms: one interleaved run for each batch size."""
+"""Latency of many networks in several forms: one interleaved run for each batch size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.profilers.choices import chosen
-from bench.profilers.latency import Latency, measure_networks
+from bench.profilers.latency import LATENCY
+from bench.profilers.meter import Conditions, Served, measure
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet, View, to_channels_last
 
-ROUNDS, WARMUP = 11, 2
 TIMED_AT_MOST = 64
 """Sub-networks of one run: all forms of all of them are in memory together."""
 
 Progress = Callable[[str, int, int], object]
-Found = list[dict[str, Any]]
-"""What one batch size found, as JSON values: {"name": a sub-network's, "latency": {...}} for each form."""
-Kept = Callable[[int, Callable[[int], Found]], Found]
-"""(batch size, how it is measured) to what it found, now or earlier."""
+Entry = dict[str, Any]
+"""A network in one form at one batch size, as JSON values: {"name": the network's, "latency": {...}}."""
+Kept = Callable[[int, Callable[[int], list[Entry]]], list[Entry]]
+"""From a batch size and how it is measured to its entries, measured now or earlier."""
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody wants to know."""
+    """A progress callback that does nothing."""
 
 
-def measured_now(batch: int, measured: Callable[[int], Found]) -> Found:
-    """Nothing is kept."""
+def measured_now(batch: int, measured: Callable[[int], list[Entry]]) -> list[Entry]:
+    """A `Kept` that keeps nothing."""
     return measured(batch)
-
-
-class Served(NamedTuple):
-    """A module and the memory layout of the images that it is served with."""
-
-    network: nn.Module
-    layout: torch.memory_format = torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -52,17 +45,18 @@ class Form:
         build: the module to time, of a supernet (channels_last) and a choice; `example` (2, C, H, W) is what it will
             be given.
         layout: memory layout of the images, as the form is served with them.
+        check: raises `UserError` where something that the form needs is not installed.
     """
 
     build: Callable[[Supernet, Choice, Tensor], nn.Module]
     layout: torch.memory_format = torch.channels_last
+    check: Callable[[], object] = lambda: None
 
 
-def _extracted(net: Supernet, choice: Choice, example: Tensor) -> nn.Module:
-    return to_channels_last(extract(net, choice, fold_bn=True))
-
-
-FORMS = {"view": Form(lambda net, choice, example: View(net, choice)), "extracted": Form(_extracted)}
+FORMS = {
+    "view": Form(lambda net, choice, example: View(net, choice)),
+    "extracted": Form(lambda net, choice, example: to_channels_last(extract(net, choice, fold_bn=True))),
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class Timing:
 
     Attributes:
         choices: which sub-networks (`profilers/choices.py`); None for all that are counted.
-        limit_s: seconds of rounds for a batch size, after which no new one begins (`measure`).
+        limit_s: seconds of rounds for a batch size, after which no new one begins.
     """
 
     batches: Sequence[int] = ()
@@ -83,71 +77,63 @@ class Timing:
         """The sub-networks to time, of a supernet of which `counted` are counted. Raises `UserError`."""
         if not self.batches:
             return []
-        found = counted if self.choices is None else chosen(net, self.choices, image_size, "--time")
-        if len(found) > TIMED_AT_MOST:
+        choices = counted if self.choices is None else chosen(net, self.choices, image_size, "--time")
+        if len(choices) > TIMED_AT_MOST:
             raise UserError(
-                f"{len(found)} sub-networks are more than the {TIMED_AT_MOST} that are timed together; "
+                f"{len(choices)} sub-networks are more than the {TIMED_AT_MOST} that are timed together; "
                 "name fewer, such as --time spread:8"
             )
-        return found
+        return choices
 
 
-class Timed:
-    """Sub-networks of a supernet in every form, made when the first batch size is measured.
+Slots = Mapping[tuple[str, str], tuple[nn.Module, torch.memory_format]]
+"""By name and form: a network, and the memory layout of the images that it is served with."""
 
-    `measure(batch)`: all of them on random images in one interleaved run.
+
+def built(
+    net: Supernet, model: str, choices: Sequence[Choice], image_size: int, forms: Mapping[str, Form], tell: Progress
+) -> Slots:
+    """Sub-networks in every form. The supernet's weights are put into channels_last."""
+    slots = [(choice, form) for choice in choices for form in forms]
+    to_channels_last(net)
+    example, networks = torch.randn(2, net.input_channels, image_size, image_size), {}
+    for done, (choice, form) in enumerate(slots):
+        name = net.space.name_of(choice)
+        tell(f"preparing {model} {name}/{form}", done, len(slots))
+        networks[name, form] = forms[form].build(net, choice, example), forms[form].layout
+    return networks
+
+
+def latencies(
+    build: Callable[[], Slots], model: str, image: tuple[int, int, int], timing: Timing, kept: Kept, tell: Progress
+) -> list[Entry]:
+    """Latencies of networks on random images (C, H, W), in one run of all for each batch size.
+
+    The networks are built when the first batch size is measured.
+
+    Raises:
+        UserError: a batch that does not fit into memory.
     """
+    build = cache(build)
 
-    def __init__(
-        self, net: Supernet, model: str, choices: Sequence[Choice], image_size: int, timing: Timing, tell: Progress
-    ) -> None:
-        self.net, self.model, self.choices = net, model, choices
-        self.shape = (net.input_channels, image_size, image_size)
-        self.timing, self.tell = timing, tell
+    def measured(batch: int) -> list[Entry]:
+        networks = build()
+        show = lambda done, total: tell(f"timing {model} at batch {batch}", done, total)
+        run = lambda: _at_batch(networks, (batch, *image), timing.limit_s, show)
+        return tried(run, f"{model} cannot be timed at batch {batch}")
 
-    @cached_property
-    def networks(self) -> dict[str, Served]:
-        """By "name of the sub-network/form"."""
-        forms = self.timing.forms
-        slots = [(choice, form) for choice in self.choices for form in forms]
-        to_channels_last(self.net)
-        example, networks = torch.randn(2, *self.shape), {}
-        for done, (choice, form) in enumerate(slots):
-            name = f"{self.net.space.name_of(choice)}/{form}"
-            self.tell(f"preparing {self.model} {name}", done, len(slots))
-            networks[name] = Served(forms[form].build(self.net, choice, example), forms[form].layout)
-        return networks
-
-    def measure(self, batch: int) -> Found:
-        """Raises `UserError` for a batch that does not fit into memory."""
-        timed = time_networks(self.networks, self.model, (batch, *self.shape), self.timing.limit_s, self.tell)
-        return [found_at(batch, slot, latency) for slot, latency in timed.items()]
+    return [entry for batch in timing.batches for entry in kept(batch, measured)]
 
 
-def found_at(batch: int, slot: str, latency: Latency) -> dict[str, Any]:
-    """One entry of `Found`, of a slot "name of the sub-network/form"."""
-    name, _, form = slot.rpartition("/")
-    return {"name": name, "latency": {"form": form, "batch": batch, **latency.details()}}
-
-
-def time_networks(
-    networks: Mapping[str, Served], model: str, shape: tuple[int, ...], limit_s: float, tell: Progress
-) -> dict[str, Latency]:
-    """Latencies on random images of a shape (B, C, H, W). Raises `UserError` for images that do not fit into memory."""
-
-    def measured() -> dict[str, Latency]:
-        images = torch.randn(shape)
-        layouts = {layout: images.contiguous(memory_format=layout) for _, layout in networks.values()}
-        return measure_networks(
-            {name: served.network for name, served in networks.items()},
-            {name: layouts[served.layout] for name, served in networks.items()},
-            ROUNDS,
-            WARMUP,
-            limit_s=limit_s,
-            tell=lambda done, total: tell(f"timing {model} at batch {shape[0]}", done, total),
-        )
-
-    return tried(measured, f"{model} cannot be timed at batch {shape[0]}")
+def _at_batch(
+    networks: Slots, shape: tuple[int, ...], limit_s: float, tell: Callable[[int, int], object]
+) -> list[Entry]:
+    images = torch.randn(shape)
+    layouts = {layout: [images.contiguous(memory_format=layout)] for _, layout in networks.values()}
+    candidates = {slot: Served(network, layouts[layout]) for slot, (network, layout) in networks.items()}
+    conditions = Conditions(batch=len(images), warmup=2, rounds=11, limit_s=limit_s)
+    timed = measure(LATENCY, candidates, conditions, tell=tell).items()
+    return [{"name": name, "latency": {"form": form} | latency.details()} for (name, form), latency in timed]
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ def variant(full: RunSpec, options: Options, model: str | None = None) -> RunSpe
 def on_digits(family: Family, gate_epochs: int) -> RunSpec:
     """A family as `digits_families` trains it."""
     train = family.schedule(TrainSpec(batch_size=60))
-    return family.dynamic("micro8", DataSpec("digits"), train, BRIEF, gate_epochs)
+    return family.dynamic(DataSpec("digits"), train, BRIEF, gate_epochs)
 
 
 DIGITS = on_digits(MOBILENET, gate_epochs=10)
@@ -154,12 +154,12 @@ def ablation_mvco(seeds: Sequence[int] = SEEDS) -> Ablation:
     from the time of single steps.
     """
     off = "IB off: in-place distillation"
-    families = {
-        MOBILENET_PP: {FULL + " (IB)": IB, off: INPLACE, "MvCo on": MVCO},
-        VIT_PP: {FULL + " (MvCo)": MVCO, "MvCo off: plain IB": IB, off: INPLACE},
-    }
+    families = [
+        (MOBILENET_PP, {FULL + " (IB)": IB, off: INPLACE, "MvCo on": MVCO}),
+        (VIT_PP, {FULL + " (MvCo)": MVCO, "MvCo off: plain IB": IB, off: INPLACE}),
+    ]
     groups = []
-    for family, teaching in families.items():
+    for family, teaching in families:
         base = on_digits(family, gate_epochs=2)
         groups.append(judged({words: variant(base, options) for words, options in teaching.items()}, seeds))
     return Ablation(groups)

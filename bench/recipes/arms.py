@@ -31,7 +31,8 @@ def over_seeds(specs: Sequence[RunSpec], seeds: Sequence[int]) -> list[RunSpec]:
 def first_table(
     data: DataSpec,
     train: TrainSpec,
-    size: str,
+    ds: str,
+    us: str,
     profile: ProfileSpec,
     gate: Mapping[str, Any],
     finetune: Mapping[str, Any],
@@ -39,10 +40,9 @@ def first_table(
     """The methods of the suite's first table, all trained alike on one dataset, with the controls of the gates.
 
     Args:
-        size: suffix of the model presets ("micro8").
+        ds, us: the presets of DS-Net and US-Net.
         gate: options of stage II. finetune: options of pruning.
     """
-    ds, us = f"ds_mobilenet_{size}", f"us_mobilenet_{size}"
     run = partial(RunSpec, data=data, train=train, profile=profile)
     return [
         *with_controls(run("ds_net", ds, options=dict(gate)), *GATED),

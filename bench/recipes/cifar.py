@@ -19,7 +19,8 @@ def cifar10_smoke(seeds: Sequence[int] = (0, 1)) -> list[RunSpec]:
     specs = first_table(
         DataSpec("cifar10", "holdout", 10_000),
         TrainSpec(epochs=3, batch_size=64, lr=0.1, warmup_epochs=0.5),
-        "micro32",
+        "ds_mobilenet_micro32",
+        "us_mobilenet_micro32",
         ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
         {"routing": BUDGETS, "gate_epochs": 1, "gate_lr": 20.0},
         {"finetune_epochs": 2},
@@ -35,7 +36,8 @@ def cifar10(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     specs = first_table(
         DataSpec("cifar10", "official"),
         TrainSpec(epochs=100, batch_size=128, lr=0.1, warmup_epochs=5, weight_decay=5e-4),
-        "micro32",
+        "ds_mobilenet_micro32",
+        "us_mobilenet_micro32",
         ProfileSpec(),
         {"routing": BUDGETS, "gate_epochs": 20, "gate_lr": 1.0},
         {"finetune_epochs": 30},

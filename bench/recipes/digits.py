@@ -15,7 +15,8 @@ PROFILE = ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2)
 FIRST = first_table(
     DIGITS,
     TrainSpec(epochs=10, batch_size=60, lr=0.15, warmup_epochs=2),
-    "micro8",
+    "ds_mobilenet_micro8",
+    "us_mobilenet_micro8",
     PROFILE,
     {"routing": BUDGETS, "gate_epochs": 4, "gate_lr": 20.0},
     {"finetune_epochs": 6},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
@@ -14,14 +14,14 @@ class Family:
     """One dynamic network and how it is trained here.
 
     Attributes:
-        prefix: of the model presets; the size ("micro8") follows.
+        models: the preset for a dataset, by its name.
         options: how many options each gate has.
         lr: of stage I and of the networks trained alone. epochs: on digits.
         gate_lr: of stage II.
     """
 
     method: str
-    prefix: str
+    models: Mapping[str, str]
     options: int
     lr: float
     epochs: int
@@ -41,16 +41,21 @@ class Family:
         count = epochs or self.epochs
         return replace(base, epochs=count, lr=self.lr, warmup_epochs=min(2, count / 4))
 
-    def dynamic(self, size: str, data: DataSpec, train: TrainSpec, profile: ProfileSpec, gate_epochs: int) -> RunSpec:
-        """The run of its dynamic network at two budgets, on the preset of a size."""
+    def dynamic(self, data: DataSpec, train: TrainSpec, profile: ProfileSpec, gate_epochs: int) -> RunSpec:
+        """The run of its dynamic network at two budgets."""
         gate = {"routing": self.routing(), "gate_epochs": gate_epochs, "gate_lr": self.gate_lr}
-        return RunSpec(self.method, f"{self.prefix}_{size}", data, train, profile, options=gate)
+        return RunSpec(self.method, self.models[data.name], data, train, profile, options=gate)
 
 
-MOBILENET = Family("ds_net", "ds_mobilenet", 4, 0.15, 14, 20.0)
-MOBILENET_PP = Family("ds_net_pp", "ds_mobilenet_pp", 8, 0.15, 14, 20.0)
-RESNET_PP = Family("ds_net_pp", "ds_resnet_pp", 8, 0.04, 24, 0.05)
-VIT_PP = Family("ds_net_pp", "ds_vit", 4, 0.05, 16, 0.05)
+def on(digits: str, cifar10: str) -> dict[str, str]:
+    """The presets of a family for the datasets of these recipes."""
+    return {"digits": digits, "cifar10": cifar10}
+
+
+MOBILENET = Family("ds_net", on("ds_mobilenet_micro8", "ds_mobilenet_micro32"), 4, 0.15, 14, 20.0)
+MOBILENET_PP = Family("ds_net_pp", on("ds_mobilenet_pp_micro8", "ds_mobilenet_pp_micro32"), 8, 0.15, 14, 20.0)
+RESNET_PP = Family("ds_net_pp", on("ds_resnet_pp_micro8", "ds_resnet_pp_micro32"), 8, 0.04, 24, 0.05)
+VIT_PP = Family("ds_net_pp", on("ds_vit_micro8", "ds_vit_micro32"), 4, 0.05, 16, 0.05)
 FAMILIES = (MOBILENET, MOBILENET_PP, RESNET_PP, VIT_PP)
 """Transformers and group norm train with a smaller learning rate, and narrow ResNet++ networks need a longer training:
 at 0.1 for 12 epochs the gated network reached 31 % on digits' test split, which was seen before this was changed. The
@@ -59,7 +64,6 @@ have a hidden layer of their own."""
 
 
 def families(
-    size: str,
     data: DataSpec,
     base: TrainSpec,
     gate_epochs: int,
@@ -69,13 +73,12 @@ def families(
     """Each family as a dynamic network, and networks of its uniform ladder trained alone.
 
     Args:
-        size: suffix of the model presets ("micro8").
         epochs: None: as many as each family is trained for on digits.
         ladder: which of the four steps to train alone.
     """
     profile, specs = ProfileSpec(batch_sizes=(1, 64), rounds=7, warmup=2), []
     for family in FAMILIES:
-        dynamic = family.dynamic(size, data, family.schedule(base, epochs), profile, gate_epochs)
+        dynamic = family.dynamic(data, family.schedule(base, epochs), profile, gate_epochs)
         specs += [dynamic, replace(dynamic, method="uniform", options={"choices": family.ladder()[ladder]})]
     return specs
 
@@ -86,7 +89,7 @@ def digits_families(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     How DS-ResNet++ trains, and what DS-ViT++'s gates see, was chosen after test accuracy was seen (`FAMILIES`, and
     `moments` in bench/models/vit/plain.py). Three seeds took 3 min 51 s on two cores with nothing else running.
     """
-    return over_seeds(families("micro8", DataSpec("digits"), TrainSpec(batch_size=60), gate_epochs=3), seeds)
+    return over_seeds(families(DataSpec("digits"), TrainSpec(batch_size=60), gate_epochs=3), seeds)
 
 
 def cifar10_families(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
@@ -96,4 +99,4 @@ def cifar10_families(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
     say nothing about the methods. About 6.5 minutes on two cores, reckoned from the time of single steps.
     """
     data, base, ends = DataSpec("cifar10", "holdout", 2_000), TrainSpec(batch_size=64), slice(0, 4, 3)
-    return over_seeds(families("micro32", data, base, gate_epochs=1, epochs=4, ladder=ends), seeds)
+    return over_seeds(families(data, base, gate_epochs=1, epochs=4, ladder=ends), seeds)

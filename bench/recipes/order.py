@@ -9,8 +9,8 @@ from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.recipes.arms import on_checkpoint, over_seeds
 from bench.recipes.families import VIT_PP, Family
 
-RESNET = Family("ds_net", "ds_resnet", 4, 0.1, 12, 0.05)
-RESNET_BN = Family("ds_net", "ds_resnet_bn", 4, 0.1, 12, 0.05)
+RESNET = Family("ds_net", {"digits": "ds_resnet_micro8"}, 4, 0.1, 12, 0.05)
+RESNET_BN = Family("ds_net", {"digits": "ds_resnet_bn_micro8"}, 4, 0.1, 12, 0.05)
 ORDERED = (RESNET, RESNET_BN, VIT_PP)
 """Group norm, batch norm, layer norm."""
 
@@ -33,7 +33,7 @@ def channel_order(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     for family in ORDERED:
         run = partial(
             RunSpec,
-            model=f"{family.prefix}_micro8",
+            model=family.models["digits"],
             data=DataSpec("digits"),
             train=family.schedule(TrainSpec(batch_size=60)),
             profile=ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1),

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bench.core.ablation import Group
 from bench.core.errors import UserError
+from bench.core.metrics import paired_metric
 from bench.core.spec import RunSpec
 from bench.reports.compare import Row, common_means, difference, madds_by_seed, scores_by_seed, verdicts
 from bench.reports.frame import natural
@@ -101,8 +102,9 @@ def _lines(
         pair = difference(bootstrap, row, other, ours - theirs)
         lines.append(
             {name: named[row][name] for name in ("dataset", "split", "model", "method", "kind", "config_id", "point")}
-            | {"arm": words, "changed": changed[words], "against": other[1], "against_config": other[0]}
-            | {"top1_mean": ours, "full_top1": theirs, "seeds": pair.seeds, "difference": pair.difference}
+            | {"metric": paired_metric(named[row]["metric"]), "arm": words, "changed": changed[words]}
+            | {"against": other[1], "against_config": other[0]}
+            | {"score_mean": ours, "full_score": theirs, "seeds": pair.seeds, "difference": pair.difference}
             | {"low": pair.low, "high": pair.high, "p_value": pair.p_value}
             | {"madds_mean": madds, "full_madds": full_madds, "madds_change": madds / full_madds - 1}
         )

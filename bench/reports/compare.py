@@ -11,10 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.core.errors import UserError
+from bench.core.metrics import paired_metric
 from bench.reports.rows import groups_of, rows_of
 from bench.reports.runs import Run
-from bench.reports.scores import PointScores, read_scores
+from bench.reports.scores import read_scores
 from bench.statistics.intervals import MINIMUM_SEEDS, holm
+from bench.statistics.per_image import PointScores
 from bench.statistics.significance import Difference, PairedBootstrap, ranks
 from bench.statistics.tradeoff import hull_mixture
 
@@ -23,7 +25,7 @@ Row = tuple[str, str]
 BySeed = dict[int, NDArray]
 ByPoint = dict[str, PointScores]
 
-NAMED = ("dataset", "split", "metric", "model", "method", "variant", "config_id", "point")
+NAMED = ("dataset", "split", "model", "method", "variant", "config_id", "point")
 """What a line of the controls table takes from the dynamic point's row."""
 HULL = "fixed_choice hull"
 
@@ -34,6 +36,7 @@ class Control:
 
     of: Row
     name: str
+    role: str
     scores: BySeed
     madds: dict[int, float]
 
@@ -85,16 +88,18 @@ def _controls_of(row: dict[str, Any], runs: Sequence[Run], scores: dict[str, ByP
     """The controls that were run on the checkpoints of a dynamic point."""
     if row["kind"] != "dynamic" or row["control"]:
         return
-    scored = [run for run in runs if run.run_id in scores]
-    gates = {run.spec.seed: scores[run.run_id] for run in scored if run.config_id == row["config_id"]}
-    for method, name, as_control in (("random_gate", "random_gate", _same_point), ("fixed_choice", HULL, _on_the_hull)):
-        control = Control((row["config_id"], row["point"]), name, {}, {})
-        for run in scored:
-            seed, mine = run.spec.seed, run.spec.method == method and run.parent_config == row["config_id"]
-            if mine and seed in gates and (found := as_control(row["point"], gates[seed], scores[run.run_id])):
-                control.scores[seed], control.madds[seed] = found
-        if control.scores:
-            yield control
+    gates = {run.spec.seed: scores[run.run_id] for run in runs if run.config_id == row["config_id"] and run.points}
+    held: dict[str, Control] = {}
+    for run in runs:
+        seed, role = run.spec.seed, run.control.role if run.control else None
+        if role is None or run.parent_config != row["config_id"] or seed not in gates:
+            continue
+        name = HULL if role == "fixed" else run.spec.method
+        as_control = _on_the_hull if role == "fixed" else _same_point
+        if found := as_control(row["point"], gates[seed], scores[run.run_id]):
+            control = held.setdefault(name, Control((row["config_id"], row["point"]), name, role, {}, {}))
+            control.scores[seed], control.madds[seed] = found
+    yield from sorted(held.values(), key=lambda control: (control.role == "fixed", control.name))
 
 
 def _same_point(point: str, gate: ByPoint, control: ByPoint) -> tuple[NDArray, float] | None:
@@ -125,11 +130,13 @@ def _judged(
     pair = difference(bootstrap, control.of, control.row, ours - theirs)
     return {
         **{name: row[name] for name in NAMED},
+        "metric": paired_metric(row["metric"]),
         "control": control.name,
+        "role": control.role,
         "seeds": pair.seeds,
-        "top1_mean": ours,
+        "score_mean": ours,
         "madds_mean": float(np.mean([costs[seed].mean(dtype=np.float64) for seed in seeds])),
-        "control_top1": theirs,
+        "control_score": theirs,
         "control_madds": float(np.mean([control.madds[seed] for seed in seeds])),
         "difference": pair.difference,
         "low": pair.low,

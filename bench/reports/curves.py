@@ -40,7 +40,7 @@ def curves_frame(observed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_seed(curve: pd.DataFrame) -> list[Curve]:
-    return [(seed["madds_mean"].to_numpy(), seed["top1"].to_numpy()) for _, seed in groups_of(curve, "seed")]
+    return [(seed["madds_mean"].to_numpy(), seed["score"].to_numpy()) for _, seed in groups_of(curve, "seed")]
 
 
 def _measures(by_seed: list[Curve], costliest: float, span: tuple[float, float] | None) -> Iterator[dict[str, Any]]:

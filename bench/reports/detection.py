@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.core.record import Record
+from bench.core.metrics import metrics_of
 from bench.reports.frame import natural
 from bench.reports.layout import (
     Column,
@@ -27,7 +27,7 @@ from bench.reports.runs import Run, variants
 
 PERCENT, PERCENT_CSV = fixed(2, 100), fixed(4, 100)
 NAMES = ("method", "model", "variant", "point")
-MAPS = {"map50_voc": "mAP@0.5 %", "map50_voc07": "mAP@0.5 % (07)", "map_coco": "COCO mAP %", "f1_image": "F1 %"}
+MAPS = {metric.name: f"{metric.title} %" for metric in metrics_of("detection")}
 NOTE = """
 One row for each seed. mAP@0.5: mean over the classes of average precision at IoU 0.5, the area under the precision
 envelope (VOC 2010); (07): its mean at 11 recalls (VOC 2007); COCO mAP: over IoU 0.50 to 0.95, where its packages were
@@ -49,10 +49,7 @@ def detection_frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _rows(run: Run, variant: str) -> Iterator[dict[str, Any]]:
-    by_point: dict[str, dict[str, Record]] = {}
-    for record in run.records("eval"):
-        by_point.setdefault(record.point, {})[record.metric] = record
-    for point, found in by_point.items():
+    for point, found in ((each.name, each.records) for each in run.points.values()):
         if "map50_voc" not in found:
             continue
         main = found["map50_voc"]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.reports.frame import natural
-from bench.reports.headline import HEADLINES, metric_of
+from bench.reports.layout import metric_of
 from bench.reports.rows import groups_of, rows_of, select
 from bench.reports.series import Series, draw, draw_front, legend, legend_width, series_of
 from bench.reports.style import RC, log_axis, save, slug
@@ -32,7 +32,7 @@ def write_accuracy_madds(folder: Path, points: pd.DataFrame) -> list[Path]:
             draw_front(axes, select(group, on_front=True), "madds_mean")
             log_axis(axes, list(group["madds_mean"]))
             axes.set_xlabel("multiply-adds per image (MAdds, log scale)")
-            axes.set_ylabel(HEADLINES[metric_of(group)].axis)
+            axes.set_ylabel(f"{metric_of(group).axis} (%)")
             axes.set_title(_title(split, group).replace(", ", "\n", 1), loc="left")
             legend(figure, series, front=True)
             written += save(figure, folder, f"accuracy_madds_{slug(split)}")
@@ -52,7 +52,7 @@ def write_accuracy_latency(folder: Path, points: pd.DataFrame, latency: pd.DataF
             grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
             for axes, (_, panel) in zip(grid, panels, strict=True):
                 _draw_latency(axes, panel, series)
-            grid[0].set_ylabel(HEADLINES[metric_of(group)].axis)
+            grid[0].set_ylabel(f"{metric_of(group).axis} (%)")
             figure.suptitle(_title(split, group), x=0.01, ha="left", fontsize=RC["axes.titlesize"])
             legend(figure, series)
             written += save(figure, folder, f"accuracy_latency_{slug(split)}")

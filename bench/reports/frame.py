@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,9 +10,8 @@ from typing import Any
 import pandas as pd
 
 from bench.core.files import damaged
-from bench.reports.headline import judged
 from bench.reports.rows import groups_of, rows_of
-from bench.reports.runs import Run, read_runs, variants
+from bench.reports.runs import EvaluatedPoint, Run, read_runs, variants
 from bench.statistics.intervals import summarise
 from bench.statistics.tradeoff import pareto_front
 
@@ -43,60 +42,55 @@ def load(results_root: str | Path) -> pd.DataFrame:
 def observations(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each evaluated run, so one for each seed.
 
-    Beside ROW: kind, control, seed, images, metric (the headline's name), top1 (its value, a fraction), madds_mean,
+    Beside ROW: kind, control, seed, images, metric (the headline's name), score (its value, a fraction), madds_mean,
     madds_min, madds_max, params_stored, params_active, routing (route -> images), madds_theoretical (None where it is
     not another number). Raises UserError when an evaluation lacks one of the others.
     """
     label = variants(runs)
     rows = []
     for run in runs:
-        if "eval" not in run.bodies:
-            continue
         try:
-            rows += _observed(run, label[run.config_id])
-        except (KeyError, TypeError) as error:
-            raise damaged(run.folder / "eval.json", f"its results lack {error.args[0]!r}") from error
+            rows += [_observed(run, label[run.config_id], point) for point in run.points.values()]
+        except KeyError as error:
+            raise damaged(run.folder / "eval.json", f"its records lack {error.args[0]!r}") from error
     return pd.DataFrame(rows)
 
 
-def _observed(run: Run, label: str) -> Iterable[dict[str, Any]]:
-    recorded = {(record.point, record.metric): record for record in run.records("eval")}
-    for name, point in run.bodies["eval"]["results"]["points"].items():
-        headline = judged(point)
-        record = recorded[name, headline.metric]
-        yield {
-            "dataset": record.dataset,
-            "split": record.split,
-            "model": run.spec.model,
-            "method": run.spec.method,
-            "variant": label,
-            "config_id": run.config_id,
-            "parent_config": run.parent_config or "",
-            "point": name,
-            "kind": point["kind"],
-            "control": run.control,
-            "seed": run.spec.seed,
-            "images": headline.images,
-            "metric": headline.metric,
-            "top1": headline.value,
-            "madds_mean": point["madds_mean"],
-            "madds_min": point["madds_min"],
-            "madds_max": point["madds_max"],
-            "madds_theoretical": point.get("madds_theoretical_mean"),
-            "params_stored": point["params_stored"],
-            "params_active": point["params_active_mean"],
-            "routing": point.get("routing") or {},
-        }
+def _observed(run: Run, label: str, point: EvaluatedPoint) -> dict[str, Any]:
+    score, madds, theoretical = point.score, point.records["madds"], point.records.get("madds_theoretical")
+    return {
+        "dataset": score.dataset,
+        "split": score.split,
+        "model": run.spec.model,
+        "method": run.spec.method,
+        "variant": label,
+        "config_id": run.config_id,
+        "parent_config": run.parent_config or "",
+        "point": point.name,
+        "kind": point.kind,
+        "control": point.control is not None,
+        "seed": run.spec.seed,
+        "images": score.n,
+        "metric": point.headline.name,
+        "score": score.value,
+        "madds_mean": madds.value,
+        "madds_min": madds.details["min"],
+        "madds_max": madds.details["max"],
+        "madds_theoretical": theoretical.value if theoretical else None,
+        "params_stored": point.records["params_stored"].value,
+        "params_active": point.records["params_active"].value,
+        "routing": point.routing,
+    }
 
 
 def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each config, over its seeds: what the leaderboard shows.
 
-    Beside ROW: kind, control, seeds (their number), images, metric, top1_mean, top1_std, top1_low, top1_high (of the
-    headline metric, whichever it is: fractions; std with n - 1, t interval), madds_mean, madds_std, madds_min,
-    madds_max, madds_relative (to the costliest row of the same split), madds_theoretical (NaN where it is not another
-    number), params_stored, params_active, routing (route -> mean share of the images), on_front (of all rows of the
-    split). Sorted by split, then best first.
+    Beside ROW: kind, control, seeds (their number), images, metric, score_mean, score_std, score_low, score_high (of
+    the headline metric: fractions; std with n - 1, t interval), madds_mean, madds_std, madds_min, madds_max,
+    madds_relative (to the costliest row of the same split), madds_theoretical (NaN where it is not another number),
+    params_stored, params_active, routing (route -> mean share of the images), on_front (of all rows of the split).
+    Sorted by split, then best first.
     """
     observed = observations(runs)
     if observed.empty:
@@ -104,12 +98,12 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for key, group in groups_of(observed, *ROW):
         first = rows_of(group)[0]
-        top1, madds = summarise(group["top1"].to_numpy()), summarise(group["madds_mean"].to_numpy())
+        score, madds = summarise(group["score"].to_numpy()), summarise(group["madds_mean"].to_numpy())
         rows.append(
             dict(zip(ROW, key, strict=True))
-            | {"kind": first["kind"], "control": first["control"], "seeds": top1.n, "images": first["images"]}
+            | {"kind": first["kind"], "control": first["control"], "seeds": score.n, "images": first["images"]}
             | {"metric": first["metric"]}
-            | {"top1_mean": top1.mean, "top1_std": top1.std, "top1_low": top1.low, "top1_high": top1.high}
+            | {"score_mean": score.mean, "score_std": score.std, "score_low": score.low, "score_high": score.high}
             | {"madds_mean": madds.mean, "madds_std": madds.std}
             | {"madds_min": group["madds_min"].min(), "madds_max": group["madds_max"].max()}
             | {"madds_theoretical": group["madds_theoretical"].astype(float).mean()}
@@ -121,7 +115,7 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     points["madds_relative"] = points["madds_mean"] / costliest
     points["on_front"] = False
     for _, group in groups_of(points, "split"):
-        points.loc[group.index, "on_front"] = pareto_front(group["madds_mean"], group["top1_mean"])
+        points.loc[group.index, "on_front"] = pareto_front(group["madds_mean"], group["score_mean"])
     return _best_first(points)
 
 
@@ -136,7 +130,7 @@ def _mean_shares(group: pd.DataFrame) -> dict[str, float]:
 def _best_first(points: pd.DataFrame) -> pd.DataFrame:
     def order(row: dict[str, Any]) -> tuple:
         names = (natural(row[name]) for name in ("model", "method", "variant", "point", "config_id"))
-        return (row["split"], -row["top1_mean"], row["madds_mean"], *names)
+        return (row["split"], -row["score_mean"], row["madds_mean"], *names)
 
     return pd.DataFrame(sorted(rows_of(points), key=order), columns=points.columns)
 

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from tabulate import tabulate
 
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
+from bench.core.metrics import METRICS, Metric
 from bench.reports.rows import rows_of
 
 NONE = "n/a"
 """What stands in a Markdown table where there is no number."""
 
+SCORE = "{score}"
 Format = Callable[[Any], str]
 
 
@@ -26,6 +28,7 @@ class Column:
     """One column: its name in the frame, its title and format in Markdown, its header and format in CSV.
 
     It is left out of Markdown where `title` is None, of CSV where `plain` is None; `header` is `name` where not given.
+    SCORE in a title stands for that of the metric which the rows of a section are judged by.
     """
 
     name: str
@@ -108,6 +111,16 @@ def markdown_table(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
 def used(frame: pd.DataFrame, columns: Sequence[Column]) -> list[Column]:
     """The columns without those that are empty in every row of a section, such as `variant` where there is none."""
     return [column for column in columns if any(value is not None and value != "" for value in frame[column.name])]
+
+
+def metric_of(group: pd.DataFrame) -> Metric:
+    """The metric by which the rows of one split are judged."""
+    return METRICS[rows_of(group)[0]["metric"]]
+
+
+def titled_by(columns: Sequence[Column], metric: Metric) -> list[Column]:
+    """The columns with the metric's title in the place of SCORE."""
+    return [replace(c, title=c.title.replace(SCORE, metric.title)) if c.title else c for c in columns]
 
 
 def write_markdown(path: Path, stamp: Stamp, *parts: str) -> Path:

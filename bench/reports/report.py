@@ -16,10 +16,22 @@ from bench.reports.frame import latency_frame, observations, points_frame
 from bench.reports.gates import gates_frame
 from bench.reports.layout import Stamp
 from bench.reports.listings import write_failures, write_reported
+from bench.reports.meters import meters_frame, write_meters
 from bench.reports.reported import ReportedRow, load_reported
 from bench.reports.runs import Run, read_runs, records_digest
 
-TABLES = ("leaderboard", "latency", "controls", "gates", "ablation_*", "curves", "detection", "reported", "failures")
+TABLES = (
+    "leaderboard",
+    "latency",
+    "meters",
+    "controls",
+    "gates",
+    "ablation_*",
+    "curves",
+    "detection",
+    "reported",
+    "failures",
+)
 FIGURES = ("accuracy_madds", "accuracy_latency", "routing")
 
 
@@ -54,6 +66,7 @@ def _write_measured(
         *study_tables.write_ablations(folder, stamp, studies),
         *tables.write_curves(folder, stamp, curves_frame(observed)),
         *tables.write_latency(folder, stamp, latency),
+        *write_meters(folder, stamp, meters_frame(runs)),
         *write_detection(folder, stamp, detection_frame(runs)),
         *figures.write_accuracy_madds(pictures, points),
         *figures.write_accuracy_latency(pictures, points, latency),

@@ -3,21 +3,59 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.core.errors import UserError
+from bench.core.files import damaged
+from bench.core.metrics import METRICS, Metric, paired_metric
 from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
-
-CONTROLS = ("random_gate", "fixed_choice", "oracle_gate", "class_prior")
-"""Methods that show what another run's checkpoint would have given without its gate, or what needs no network."""
-
+from bench.reports.old_files import as_written_now
 
 NOT_TRAINED = "not trained here"
+
+
+class Control(NamedTuple):
+    """What a control says of itself: the run_id on whose checkpoint it works, if any, and its role (`Method.role`)."""
+
+    of: str | None
+    role: str | None
+
+
+@dataclass(frozen=True)
+class EvaluatedPoint:
+    """What the eval phase of a run says of one point.
+
+    Attributes:
+        kind: "static" or "dynamic". control: None where the method is no control.
+        routing_space: for each decision the options that it may take. route: of a static point that is one route.
+            Both are None where they say nothing (`bench.points.OperatingPoint`).
+        routing: how many images took each route, by its name.
+        headline: the metric that rows are ordered by. records: every number that was measured, by metric.
+    """
+
+    name: str
+    kind: str
+    control: Control | None
+    routing_space: list[list[int]] | None
+    route: tuple[int, ...] | None
+    routing: dict[str, int]
+    headline: Metric
+    records: dict[str, Record]
+
+    @property
+    def score(self) -> Record:
+        """The record of the headline."""
+        return self.records[self.headline.name]
+
+    @property
+    def paired(self) -> Record:
+        """The record of the images' mean score, which paired tests compare."""
+        return self.records[paired_metric(self.headline.name)]
 
 
 @dataclass(frozen=True)
@@ -45,10 +83,25 @@ class Run:
         """12 hex digits, shared exactly by the runs that differ in nothing but their seed."""
         return config_of(self.settings)
 
+    @cached_property
+    def points(self) -> dict[str, EvaluatedPoint]:
+        """What was evaluated, by the points' names; nothing before that. Raises UserError where the evaluation lacks
+        something."""
+        if "eval" not in self.bodies:
+            return {}
+        try:
+            records: dict[str, dict[str, Record]] = {}
+            for record in self.bodies["eval"]["records"]:
+                records.setdefault(record.point, {})[record.metric] = record
+            said = self.bodies["eval"]["results"]["points"]
+            return {name: _point(name, point, records[name]) for name, point in said.items()}
+        except (KeyError, TypeError) as error:
+            raise damaged(self.folder / "eval.json", f"its results lack {error.args[0]!r}") from error
+
     @property
-    def control(self) -> bool:
-        """Whether it is there only to judge another run by."""
-        return self.spec.method in CONTROLS
+    def control(self) -> Control | None:
+        """What it says of itself as a control; None before it is evaluated, and for all that is none."""
+        return next((point.control for point in self.points.values()), None)
 
     @property
     def trained(self) -> bool:
@@ -76,19 +129,39 @@ def read_runs(results_root: str | Path) -> list[Run]:
     if store is None or not ids:
         raise UserError(f"there are no runs in {root}; make some with: slicebench run RECIPE --results {root}")
     specs = {run_id: store.read_spec(run_id) for run_id in ids}
-    return [_read_run(store, spec, specs) for spec in specs.values()]
+    return set_apart([_read_run(store, spec, specs) for spec in specs.values()])
 
 
 def _read_run(store: Store, spec: RunSpec, specs: Mapping[str, RunSpec]) -> Run:
     run_id = spec.run_id
     parent = specs.get(spec.init_from or "")
+    bodies = {phase: store.read(run_id, phase) for phase in PHASES if store.has(run_id, phase)}
+    if "eval" in bodies:
+        judged = store.read(parent.run_id, "eval") if parent and store.has(parent.run_id, "eval") else None
+        try:
+            bodies["eval"] = as_written_now(spec, bodies["eval"], judged)
+        except (KeyError, TypeError) as error:
+            raise damaged(store.path(run_id) / "eval.json", f"its results lack {error.args[0]!r}") from error
     return Run(
         spec=spec,
         settings=settings_of(spec, specs),
         parent_config=config_of(settings_of(parent, specs)) if parent else None,
         folder=store.path(run_id),
-        bodies={phase: store.read(run_id, phase) for phase in PHASES if store.has(run_id, phase)},
+        bodies=bodies,
         error=store.read_error(run_id),
+    )
+
+
+def _point(name: str, said: Mapping[str, Any], records: dict[str, Record]) -> EvaluatedPoint:
+    return EvaluatedPoint(
+        name,
+        said["kind"],
+        None if said["control"] is None else Control(said["control"]["of"], said["control"]["role"]),
+        said["routing_space"],
+        None if said["route"] is None else tuple(said["route"]),
+        said["routing"],
+        METRICS[said["headline"]],
+        records,
     )
 
 
@@ -121,6 +194,61 @@ def _flatten(raw: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 def config_of(settings: Mapping[str, Any]) -> str:
     """The config_id of some settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def set_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs with what sets those of different data apart: no row, and no table, mixes them.
+
+    Where runs that differ in their seed alone, or their parents, have trained on splits of different digests, theirs is
+    the setting "data.digest"; where test splits of one name have different digests, it is a part of the names of the
+    dataset and the split. Runs that recorded no digest stay as they are.
+    """
+    trained = {run.run_id: _digest_of(run, "train") for run in runs}
+    alike: dict[str, set[str]] = {}
+    for run in runs:
+        if trained[run.run_id]:
+            alike.setdefault(run.config_id, set()).add(trained[run.run_id])
+    mixed = {config for config, digests in alike.items() if len(digests) > 1}
+    by_id = {run.run_id: run for run in runs}
+
+    def settings(run: Run, prefix: str = "") -> dict[str, Any]:
+        own = {f"{prefix}data.digest": trained[run.run_id]} if run.config_id in mixed and trained[run.run_id] else {}
+        parent = by_id.get(run.spec.init_from or "")
+        return own | (settings(parent, f"{prefix}parent.") if parent else {})
+
+    marked = {run.run_id: replace(run, settings=run.settings | settings(run)) for run in runs}
+    tests: dict[str, set[str]] = {}
+    for run in runs:
+        for record in run.records("eval"):
+            tests.setdefault(record.split, set()).update(filter(None, [_digest_of(run, "eval")]))
+    several = {split for split, digests in tests.items() if len(digests) > 1}
+    return [
+        replace(
+            run,
+            parent_config=run.parent_config and marked[run.spec.init_from or ""].config_id,
+            bodies={phase: _renamed(body, several, _digest_of(run, "eval")) for phase, body in run.bodies.items()},
+        )
+        for run in marked.values()
+    ]
+
+
+def _digest_of(run: Run, phase: str) -> str:
+    """8 digits for the data that a phase has seen; "" where it recorded none."""
+    digests = run.bodies[phase]["results"].get("digests") if phase in run.bodies else None
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:8] if digests else ""
+
+
+def _renamed(body: dict[str, Any], several: set[str], digest: str) -> dict[str, Any]:
+    """A phase whose records of these splits name the test split's digest."""
+    if not digest:
+        return body
+    records = [
+        replace(record, dataset=f"{record.dataset}-{digest}", split=record.split.replace(":", f"-{digest}:"))
+        if record.split in several
+        else record
+        for record in body["records"]
+    ]
+    return body | {"records": records}
 
 
 def records_digest(runs: Iterable[Run]) -> str:

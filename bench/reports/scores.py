@@ -1,8 +1,8 @@
 """Per-image scores beside a run's evaluation, checked against it."""
 
 import hashlib
+import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +10,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from bench.core.files import damaged
-from bench.reports.headline import judged
 from bench.reports.runs import Run
-
-
-class PointScores(NamedTuple):
-    """What one point did with each image, in the split's order."""
-
-    score: NDArray[np.float32]  # (n,) in [0, 1]
-    madds: NDArray[np.int64]  # (n,)
-    route: NDArray[np.int64]  # (n, G)
+from bench.statistics.per_image import PointScores, unpack
 
 
 def read_scores(run: Run) -> dict[str, PointScores]:
@@ -28,22 +20,19 @@ def read_scores(run: Run) -> dict[str, PointScores]:
     Raises UserError, naming the file, when it is missing or damaged, or says something else than the
     evaluation.
     """
-    results = run.bodies["eval"]["results"]
-    named = results.get("per_image", {})
+    named = run.bodies["eval"]["results"].get("per_image", {})
     file = run.folder / str(named.get("file", "per_image.safetensors"))
     tensors = _read(file, named.get("sha256"))
-    found = {}
-    for point, said in results.get("points", {}).items():
+    scores = {}
+    for name, point in run.points.items():
         try:
-            scores = PointScores(*(tensors[f"{point}/{part}"] for part in PointScores._fields))
+            scores[name] = unpack(name, tensors)
         except KeyError as error:
             raise damaged(file, f"it lacks {error.args[0]!r}") from error
-        headline = judged(said)
-        total, n = headline.score, headline.images
-        if len(scores.score) != n or float(scores.score.sum(dtype=np.float64)) != total:
-            raise damaged(file, f"its scores of {point!r} are not the {total} of {n} of the evaluation")
-        found[point] = scores
-    return found
+        score, said = scores[name].score, point.paired
+        if len(score) != said.n or not math.isclose(score.mean(dtype=np.float64), said.value, abs_tol=1e-12):
+            raise damaged(file, f"its scores of {name!r} are not the mean of {said.value} over {said.n} images")
+    return scores
 
 
 def _read(file: Path, sha256: str | None) -> dict[str, NDArray]:

@@ -70,9 +70,9 @@ def draw(axes: Axes, series: Series, points: pd.DataFrame, x: str, x_std: str | 
         return
     axes.errorbar(
         [row[x] for row in rows],
-        [100 * row["top1_mean"] for row in rows],
+        [100 * row["score_mean"] for row in rows],
         xerr=_bars([row[x_std] for row in rows]) if x_std else None,
-        yerr=_bars([100 * row["top1_std"] for row in rows]),
+        yerr=_bars([100 * row["score_std"] for row in rows]),
         elinewidth=0.8,
         zorder=4 if series.dynamic else 3,
         **series.drawing,
@@ -88,7 +88,7 @@ def _bars(spread: list[float]) -> list[float] | None:
 def draw_front(axes: Axes, front: pd.DataFrame, x: str) -> None:
     """The Pareto front as a staircase: what is reached with at most so much."""
     front = front.sort_values(by=x)
-    axes.step(front[x], 100 * front["top1_mean"], where="post", color=FRONT_COLOR, linewidth=2.5, zorder=1)
+    axes.step(front[x], 100 * front["score_mean"], where="post", color=FRONT_COLOR, linewidth=2.5, zorder=1)
 
 
 def legend(figure: Figure, series: list[Series], front: bool = False) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from bench.reports.ablations import Section
 from bench.reports.layout import (
+    SCORE,
     Column,
     Stamp,
     count,
@@ -14,9 +15,11 @@ from bench.reports.layout import (
     integer,
     interval,
     markdown_table,
+    metric_of,
     name_column,
     number,
     signed,
+    titled_by,
     used,
     write_csv,
     write_markdown,
@@ -41,8 +44,9 @@ ABLATION = [
     name_column("point"),
     name_column("against"),
     Column("seeds", "seeds", integer, integer),
-    Column("top1_mean", "top-1 %", PERCENT, PERCENT_CSV, "top1_percent"),
-    Column("full_top1", "full %", PERCENT, PERCENT_CSV, "full_top1_percent"),
+    Column("metric", None),
+    Column("score_mean", f"{SCORE} %", PERCENT, PERCENT_CSV, "score_percent"),
+    Column("full_score", "full %", PERCENT, PERCENT_CSV, "full_score_percent"),
     *DIFFERENCE,
     Column("madds_mean", "MAdds/image", count, number),
     Column("full_madds", None, plain=number),
@@ -51,7 +55,7 @@ ABLATION = [
     Column("against_config", None),
 ]
 ABLATION_NOTE = """
-Each variant against the full method of the same recipe, point by point: the difference in top-1, in percentage points,
+Each variant against the full method of the same recipe, point by point: the difference in percentage points,
 by the paired bootstrap over seeds and images on the seeds that both have, with its 95 % interval; p with Holm's
 correction over the table. "No difference shown" is not "no difference". Dynamic points are what the gates reach; the
 others are fixed sub-networks of the same supernet. Changed: the settings in which the variant's runs differ.
@@ -68,7 +72,7 @@ def write_ablations(folder: Path, stamp: Stamp, found: Mapping[str, Sequence[Sec
         texts = [f"# Ablation: {recipe.removeprefix('ablation_').replace('_', ' ')}", ABLATION_NOTE]
         for part in parts:
             shown = _with_interval(part.rows)
-            columns = [column for column in ABLATION if column.name != "against" or _is_crossed(shown)]
+            columns = titled_by([c for c in ABLATION if c.name != "against" or _is_crossed(shown)], metric_of(shown))
             texts += [f"## {part.title}", f"Full method: {part.full}.", markdown_table(shown, used(shown, columns))]
         whole = pd.concat([part.rows for part in parts], ignore_index=True)
         written += [
@@ -112,9 +116,10 @@ DOING = [
     Column("separation_high", None, plain=fixed(6)),
 ]
 WORTH = [
-    Column("top1_mean", "top-1 %", PERCENT, PERCENT_CSV, "top1_percent"),
+    Column("metric", None),
+    Column("score_mean", f"{SCORE} %", PERCENT, PERCENT_CSV, "score_percent"),
     Column("madds_mean", "MAdds/image", count, number),
-    Column("oracle_top1", "oracle % (derived)", PERCENT, PERCENT_CSV, "oracle_top1_percent_derived"),
+    Column("oracle_score", "oracle % (derived)", PERCENT, PERCENT_CSV, "oracle_score_percent_derived"),
     Column("oracle_madds", "oracle MAdds (derived)", count, number, "oracle_madds_derived"),
     Column("regret", "regret", PERCENT, PERCENT_CSV, "regret_percent"),
     Column("excess", "MAdds over oracle %", signed(1, 100), PERCENT_CSV, "madds_over_oracle_percent"),
@@ -131,7 +136,7 @@ that it gets right, ties counted half; 0.5 is routing that knows nothing of diff
 """
 WORTH_NOTE = """
 What the routing is worth. The oracle is derived from the scores of the fixed choices, never run, and pays for no gate:
-the cheapest choice of the routing space that solves an image, else the cheapest. Regret: its top-1 less the gate's, in
+the cheapest choice of the routing space that solves an image, else the cheapest. Regret: its score less the gate's, in
 percentage points. The advantages over random routing in the same proportions and over the hull of the fixed choices at
 equal MAdds, with their intervals, are those of the table of controls. n/a: that control was not run, or several gates,
 whose fixed choices are a few of the routes that an oracle could take.
@@ -150,5 +155,5 @@ def write_gates(folder: Path, stamp: Stamp, gates: pd.DataFrame) -> list[Path]:
     parts = ["# Gates", GATES_NOTE, WORTH_NOTE]
     for (split,), group in groups_of(shown, "split"):
         parts += [f"## {titled(split, group)}", section(group, [*NAMES, SEEDS, *DOING])]
-        parts += [section(group, [*NAMES, *WORTH])]
+        parts += [section(group, [*NAMES, *titled_by(WORTH, metric_of(group))])]
     return [write_markdown(folder / "gates.md", stamp, *parts), write_csv(folder / "gates.csv", stamp, gates, GATES)]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.core.metrics import METRICS
 from bench.reports.compare import HULL, Row
 from bench.reports.curves import REFERENCE
-from bench.reports.headline import HEADLINES, apart, metric_of, renamed
 from bench.reports.layout import (
     NONE,
+    SCORE,
     Column,
     Stamp,
     count,
@@ -17,9 +18,11 @@ from bench.reports.layout import (
     integer,
     interval,
     markdown_table,
+    metric_of,
     name_column,
     number,
     signed,
+    titled_by,
     used,
     write_csv,
     write_markdown,
@@ -38,11 +41,12 @@ LEADERBOARD = [
     Column("rank", "rank", integer, integer),
     *NAMES,
     name_column("kind"),
-    Column("top1_mean", "top-1 %", PERCENT, PERCENT_CSV, "top1_percent"),
-    Column("top1_std", "std", PERCENT, PERCENT_CSV, "top1_percent_std"),
+    Column("metric", None),
+    Column("score_mean", f"{SCORE} %", PERCENT, PERCENT_CSV, "score_percent"),
+    Column("score_std", "std", PERCENT, PERCENT_CSV, "score_percent_std"),
     Column("interval", "95 % interval", plain=None),
-    Column("top1_low", None, plain=PERCENT_CSV, header="top1_percent_low"),
-    Column("top1_high", None, plain=PERCENT_CSV, header="top1_percent_high"),
+    Column("score_low", None, plain=PERCENT_CSV, header="score_percent_low"),
+    Column("score_high", None, plain=PERCENT_CSV, header="score_percent_high"),
     Column("seeds", "seeds", integer, integer),
     Column("images", None, plain=integer),
     Column("madds_mean", "MAdds/image", count, number),
@@ -67,10 +71,6 @@ THEORETICAL_NOTE = """
 Theoretical MAdds: without products that the method makes zero but executes all the same. Never a saving, and not what
 rows are compared by.
 """
-DETECTION_NOTE = """
-Detectors are ordered by mean average precision at IoU 0.5 (all points, difficult objects ignored), and ranked by the
-paired test on F1 of each image. AP of each class, by both rules of VOC, stands in detection.md.
-"""
 
 
 def write_leaderboard(
@@ -81,23 +81,23 @@ def write_leaderboard(
     shown = points.assign(
         rank=pd.Series([ranks[row["config_id"], row["point"]] for row in rows], dtype=object),
         kind=[f"{row['kind']} (control)" if row["control"] else row["kind"] for row in rows],
-        interval=[interval(row["top1_low"], row["top1_high"]) for row in rows],
+        interval=[interval(row["score_low"], row["score_high"]) for row in rows],
         madds_theoretical=pd.Series([known(row["madds_theoretical"]) for row in rows], dtype=object),
     )
     has_theory = any(value is not None for value in shown["madds_theoretical"])
     parts = ["# Leaderboard", LEADERBOARD_NOTE, *([THEORETICAL_NOTE] if has_theory else [])]
-    parts += [DETECTION_NOTE] if set(shown["metric"]) - {"top1"} else []
+    parts += [METRICS[name].note for name in sorted(set(shown["metric"]))]
     for (split,), group in groups_of(shown, "split"):
         images = f"{rows_of(group)[0]['images']:,} images"
         parts += [
             f"## {', '.join([split, images, *_only_model(group)])}",
-            section(group, renamed(LEADERBOARD, metric_of(group))),
+            section(group, titled_by(LEADERBOARD, metric_of(group))),
         ]
     if left_out:
         parts.append(f"Not in this table, because not evaluated: {left_out} runs (see failures.md).")
     return [
         write_markdown(folder / "leaderboard.md", stamp, *parts),
-        write_csv(folder / "leaderboard.csv", stamp, *apart(shown, LEADERBOARD)),
+        write_csv(folder / "leaderboard.csv", stamp, shown, LEADERBOARD),
     ]
 
 
@@ -145,8 +145,9 @@ CONTROLS = [
     *NAMES,
     name_column("control"),
     Column("seeds", "seeds", integer, integer),
-    Column("top1_mean", "top-1 %", PERCENT, PERCENT_CSV, "top1_percent"),
-    Column("control_top1", "control %", PERCENT, PERCENT_CSV, "control_top1_percent"),
+    Column("metric", None),
+    Column("score_mean", f"{SCORE} %", PERCENT, PERCENT_CSV, "score_percent"),
+    Column("control_score", "control %", PERCENT, PERCENT_CSV, "control_score_percent"),
     Column("madds_mean", "MAdds/image", count, number),
     Column("control_madds", "control MAdds", count, number),
     Column("difference", "difference", signed(2, 100), PERCENT_CSV, "difference_percent"),
@@ -174,11 +175,10 @@ def write_controls(folder: Path, stamp: Stamp, controls: pd.DataFrame) -> list[P
     shown = controls.assign(interval=[interval(row["low"], row["high"]) for row in rows_of(controls)])
     parts = ["# Dynamic points against their controls", CONTROLS_NOTE]
     for (split,), group in groups_of(shown, "split"):
-        columns = renamed(CONTROLS, metric_of(group), paired=True)
-        parts += [f"## {titled(split, group)}", section(group, columns)]
+        parts += [f"## {titled(split, group)}", section(group, titled_by(CONTROLS, metric_of(group)))]
     return [
         write_markdown(folder / "controls.md", stamp, *parts),
-        write_csv(folder / "controls.csv", stamp, *apart(shown, CONTROLS, paired=True)),
+        write_csv(folder / "controls.csv", stamp, shown, CONTROLS),
     ]
 
 
@@ -247,5 +247,5 @@ def _wide(group: pd.DataFrame) -> pd.DataFrame:
 def _measure_title(row: dict, costliest: float) -> str:
     low, high = count(row["madds_low"]), count(row["madds_high"])
     if row["measure"] == "accuracy":
-        return f"{HEADLINES[row['metric']].title.removesuffix(' %')} at {low} ({row['madds_low'] / costliest:.0%})"
+        return f"{METRICS[row['metric']].title} at {low} ({row['madds_low'] / costliest:.0%})"
     return f"area from {low} to {high}" if row["measure"] == "area" else row["measure"]

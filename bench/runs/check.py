@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import UserError
+from bench.core.identity import recorded, refuse_other_data
 from bench.core.spec import DataSpec, RunSpec
 from bench.core.store import Store
 
 if TYPE_CHECKING:  # recipes are listed without torch
+    from bench.data.dataset import Dataset
     from bench.slicing.supernet import Supernet
 
 NetworkOf = Callable[[RunSpec], "Supernet"]
@@ -22,16 +24,20 @@ def check(
     data_root: Path | None,
     results: Path | None = None,
     given: Mapping[str, Any] | None = None,
-) -> None:
+) -> list[str]:
     """Find out before anything runs what would fail anyway. `results` and `given` as in `check_starts`.
+
+    Returns what is to be said of the data, a line for each that has a summary.
 
     Raises:
         UserError: data that is not there or too few for a batch, images that a network cannot take, a choice or budget
-            that it cannot meet, a start from weights or a run of something else.
+            that it cannot meet, a meter that nobody knows, a start from weights or a run of something else, a run or
+            its parent that has seen other data.
     """
     from bench.data import load
     from bench.methods import check_task, method_of
     from bench.models import PRESETS
+    from bench.profilers import METERS
     from bench.profilers.model import check_size
 
     dataset = cache(lambda data: load(data, data_root))
@@ -46,6 +52,8 @@ def check(
         return net
 
     for spec in specs:
+        for meter in spec.profile.meters:
+            METERS.get(meter)
         dataset(spec.data).train.steps(spec.train.batch_size)
         net = network(spec.model, spec.data)
         try:
@@ -54,6 +62,21 @@ def check(
         except UserError as error:
             raise UserError(f"{spec.method} on {spec.model}: {error}") from error
     check_starts(specs, lambda spec: network(spec.model, spec.data), results, given or {})
+    if results is not None and results.is_dir():
+        _check_data(specs, lambda spec: dataset(spec.data), Store(results, writable=False))
+    return [text for data in dict.fromkeys(spec.data for spec in specs) if (text := dataset(data).summary)]
+
+
+def _check_data(specs: Sequence[RunSpec], dataset_of: Callable[[RunSpec], Dataset], store: Store) -> None:
+    """Raises `UserError` for a run, or the parent of one, that has seen other data than there are."""
+    stored = set(store.runs())
+    for spec in specs:
+        names = [spec.run_id]
+        if spec.init_from in stored and store.read_spec(spec.init_from).data == spec.data:
+            names.append(spec.init_from)
+        for run_id in names:
+            seen = recorded(store, run_id)
+            refuse_other_data(seen, dataset_of(spec).digests(*seen), run_id)
 
 
 def given_weights(text: str | None) -> dict[str, Any]:
@@ -131,14 +154,14 @@ def _stored(run_id: str | None, results: Path | None) -> RunSpec | None:
 
 def _left(parent: RunSpec, results: Path | None) -> Mapping[str, Any] | None:
     """The supernet that a run of an earlier command left, whose data need not be here; None where there is none."""
-    from bench.methods import method_of
-    from bench.training.start import SUPERNET, left_by
+    from bench.methods import SUPERNET, left_by, method_of
+    from bench.runs.run import open_run
 
     assert results is not None
     store = Store(results, writable=False)
     if method_of(parent.method).leaves != "supernet" or not store.has(parent.run_id, "train"):
         return None
-    return left_by(store.path(parent.run_id), parent.run_id, SUPERNET, "supernet")
+    return left_by(open_run(store, parent, None), SUPERNET, "supernet")
 
 
 def _check_networks(spec: RunSpec, parent: RunSpec, state: Mapping[str, Any] | None, net: Supernet) -> None:

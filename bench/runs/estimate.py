@@ -25,7 +25,7 @@ from bench.data import load
 from bench.data.dataset import Batch, Dataset, Split
 from bench.methods import method_of
 from bench.models import PRESETS
-from bench.training.context import Context
+from bench.training.run import Run
 
 FIRST_IMAGES = 4  # of a step of the first try
 BUDGET_S = 2.0  # about what a second try may take, with as many images as promise that
@@ -95,8 +95,9 @@ def _seconds_an_image(spec: RunSpec, data: Dataset, images: int) -> float:
     """Seconds of all trainings of a run for each image of a batch, timed with batches of `images`."""
     watch = _Watch()
     with tempfile.TemporaryDirectory() as folder:
-        context = Context(Path(folder), spec.run_id, torch.device(spec.device), watch, checkpoint_s=math.inf)
-        method_of(spec.method).operating_points(spec, _excerpt(data, images), context)
+        method, part = method_of(spec.method), _excerpt(data, images)
+        device, options = torch.device(spec.device), method.options(spec)
+        method.train(Run(spec, options, Path(folder), lambda: part, device, progress=watch, checkpoint_s=math.inf))
     return watch.seconds() / images
 
 

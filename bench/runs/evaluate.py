@@ -1,100 +1,90 @@
-"""The eval phase: the test split is judged once, by the final points, and what was measured becomes records."""
+"""The eval phase: the test split is judged once, by the final points. Records hold every number that was measured;
+results hold what is no number: what each point is, where it sent the images, and the proof of its cost."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from safetensors.numpy import save
 
 from bench.core.files import sha256, write_atomic
-from bench.core.record import METRICS, Record
+from bench.core.metrics import METRICS, Measured, metrics_of
+from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.evaluation.accuracy import Evaluation, evaluate
-from bench.evaluation.measures import Measure, backbone_measures, measures_of
+from bench.evaluation.backbone import backbone_madds
 from bench.evaluation.proof import prove
+from bench.methods import method_of
 from bench.points import OperatingPoint
-from bench.tasks.task import task_of
-from bench.training.context import Context
+from bench.statistics.per_image import pack
+from bench.tasks.task import Task
+from bench.training.run import Run
 
 PER_IMAGE = "per_image.safetensors"
 
 
-def evaluated(spec: RunSpec, data: Dataset, context: Context, points: list[OperatingPoint]) -> dict[str, Any]:
+def evaluated(run: Run, points: list[OperatingPoint]) -> dict[str, Any]:
     """The test split is opened here, once, by the final points."""
-    split, task = data.open_test(), task_of(data)
+    spec, data, task = run.spec, run.data, run.task
+    split = data.open_test()
     records, results, arrays = [], {}, {}
     for done, point in enumerate(points):
-        context.progress("eval", done, len(points))
-        proof = prove(point, split, context.device)
-        scores = evaluate(point, split, task, context.device)
-        measures = measures_of(task, scores, data.classes)
-        measures += backbone_measures(point, scores.route, next(split.batches(1, device=context.device)).x)
-        results[point.name] = _summary(point, scores, measures[0], proof)
-        records += _accuracy_records(spec, data.id, split.id, point, scores, measures, proof)
-        arrays |= scores.tensors(point.name)
-    file = context.directory / PER_IMAGE
+        run.progress("eval", done, len(points))
+        proof = prove(point, split, run.device)
+        scores = evaluate(point, split, task, run.device)
+        image = next(split.batches(1, device=run.device)).x
+        measured = _judged(data, scores) | _costs(point, scores, backbone_madds(point, scores.route, image), proof)
+        names = (spec.run_id, spec.method, spec.model, data.id, split.id, point.name, spec.seed)
+        records += [
+            Record(*names, metric, each.value, METRICS[metric].unit, len(scores.score), details=each.details)
+            for metric, each in measured.items()
+        ]
+        results[point.name] = _described(spec, point, task) | {"routing": scores.routing(), "executed_proof": proof}
+        arrays |= pack(point.name, scores.score, scores.madds, scores.route, scores.params)
+    file = run.folder / PER_IMAGE
     about = {"run_id": spec.run_id, "split": split.id, "digest": split.digest}
     write_atomic(file, save(arrays, {"slicebench": json.dumps(about, sort_keys=True)}))
     per_image = {"file": PER_IMAGE, "sha256": sha256(file)}
-    return {"records": records, "results": {"points": results, "split": split.id, "per_image": per_image}}
+    about = {"split": split.id, "digests": {split.name: split.digest}, "per_image": per_image}
+    return {"records": records, "results": {"points": results, **about}}
 
 
-def _summary(point: OperatingPoint, scores: Evaluation, headline: Measure, proof: dict[str, Any]) -> dict[str, Any]:
-    n, theoretical = len(scores.score), _theoretical_madds(point, scores)
-    if headline.metric == "top1":
-        judged: dict[str, Any] = {"top1": {"correct": scores.solved, "n": n}}
-    else:
-        total = float(scores.score.sum(dtype="float64"))
-        judged = {"headline": {"metric": headline.metric, "value": headline.value, "score": total, "n": n}}
-    quantiles = {f"p{q}": int(sorted(scores.madds)[min(n - 1, n * q // 100)]) for q in (10, 50, 90)}
+def _described(spec: RunSpec, point: OperatingPoint, task: Task) -> dict[str, Any]:
+    """What a point is, as values for those who read its records: see `bench.reports.runs.EvaluatedPoint`."""
+    method = method_of(spec.method)
     return {
         "kind": point.kind,
-        **judged,
-        "madds_mean": float(scores.madds.mean()),
-        "madds_min": int(scores.madds.min()),
-        "madds_max": int(scores.madds.max()),
-        "madds_quantiles": quantiles,
-        "params_stored": point.params_stored,
-        "params_active_mean": float(scores.params.mean()),
-        "routing": scores.routing(),
-        "executed_proof": proof,
-    } | ({} if theoretical is None else {"madds_theoretical_mean": theoretical})
+        "method_kind": method.kind,
+        "control": {"of": spec.init_from, "role": method.role} if method.kind == "control" else None,
+        "routing_space": None if point.routing_space is None else [list(options) for options in point.routing_space],
+        "route": None if point.route is None else list(point.route),
+        "headline": task.headline,
+    }
 
 
-def _theoretical_madds(point: OperatingPoint, scores: Evaluation) -> float | None:
-    """Mean over the images of what a point would cost in theory, for points where that is another number."""
-    madds = point.madds_theoretical(torch.from_numpy(scores.route))
-    return None if madds is None else float(madds.double().mean())
+def _judged(data: Dataset, scores: Evaluation) -> dict[str, Measured]:
+    """The metrics of the data's task, by name."""
+    measured = {m.name: m.measure(scores.score, scores.found, data.classes) for m in metrics_of(data.task)}
+    return {name: each for name, each in measured.items() if each is not None}
 
 
-def _accuracy_records(
-    spec: RunSpec,
-    dataset: str,
-    split: str,
-    point: OperatingPoint,
-    scores: Evaluation,
-    measures: Sequence[Measure],
-    proof: dict[str, Any],
-) -> list[Record]:
-    n = len(scores.score)
-    counters = {"counters": proof["counters"]}
-
-    def record(metric: str, value: float, unit: str, details: dict[str, Any]) -> Record:
-        return Record(
-            spec.run_id, spec.method, spec.model, dataset, split, point.name, spec.seed, metric, value, unit, n,
-            details=details,
-        )  # fmt: skip
-
-    theoretical = _theoretical_madds(point, scores)
-    shown = [] if theoretical is None else [record("madds_theoretical", theoretical, "MAdds/image", {})]
-    return [
-        *(record(each.metric, each.value, METRICS[each.metric][0], each.details) for each in measures),
-        record("madds", float(scores.madds.mean()), "MAdds/image", counters),
-        *shown,
-        record("params_stored", point.params_stored, "parameters", {}),
-        record("params_active", float(scores.params.mean()), "parameters", {}),
-    ]
+def _costs(
+    point: OperatingPoint, scores: Evaluation, backbone: float | None, proof: dict[str, Any]
+) -> dict[str, Measured]:
+    """What an image costs, by metric: means over the images, with the extremes and the quantiles of the MAdds."""
+    n, madds = len(scores.madds), sorted(scores.madds.tolist())
+    spread = {"min": madds[0], "max": madds[-1]} | {f"p{q}": madds[min(n - 1, n * q // 100)] for q in (10, 50, 90)}
+    costs = {
+        "madds": Measured(float(scores.madds.mean()), {"counters": proof["counters"], **spread}),
+        "params_stored": Measured(point.params_stored),
+        "params_active": Measured(float(scores.params.mean())),
+    }
+    theoretical = point.madds_theoretical(torch.from_numpy(scores.route))
+    if theoretical is not None:
+        costs["madds_theoretical"] = Measured(float(theoretical.double().mean()))
+    if backbone is not None:
+        costs["madds_backbone"] = Measured(backbone)
+    return costs

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.files import sha256
+from bench.core.identity import SEEN_IN_TRAINING, begin, recorded, refuse_other_data
 from bench.core.provenance import environment
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
-from bench.data import load as load_data
 from bench.data.dataset import Split
 from bench.evaluation.accuracy import BATCH
 from bench.methods import method_of, start_of
-from bench.points import OperatingPoint
 from bench.profilers import allocator
 from bench.profilers.memory import peak_rss_mb
 from bench.runs.evaluate import evaluated
 from bench.runs.profile import profiled
-from bench.training.context import Context, Progress, silent
+from bench.runs.run import open_run, points_of
+from bench.training.run import Progress, Run, silent
 
 
 def run_phase(
@@ -75,19 +75,32 @@ def _perform(
     spec: RunSpec, phase: str, store: Store, data_root: str | Path | None, device: torch.device, progress: Progress
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    data = load_data(spec.data, None if data_root is None else Path(data_root))
-    context = _context(spec, store, device, progress)
-    points = method_of(spec.method).operating_points(spec, data, context)
-    _check_points(spec, points)
+    run = open_run(store, spec, data_root, device, progress, finished=phase != "train")
+    _check_data(run, phase, store)
     if phase == "train":
-        body = _trained(context, points, start_of(spec, data, context))
+        method_of(spec.method).train(run)
+        body = _trained(run)
+        body["results"]["digests"] = run.data.digests(*SEEN_IN_TRAINING)
     else:
-        images = _Images(data.open_test(), device)
-        points = [point.on(images) for point in points]
-        work = evaluated if phase == "eval" else profiled
-        body = work(spec, data, context, points)
+        images = _Images(run.data.open_test(), device)
+        points = [point.on(images) for point in points_of(run)]
+        body = (evaluated if phase == "eval" else profiled)(run, points)
     timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb()}
     return body | {"environment": environment(spec.threads), "timing": timing}
+
+
+def _check_data(run: Run, phase: str, store: Store) -> None:
+    """Raises UserError where the run, or a parent with its data, has seen another split of a name than there is."""
+    spec, data = run.spec, run.data
+    today = data.digests(*SEEN_IN_TRAINING)
+    seen = recorded(store, spec.run_id)
+    if "test" in seen:
+        today["test"] = data.open_test().digest
+    refuse_other_data(seen, today, spec.run_id)
+    if spec.init_from is not None and store.read_spec(spec.init_from).data == spec.data:
+        refuse_other_data(recorded(store, spec.init_from), today, spec.init_from)
+    if phase == "train":
+        begin(store, spec.run_id, today)
 
 
 class _Images:
@@ -100,22 +113,8 @@ class _Images:
         return (batch.x for batch in self._split.batches(BATCH, device=self._device))
 
 
-def _context(spec: RunSpec, store: Store, device: torch.device, progress: Progress) -> Context:
-    parent = parent_spec = None
-    if spec.init_from is not None:
-        parent, parent_spec = store.path(spec.init_from), store.read_spec(spec.init_from)
-    return Context(store.path(spec.run_id), spec.run_id, device, progress, parent, parent_spec, weights=store.weights)
-
-
-def _check_points(spec: RunSpec, points: list[OperatingPoint]) -> None:
-    names = [point.name for point in points]
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated or not names:
-        raise UserError(f"{spec.method} yielded {'no points' if not names else f'two points named {min(repeated)}'}")
-
-
-def _trained(context: Context, points: list[OperatingPoint], start: dict[str, Any]) -> dict[str, Any]:
-    files = sorted((context.directory / "checkpoints").glob("*.safetensors"))
-    digests = {file.stem: sha256(file) for file in files}
-    results = {"points": [point.name for point in points], "checkpoints": digests}
+def _trained(run: Run) -> dict[str, Any]:
+    names, start = [point.name for point in points_of(run)], start_of(run)
+    files = sorted((run.folder / "checkpoints").glob("*.safetensors"))
+    results = {"points": names, "checkpoints": {file.stem: sha256(file) for file in files}}
     return {"results": results | ({"start": start} if start else {})}

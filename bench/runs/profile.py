@@ -1,4 +1,4 @@
-"""The profile phase: latency of every form of every point."""
+"""The profile phase: what every form of every point takes of each meter that the spec names."""
 
 from __future__ import annotations
 
@@ -9,35 +9,47 @@ import torch
 from torch import Tensor
 
 from bench.core.record import Record
-from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset, Split
-from bench.models import PRESETS
+from bench.data.dataset import Split
 from bench.points import OperatingPoint
-from bench.profilers.latency import Latency, as_served, measure
+from bench.profilers import METERS
+from bench.profilers.meter import Conditions, Measurement, Served, measure
 from bench.slicing.extract import extract
+from bench.slicing.supernet import to_channels_last
 from bench.statistics.paired import paired_ratio
-from bench.training.context import Context
+from bench.training.run import Run
+
+FULL = ("", "full")  # beside the (point, form) of the run
 
 
-def profiled(spec: RunSpec, data: Dataset, context: Context, points: list[OperatingPoint]) -> dict[str, Any]:
-    """Latency of every form of every point, interleaved with the preset's full static network as a common yardstick."""
+def profiled(run: Run, points: list[OperatingPoint]) -> dict[str, Any]:
+    """Measure every form of every point, interleaved with the preset's full static network as a common yardstick.
+
+    Each meter has rounds of its own, so that reading one does not stand in the values of another.
+    """
+    spec, data = run.spec, run.data
     split = data.open_test()
     networks = {(point.name, form): m for point in points for form, m in point.executables().items()}
-    net = PRESETS.get(spec.model).build(classes=len(data.classes), channels=data.channels).to(context.device).eval()
-    full = extract(net, net.space.uniform_choices[-1], fold_bn=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = run.preset.build(len(data.classes), data.channels).to(run.device).eval()
+    networks[FULL] = to_channels_last(extract(net, net.space.uniform_choices[-1], fold_bn=True))
+    work = list(itertools.product(map(METERS.get, spec.profile.meters), spec.profile.batch_sizes))
+    how: dict[str, Any] = {
+        "threads": spec.threads,
+        "warmup": spec.profile.warmup,
+        "rounds": spec.profile.rounds,
+        "seed": spec.seed,
+    }
     records = []
-    for done, size in enumerate(spec.profile.batch_sizes):
-        context.progress("profile", done, len(spec.profile.batch_sizes))
-        batches = _timed_batches(split, size, context.device)
-        steps = {slot: _cycling(module, batches) for slot, module in networks.items()}
-        by_name = {f"{point}/{form}": step for (point, form), step in steps.items()}
-        by_name["full"] = _cycling(full, batches)
-        with as_served([*networks.values(), full], spec.threads):
-            timed = measure(by_name, spec.profile.rounds, spec.profile.warmup, context.device, seed=spec.seed)
-        yardstick = timed.pop("full")
-        for name, latency in timed.items():
-            point, _, form = name.rpartition("/")
-            records += _latency_records(spec, data.id, split.id, point, form, size, latency, yardstick)
+    for done, (meter, size) in enumerate(work):
+        run.progress("profile", done, len(work))
+        batches = _timed_batches(split, size, run.device)
+        candidates = {slot: Served(network, batches) for slot, network in networks.items()}
+        measured = measure(meter, candidates, Conditions(str(run.device), size, **how))
+        yardstick = measured.pop(FULL)
+        for (point, form), each in measured.items():
+            about = (spec.run_id, spec.method, spec.model, data.id, split.id, point, spec.seed)
+            details = each.details() | _ratio(each, yardstick)
+            for metric, (value, unit) in each.metrics().items():
+                records.append(Record(*about, metric, value, unit, each.n, form, details))
     return {"records": records, "results": {}}
 
 
@@ -51,24 +63,10 @@ def _timed_batches(split: Split, size: int, device: torch.device) -> list[Tensor
     return [batches[0][rows].contiguous(memory_format=torch.channels_last)]
 
 
-def _cycling(module, batches: list[Tensor]):
-    """A step that runs the next of a few real batches, so that a dynamic point meets a mixture of images."""
-    following = itertools.cycle(batches)
-    return lambda: module(next(following))
-
-
-def _latency_records(
-    spec: RunSpec, dataset: str, split: str, point: str, form: str, size: int, latency: Latency, yardstick: Latency
-) -> list[Record]:
-    ratio = paired_ratio(latency.samples_ms, yardstick.samples_ms)
+def _ratio(measurement: Measurement, yardstick: Measurement) -> dict[str, Any]:
+    """Of what the full network took in the same rounds; nothing where the meter saw it take nothing."""
+    if not all(yardstick.samples):
+        return {}
+    ratio = paired_ratio(measurement.samples, yardstick.samples)
     finite = ratio.low > 0 and ratio.n >= 6
-    details = latency.details() | {
-        "batch": size,
-        "ratio_to_full": {"median": ratio.median, "interval": [ratio.low, ratio.high] if finite else None},
-    }
-    values = {
-        "latency_ms": (latency.median_ms, "ms/batch"),
-        "images_per_s": (1e3 * size / latency.median_ms, "images/s"),
-    }
-    about = (spec.run_id, spec.method, spec.model, dataset, split, point, spec.seed)
-    return [Record(*about, metric, value, unit, latency.n, form, details) for metric, (value, unit) in values.items()]
+    return {"ratio_to_full": {"median": ratio.median, "interval": [ratio.low, ratio.high] if finite else None}}

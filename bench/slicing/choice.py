@@ -131,6 +131,7 @@ class ChoiceSpace:
         fixed: the indices of the stages in front of the first gate, in every routed choice.
         decisions: one for each gate, in network order; together they cover the stages that `fixed` does not.
         uniform_choices: the ladder of sub-networks that `uniform(i)` names, ascending in cost.
+        front: stages in front of a cut that no gate decides; all sub-networks run them alike.
         prefix_statistics: True where batch norm keeps statistics for each prefix of the named choices (at most 64
             named choices, DESIGN 2); False for families normalised without running statistics.
     """
@@ -140,6 +141,7 @@ class ChoiceSpace:
     decisions: tuple[Decision, ...]
     uniform_choices: tuple[Choice, ...]
     prefix_statistics: bool = True
+    front: int = 0
 
     def __post_init__(self) -> None:
         if self.prefix_statistics and len(self.named) > 64:
@@ -168,6 +170,16 @@ class ChoiceSpace:
         return tuple(dict.fromkeys((*self.uniform_choices, self.largest)))
 
     @cached_property
+    def _distinct(self) -> tuple[Choice, ...]:
+        """The first step of the ladder of each distinct network."""
+        by_values: dict[tuple[tuple[int, ...], ...], Choice] = {}
+        for choice in self.uniform_choices:
+            indices = zip(self.stages, choice.indices, strict=True)
+            values = tuple(tuple(v[i] for (_, v), i in zip(s.dimensions, at, strict=True)) for s, at in indices)
+            by_values.setdefault(values, choice)
+        return tuple(by_values.values())
+
+    @cached_property
     def _names(self) -> frozenset[Choice]:
         return frozenset(self.named)
 
@@ -190,23 +202,26 @@ class ChoiceSpace:
             choice = choice.then(decision.options[option])
         return choice
 
-    def depth_after(self, gates: int) -> int:
-        """How many stages are decided once the first `gates` gates have spoken."""
-        return self.decisions[gates].stage if gates < len(self.decisions) else len(self.stages)
+    def depth_after(self, segments: int) -> int:
+        """How many stages lie in front of the end of a supernet's segment, counted from 0: those that are decided once
+        so many gates have spoken."""
+        cuts = [decision.stage for decision in self.decisions] or ([self.front] if self.front else [])
+        return cuts[segments] if segments < len(cuts) else len(self.stages)
 
     def shared_segments(self, choices: Sequence[Choice]) -> int:
         """How many segments at the start of a network are the same under all of these choices; never all of them."""
-        alike = [
-            len({choice.key(self.depth_after(index)) for choice in choices}) == 1
-            for index in range(len(self.decisions))
-        ]
-        return (*alike, False).index(False)
+        count = 0
+        while (depth := self.depth_after(count)) < len(self.stages) and len({c.key(depth) for c in choices}) == 1:
+            count += 1
+        return count
 
     def sample(self, generator: random.Random) -> Choice:
         """A random choice: of the ladder with its first step left out where statistics are kept for each named choice
-        (the official code draws from 1 to 13: METHODS 4.1), else an independent option at every gate."""
+        (the official code draws from 1 to 13: METHODS 4.1), else an independent option at every gate.
+
+        Steps of the ladder that are one network, as where multipliers come to equal widths, count once."""
         if self.prefix_statistics or not self.decisions:
-            return self.uniform_choices[generator.randrange(1, len(self.uniform_choices))]
+            return self._distinct[generator.randrange(1, len(self._distinct))]
         return self.routed([generator.randrange(len(decision.options)) for decision in self.decisions])
 
     def check(self, choice: Choice) -> Choice:

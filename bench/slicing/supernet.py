@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -182,6 +182,9 @@ class View(nn.Module):
         return self.supernet(x, self.choice, self.start, self.stop)
 
 
-def to_channels_last(module: nn.Module) -> nn.Module:
+M = TypeVar("M", bound=nn.Module)
+
+
+def to_channels_last(module: M) -> M:
     """The same module with 4-D weights stored channels_last, the faster layout for CNNs on CPU and GPU."""
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -50,9 +50,13 @@ def load(path: Path, run_id: str | None) -> tuple[dict[str, Tensor], dict[str, A
     return tensors, about.get("notes", {})
 
 
-def gather(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The state of several modules under one namespace: `<module>/<parameter>`."""
-    return {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+def gather(parts: Mapping[str, Tensor | nn.Module]) -> dict[str, Tensor]:
+    """Tensors by their names, and the state of modules under one namespace: `<module>/<parameter>`."""
+    tensors: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        state = {name: part} if isinstance(part, Tensor) else part.state_dict(prefix=f"{name}/")
+        tensors |= state
+    return tensors
 
 
 def scatter(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> None:
@@ -63,17 +67,6 @@ def scatter(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> 
             module.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(f"the checkpoint does not fit {name}: {str(error).splitlines()[-1].strip()}") from error
-
-
-def save_if_missing(path: Path, modules: Mapping[str, nn.Module], run_id: str, notes: Mapping[str, Any]) -> None:
-    """Keep the state of modules under `path`, unless a checkpoint of this run is there already."""
-    if not path.exists():
-        save(path, gather(modules), run_id, notes)
-
-
-def restore(path: Path, modules: Mapping[str, nn.Module], run_id: str) -> None:
-    """Load the modules' state from a checkpoint that `run_id` wrote. Raises `UserError` as `load` does."""
-    scatter(load(path, run_id)[0], modules)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

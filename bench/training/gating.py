@@ -21,17 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
 from bench.slicing.bound import SoftChoice
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import softened
 from bench.slicing.gate import Gate, Head, Routing, ScalarGate, Trunk, new_gates
 from bench.slicing.supernet import Features, Supernet
+from bench.statistics.routing import level_routes
 from bench.tasks.task import Task
-from bench.training.context import Context
 from bench.training.loop import Plan, fit
 from bench.training.optim import move_average, warmed_decay
+from bench.training.run import Run
 
 HardSamples = Literal["try_best", "give_up"]
 BATCH = 250
@@ -208,12 +208,6 @@ class GateTrainer:
         return self.task.score(x, labels) >= self.task.threshold
 
 
-def level_routes(routing: Routing) -> list[tuple[int, ...]]:
-    """The routes on which every gate takes the first, the second, ... of its options (the last of a shorter list)."""
-    places = range(max(map(len, routing)))
-    return [tuple(options[min(place, len(options) - 1)] for options in routing) for place in places]
-
-
 @torch.no_grad()
 def standardise(net: Supernet, gates: Sequence[Gate], routing: Routing, split: Split, device: torch.device) -> None:
     """Fix the shift and scale of every gate's input by the images of a split, in evaluation mode.
@@ -238,42 +232,31 @@ def named_gates(gates: Sequence[Gate]) -> dict[str, nn.Module]:
 
 
 def train_gates(
-    net: Supernet,
-    routing: Routing,
-    split: Split,
-    calibration: Split,
-    spec: TrainSpec,
-    seed: int,
-    settings: StageTwo,
-    task: Task,
-    image_size: int,
-    context: Context,
-    name: str,
+    name: str, net: Supernet, routing: Routing, settings: StageTwo, task: Task, run: Run
 ) -> tuple[list[Gate], dict[str, Any]]:
     """Stage II for one routing space: the gates to evaluate, one a decision, trained by one optimizer, and the
     training's history. The supernet does not change.
 
     Args:
-        calibration: images by which the gates' inputs are standardised.
+        name: of the checkpoint. task: the run's, fitted to what the widest routed network solves.
     """
     net.eval().requires_grad_(False)
-    gates = new_gates(net, routing, image_size, settings.gate_head, settings.gate_trunk)
-    standardise(net, gates, routing, calibration, context.device)
+    gates = new_gates(net, routing, run.data.image_size, settings.gate_head, settings.gate_trunk)
+    standardise(net, gates, routing, run.data.calibration, run.device)
     averages = copy.deepcopy(gates) if settings.ema else []
-    trainer = GateTrainer(net, gates, routing, image_size, task)
+    trainer = GateTrainer(net, gates, routing, run.data.image_size, task)
 
     def step(batch: Batch, index: int) -> dict[str, float]:
-        return trainer.step(batch, settings, spec.label_smoothing)
+        return trainer.step(batch, settings, run.spec.train.label_smoothing)
 
     def average(index: int) -> None:
         for mean, gate in zip(averages, gates, strict=False):
             move_average(mean, gate, warmed_decay(settings.ema, index))
 
     gate_spec = replace(
-        spec, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, warmup_epochs=0.0
+        run.spec.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, warmup_epochs=0.0
     )
-    evaluated = averages or gates
     trained = {f"trained_{key}": gate for key, gate in named_gates(gates).items()} if averages else named_gates(gates)
-    plan = Plan(name, trained, named_gates(averages), step, gate_spec, seed, after_step=average)
-    history = fit(plan, split, context)
-    return [gate.eval() for gate in evaluated], history
+    plan = Plan(name, trained, step, gate_spec, kept=named_gates(averages), after_step=average)
+    history = fit(plan, run)
+    return [gate.eval() for gate in averages or gates], history

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core.spec import TrainSpec
-from bench.data.dataset import Batch, Split
+from bench.data.dataset import Batch
 from bench.slicing.choice import AnyChoice
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
-from bench.training.context import Context
 from bench.training.loop import Plan, fit, stable_seed, total_steps
+from bench.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,16 @@ def joint_step(
     return losses
 
 
-def train_jointly(
-    name: str, net: Supernet, rule: Rule, split: Split, spec: TrainSpec, seed: int, task: Task, context: Context
-) -> dict[str, Any]:
+def train_jointly(name: str, net: Supernet, rule: Rule, run: Run) -> dict[str, Any]:
     """Train `net` in place by a rule, as the checkpoint `name`, and return the training's history."""
-    steps = total_steps(spec, split.steps(spec.batch_size))
+    spec = run.spec.train
+    steps = total_steps(spec, run.data.train.steps(spec.batch_size))
 
     def step(batch: Batch, index: int) -> dict[str, float]:
-        lessons = rule(index / steps, random.Random(stable_seed(seed, "lessons", index)))
-        return joint_step(net, batch, lessons, task, spec.label_smoothing)
+        lessons = rule(index / steps, random.Random(stable_seed(run.spec.seed, "lessons", index)))
+        return joint_step(net, batch, lessons, run.task, spec.label_smoothing)
 
     net.train()
-    history = fit(Plan(name, {"supernet": net}, {}, step, spec, seed), split, context)
+    history = fit(Plan(name, {"supernet": net}, step), run)
     net.eval()
     return history

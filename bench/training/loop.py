@@ -8,18 +8,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
-from bench.data.dataset import Batch, Split
+from bench.data.dataset import Batch
 from bench.training import checkpoint
-from bench.training.context import Context
 from bench.training.optim import learning_rate, sgd
+from bench.training.run import Run
 
 StepFunction = Callable[[Batch, int], dict[str, float]]
 """(batch, step) to named losses; it back-propagates, and the loop takes the optimizer's step."""
@@ -33,19 +34,19 @@ def stable_seed(*parts: object) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """One training: what is called `name`, on which data, for how long.
+    """One training: what is called `name`, by which steps, for how long.
 
     Attributes:
         trained: modules that the optimizer changes. `kept` are saved beside them (an EMA network).
+        spec: how long and how fast; None for as the run's spec says.
         after_step: called when the optimizer has stepped.
     """
 
     name: str
     trained: Mapping[str, nn.Module]
-    kept: Mapping[str, nn.Module]
     step: StepFunction
-    spec: TrainSpec
-    seed: int
+    spec: TrainSpec | None = None
+    kept: Mapping[str, nn.Module] = field(default_factory=dict)
     views: int = 1
     after_step: Callable[[int], None] | None = None
 
@@ -54,23 +55,23 @@ class Plan:
         return {**self.trained, **self.kept}
 
 
-def fit(plan: Plan, split: Split, context: Context) -> dict[str, Any]:
-    """Train, or load what was trained before, and return its history: steps, images, final losses.
+def fit(plan: Plan, run: Run) -> dict[str, Any]:
+    """Train on the run's training split, or load what was trained before; return the history: steps, images, losses.
 
     Raises:
         UserError: the split is smaller than a batch, the loss is no longer finite, or a checkpoint is damaged.
     """
-    path = context.checkpoint(plan.name)
-    if path.exists():
-        tensors, history = checkpoint.load(path, context.run_id)
-        checkpoint.scatter(tensors, plan.modules)
-    else:
-        history = _train(plan, split, split.steps(plan.spec.batch_size), context)
+
+    def trained() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        history = _train(plan, plan.spec or run.spec.train, run)
         tensors = checkpoint.gather(plan.modules)
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise UserError(f"training {plan.name} diverged in its last steps; lower train.lr")
-        checkpoint.save(path, tensors, context.run_id, history)
-    _partial(plan, context).unlink(missing_ok=True)  # also what a kill between these two lines left
+        return tensors, history
+
+    tensors, history = run.once(plan.name, trained)
+    checkpoint.scatter(tensors, plan.modules)
+    run.checkpoint(f"{plan.name}.partial").unlink(missing_ok=True)  # also what a kill between these lines left
     return history
 
 
@@ -80,21 +81,19 @@ def total_steps(spec: TrainSpec, per_epoch: int) -> int:
     return steps if spec.max_steps is None else min(steps, spec.max_steps)
 
 
-def _partial(plan: Plan, context: Context):
-    return context.checkpoint(f"{plan.name}.partial")
-
-
-def _train(plan: Plan, split: Split, per_epoch: int, context: Context) -> dict[str, Any]:
-    steps = total_steps(plan.spec, per_epoch)
-    warmup = round(plan.spec.warmup_epochs * per_epoch)
-    optimizer = sgd(plan.trained.values(), plan.spec)
-    step, losses = _resume(plan, optimizer, context)
+def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
+    per_epoch, seed = run.data.train.steps(spec.batch_size), run.spec.seed
+    steps = total_steps(spec, per_epoch)
+    warmup = round(spec.warmup_epochs * per_epoch)
+    optimizer = sgd(plan.trained.values(), spec)
+    partial = run.checkpoint(f"{plan.name}.partial")
+    step, losses = _resume(plan, optimizer, partial, run.run_id)
     saved_at = time.monotonic()
-    for batch in itertools.islice(_batches(plan, split, step, per_epoch, context.device), steps - step):
-        rate = learning_rate(step, steps, warmup, plan.spec.lr, plan.spec.min_lr)
+    for batch in itertools.islice(_batches(plan.views, spec, step, per_epoch, run), steps - step):
+        rate = learning_rate(step, steps, warmup, spec.lr, spec.min_lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(stable_seed(plan.seed, plan.name, step))  # dropout and noise of this step
+        torch.manual_seed(stable_seed(seed, plan.name, step))  # dropout and noise of this step
         optimizer.zero_grad(set_to_none=True)
         losses = plan.step(batch, step)
         if not all(math.isfinite(value) for value in losses.values()):
@@ -103,44 +102,58 @@ def _train(plan: Plan, split: Split, per_epoch: int, context: Context) -> dict[s
         if plan.after_step is not None:
             plan.after_step(step)
         step += 1
-        context.progress(plan.name, step, steps)
-        if time.monotonic() - saved_at > context.checkpoint_s:
+        run.progress(plan.name, step, steps)
+        if time.monotonic() - saved_at > run.checkpoint_s:
             tensors = {**checkpoint.gather(plan.modules), **checkpoint.optimizer_tensors(optimizer)}
-            checkpoint.save(_partial(plan, context), tensors, context.run_id, {"step": step, "losses": losses})
+            checkpoint.save(partial, tensors, run.run_id, {"step": step, "losses": losses})
             saved_at = time.monotonic()
-    return {"steps": step, "images": step * plan.spec.batch_size, "losses": losses}
+    return {"steps": step, "images": step * spec.batch_size, "losses": losses}
 
 
-def _resume(plan: Plan, optimizer: torch.optim.Optimizer, context: Context) -> tuple[int, dict[str, float]]:
-    path = _partial(plan, context)
-    if not path.exists():
+def _resume(plan: Plan, optimizer: torch.optim.Optimizer, partial: Path, run_id: str) -> tuple[int, dict[str, float]]:
+    """The step to go on from and the losses of the one before it."""
+    if not partial.exists():
         return 0, {}
-    tensors, notes = checkpoint.load(path, context.run_id)
+    tensors, notes = checkpoint.load(partial, run_id)
     checkpoint.scatter(tensors, plan.modules)
     checkpoint.load_optimizer(optimizer, tensors)
     return notes["step"], notes["losses"]
 
 
-def _batches(plan: Plan, split: Split, start: int, per_epoch: int, device: torch.device) -> Iterator[Batch]:
+def _batches(views: int, spec: TrainSpec, start: int, per_epoch: int, run: Run) -> Iterator[Batch]:
     """Batches from step `start` on; each depends on (seed, epoch, step) alone."""
-    for epoch in range(start // per_epoch, plan.spec.epochs):
+    for epoch in range(start // per_epoch, spec.epochs):
         first = start - epoch * per_epoch if epoch == start // per_epoch else 0
-        yield from split.train_batches(
-            plan.spec.batch_size, seed=plan.seed, epoch=epoch, start=first, views=plan.views, device=device
+        yield from run.data.train.train_batches(
+            spec.batch_size, seed=run.spec.seed, epoch=epoch, start=first, views=views, device=run.device
         )
 
 
-def train_classifier(
-    name: str, network: nn.Module, split: Split, spec: TrainSpec, seed: int, task, context: Context
+Loss = Callable[[Batch, int], Tensor | tuple[Tensor, dict[str, Tensor]]]
+"""(batch, step) to the loss, or to the loss and the named parts of it that the history tells."""
+
+
+def train_network(
+    name: str, network: nn.Module, run: Run, loss: Loss | None = None, spec: TrainSpec | None = None
 ) -> dict[str, Any]:
-    """Train one plain network on labels alone: what every static baseline does."""
+    """Train a network in place as the checkpoint `name`, where it has the role `network`; return its history.
+
+    Args:
+        loss: what a step descends; None for the task's loss of the network's output, which is what every static
+            baseline does.
+        spec: how long and how fast; None for as the run's spec says.
+
+    Raises:
+        UserError: as `fit` does.
+    """
 
     def step(batch: Batch, index: int) -> dict[str, float]:
-        loss = task.loss(network(batch.x), batch.targets, spec.label_smoothing)
-        loss.backward()
-        return {"loss": loss.item()}
+        total = run.loss(network(batch.x), batch) if loss is None else loss(batch, index)
+        total, parts = total if isinstance(total, tuple) else (total, {"loss": total})
+        total.backward()
+        return {key: part.item() for key, part in parts.items()}
 
     network.train()
-    history = fit(Plan(name, {"network": network}, {}, step, spec, seed), split, context)
+    history = fit(Plan(name, {"network": network}, step, spec), run)
     network.eval()
     return history

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.core.spec import TrainSpec
-from bench.data.dataset import Batch, Split
+from bench.data.dataset import Batch
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
-from bench.training.context import Context
 from bench.training.loop import Plan, fit, stable_seed
 from bench.training.optim import move_average, warmed_decay
+from bench.training.run import Run
 
 Distillation = Literal["none", "inplace", "bootstrap", "ensemble_bootstrap"]
 
@@ -159,22 +158,20 @@ def supernet_step(
     return losses
 
 
-def train_supernet(
-    net: Supernet, split: Split, spec: TrainSpec, seed: int, settings: StageOne, task: Task, context: Context
-) -> tuple[Supernet, dict[str, Any]]:
+def train_supernet(net: Supernet, settings: StageOne, run: Run) -> tuple[Supernet, dict[str, Any]]:
     """Stage I. Returns the network to evaluate (the EMA supernet where there is one) and the training's history."""
     net.train()
     ema = copy.deepcopy(net).eval().requires_grad_(False) if settings.averages else None
 
     def step(batch: Batch, index: int) -> dict[str, float]:
-        generator = random.Random(stable_seed(seed, "sandwich", index))
-        return supernet_step(net, ema, batch, settings, task, spec.label_smoothing, generator)
+        generator = random.Random(stable_seed(run.spec.seed, "sandwich", index))
+        return supernet_step(net, ema, batch, settings, run.task, run.spec.train.label_smoothing, generator)
 
     def average(index: int) -> None:
         if ema is not None:
             move_average(ema, net, settings.decay(index))
 
     kept = {} if ema is None else {"ema": ema}
-    plan = Plan("supernet", {"supernet": net}, kept, step, spec, seed, settings.views, average)
-    history = fit(plan, split, context)
+    plan = Plan("supernet", {"supernet": net}, step, kept=kept, views=settings.views, after_step=average)
+    history = fit(plan, run)
     return (net if ema is None else ema).eval(), history

@@ -61,25 +61,14 @@ def run_script(name: str, given: Namespace) -> dict[str, Any] | None:
 
 def summary(results: list[dict[str, Any]], failed: list[str]) -> str:
     """One line a goal, then the counts; scripts that failed are named."""
-    rows = [
-        (
-            row["verdict"],
-            result["script"],
-            comparison["name"],
-            row["name"],
-            row["goal"]["text"],
-            row["ratio"]["median"],
-        )
-        for result in results
-        for comparison in result["comparisons"]
-        for row in comparison["rows"]
-        if row["goal"]
-    ]
-    lines = [
-        f"{verdict:9}  {where}: {what}: {who} {median:.3f}, goal {goal}"
-        for verdict, where, what, who, goal, median in rows
-    ]
-    counts = {verdict: sum(row[0] == verdict for row in rows) for verdict in ("met", "missed", "undecided")}
+    lines, counts = [], dict.fromkeys(("met", "missed", "undecided"), 0)
+    for result in results:
+        for comparison in result["comparisons"]:
+            for row in comparison["rows"]:
+                if goal := row["goal"]:
+                    counts[row["verdict"]] += 1
+                    what = f"{result['script']}: {comparison['name']}: {row['name']} {row['ratio']['median']:.3f}"
+                    lines.append(f"{row['verdict']:9}  {what}, goal {goal['text']}")
     lines.append(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     lines += [f"failed: {name}" for name in failed]
     return "\n".join(lines)

@@ -11,17 +11,17 @@ threads as torch has.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.export.onnx_file import Session
 from bench.models import PRESETS
 from bench.profilers.choices import chosen
+from bench.profilers.meter import Served
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet, to_channels_last
-from tests.speed.harness import Comparison, Step, at_most, compare, faster
+from tests.speed.harness import Comparison, at_most, compare, faster
 from tests.speed.script import Options, script
-from tests.speed.slicing import forward
 
 PRESET = "ds_mobilenet_v1"
 SIZE = 224
@@ -34,7 +34,7 @@ def run(options: Options) -> Iterator[Comparison]:
     net = PRESETS.get(PRESET).build().eval()
     small, *_, large = chosen(net, "routable", SIZE)
     x = torch.randn(1, net.input_channels, SIZE, SIZE)
-    steps: dict[str, Step] = {}
+    steps: dict[str, Served] = {}
     for which, choice in (("smallest", small), ("largest", large)):
         steps |= {f"{form}, {which}": step for form, step in forms(net, choice, x, options.threads).items()}
     goals = {f"onnx, {which}": faster(times, f"eager, {which}") for which, times in FASTER.items()}
@@ -53,17 +53,15 @@ def run(options: Options) -> Iterator[Comparison]:
     )
 
 
-def forms(net: Supernet, choice: Choice, x: Tensor, threads: int) -> dict[str, Step]:
+def forms(net: Supernet, choice: Choice, x: Tensor, threads: int) -> dict[str, Served]:
     """The ways to run one sub-network; x (1, C, H, W), which the exported graph takes in any number."""
-    served: dict[str, tuple[nn.Module, Tensor]] = {
-        "eager": (extract(net, choice), x),
-        "folded channels_last": (
-            to_channels_last(extract(net, choice, fold_bn=True)),
-            x.contiguous(memory_format=torch.channels_last),
+    return {
+        "eager": Served(extract(net, choice), [x]),
+        "folded channels_last": Served(
+            to_channels_last(extract(net, choice, fold_bn=True)), [x.contiguous(memory_format=torch.channels_last)]
         ),
-        "onnx": (Session(extract(net, choice), x.repeat(2, 1, 1, 1), threads), x),
+        "onnx": Served(Session(extract(net, choice), x.repeat(2, 1, 1, 1), threads), [x]),
     }
-    return {name: forward(network, images) for name, (network, images) in served.items()}
 
 
 main = script("export", run)

@@ -1,24 +1,34 @@
-"""The harness of `make bench`: ratios to a reference in interleaved rounds, until the verdict is decided.
+"""The claims of `make bench`: ratios to a reference, measured (`bench.profilers.meter`) until the verdict is decided.
 
 A goal bounds the ratio of a candidate's time to the reference's. The verdict goes by the 95 % interval of the
 median paired ratio. Looking every few rounds and stopping at the first decision would make that interval too
 optimistic, so rounds stop early only when a 99 % interval decides; the time limit stops them otherwise.
 """
 
-import itertools
 import math
-import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
+from tabulate import tabulate
 
-from bench.profilers.latency import Clock, Step, collector_off, sampler, synchroniser, time_round
-from bench.profilers.load import Load, LoadWatch
-from bench.statistics.paired import Ratio, paired_ratio, quantile
+from bench.profilers.load import Load
+from bench.profilers.meter import (
+    Conditions,
+    Measurement,
+    Meter,
+    Sample,
+    Samples,
+    Served,
+    Step,
+    Synchronise,
+    growth,
+    measure,
+)
+from bench.statistics.paired import Ratio, paired_ratio
 from tests.speed.worker import Worker
 
 MINIMUM_ROUNDS = 10
@@ -61,17 +71,10 @@ def _of(against: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A candidate with its own set-up: `setup` runs once, untimed, and returns the step."""
-
-    setup: Callable[[], Step]
-
-
-@dataclass(frozen=True)
 class Isolated:
     """A candidate in a process of its own: `target` ("package.module:function") is its set-up there.
 
-    It is called with `arguments` (JSON values) and returns the step. `threads` and `pin` are that process's.
+    It is called with `arguments` (JSON values), untimed, and returns the step. `threads` and `pin` are that process's.
     """
 
     target: str
@@ -80,7 +83,7 @@ class Isolated:
     pin: bool = True
 
 
-Candidate = Step | Prepared | Isolated
+Candidate = Step | Served | Isolated
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Comparison:
         busy = f", machine busy: others used {self.load.other_cores:.2f} cores" if self.load.busy else ""
         title = f"{self.name}: {self.rounds} rounds, {self.seconds:.0f} s{busy}"
         header = ("candidate", "median ms", "IQR ms", "ratio", "95 % interval", "goal", "verdict")
-        return title + "\n" + _aligned([header, *map(_cells, self.rows)])
+        return title + "\n" + tabulate(map(_cells, self.rows), header, "plain", disable_numparse=True)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, see `Row.to_json`."""
@@ -136,84 +139,68 @@ def compare(
     goals: Mapping[str, Goal],
     time_limit_s: float = 60.0,
     *,
-    device: torch.device | str = "cpu",
     warmup: int = 2,
-    minimum_rounds: int = MINIMUM_ROUNDS,
-    seed: int = 0,
-    clock: Clock = time.perf_counter,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
     """Time all candidates in interleaved, shuffled rounds until every goal is decided or the time is out.
 
-    The time limit holds for the rounds, not for set-up and warm-up; at least one round is always run.
-    Candidates without a goal stand beside the others; without any goal `minimum_rounds` are run. Raises ValueError when
-    the reference or a goal names no candidate.
+    The time limit holds for the rounds, not for set-up and warm-up; at least one round is always run. Candidates
+    without a goal stand beside the others; without any goal `MINIMUM_ROUNDS` are run. All runs without gradients but
+    what is `Isolated`. Raises ValueError when the reference or a goal names no candidate.
     """
     others = {goal.against for goal in goals.values() if goal.against}
     unknown = {reference, *goals, *others} - set(candidates)
     if unknown:
         raise ValueError(f"{name}: no candidate is named {', '.join(sorted(unknown))}")
-    with _samplers(candidates, device, clock) as samplers, collector_off():
-        for sample in samplers.values():
-            for _ in range(warmup):
-                sample()
-        watch, start = LoadWatch(), clock()
-        seconds = _rounds(samplers, reference, goals, lambda: clock() - start > time_limit_s, minimum_rounds, seed)
-        taken = clock() - start
-    rows = tuple(_row(each, seconds, reference, goals.get(each)) for each in candidates)
-    return Comparison(name, reference, rows, len(seconds[reference]), taken, watch.stop())
+    conditions = Conditions(warmup=warmup, rounds=sys.maxsize, limit_s=time_limit_s, rounds_at_least=1)
+    with _started(candidates) as ready:
+        timed = measure(
+            wall_time(clock), ready, conditions, enough=lambda ms: all_decided(ms, reference, goals), clock=clock
+        )
+    rows = tuple(_row(each, timed, reference, goals.get(each)) for each in candidates)
+    seconds = sum(sum(each.samples) for each in timed.values()) / 1e3
+    return Comparison(name, reference, rows, timed[reference].n, seconds, timed[reference].load)
 
 
-def _rounds(
-    samplers: Mapping[str, Clock],
-    reference: str,
-    goals: Mapping[str, Goal],
-    out_of_time: Callable[[], bool],
-    minimum_rounds: int,
-    seed: int,
-) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in samplers}
-    shuffle = random.Random(seed)
-    next_look = minimum_rounds
-    for done in itertools.count(1):
-        time_round(samplers, seconds, shuffle)
-        if out_of_time():
-            break
-        if done >= next_look:
-            if all(_decided(seconds[name], seconds[goal.against or reference], goal) for name, goal in goals.items()):
-                break
-            next_look = math.ceil(done * GROWTH)
-    return seconds
+def wall_time(clock: Callable[[], float]) -> Meter:
+    """Latency by a clock in seconds; that of a worker is measured over there."""
+    here = growth(lambda: 1e3 * clock())
+
+    def sampler(step: Step, wait: Synchronise) -> Sample:
+        return step if isinstance(step, Worker) else here(step, wait)
+
+    return Meter("latency", "ms", sampler)
 
 
-def _decided(times: list[float], reference: list[float], goal: Goal) -> bool:
-    return goal.verdict(paired_ratio(times, reference, STOP_CONFIDENCE)) != "undecided"
+def all_decided(ms: Samples, reference: str, goals: Mapping[str, Goal]) -> bool:
+    """Whether this is a round after which we look, and the interval with which rounds stop decides every goal."""
+    look, done = MINIMUM_ROUNDS, len(ms[reference])
+    while look < done:
+        look = math.ceil(look * GROWTH)
+    return look == done and all(
+        goal.verdict(paired_ratio(ms[name], ms[goal.against or reference], STOP_CONFIDENCE)) != "undecided"
+        for name, goal in goals.items()
+    )
 
 
-def _row(name: str, seconds: dict[str, list[float]], reference: str, goal: Goal | None) -> Row:
-    times = seconds[name]
-    median, iqr = quantile(times, 0.5), quantile(times, 0.75) - quantile(times, 0.25)
+def _row(name: str, timed: Mapping[str, Measurement], reference: str, goal: Goal | None) -> Row:
+    median, iqr = timed[name].median, timed[name].iqr
     if name == reference:
-        return Row(name, 1e3 * median, 1e3 * iqr, None, None, "reference")
-    ratio = paired_ratio(times, seconds[(goal and goal.against) or reference])
-    return Row(name, 1e3 * median, 1e3 * iqr, ratio, goal, goal.verdict(ratio) if goal else "no goal")
+        return Row(name, median, iqr, None, None, "reference")
+    ratio = paired_ratio(timed[name].samples, timed[(goal and goal.against) or reference].samples)
+    return Row(name, median, iqr, ratio, goal, goal.verdict(ratio) if goal else "no goal")
 
 
 @contextmanager
-def _samplers(
-    candidates: Mapping[str, Candidate], device: torch.device | str, clock: Clock
-) -> Iterator[dict[str, Clock]]:
-    """Every candidate, set up, as a function that returns the seconds of one call; workers end with it."""
-    wait = synchroniser(device)
+def _started(candidates: Mapping[str, Candidate]) -> Iterator[dict[str, Step | Served]]:
+    """The candidates with those in other processes started; they end with it."""
     with ExitStack() as stack:
-        samplers: dict[str, Clock] = {}
-        for name, candidate in candidates.items():
-            if isinstance(candidate, Isolated):
-                worker = Worker(candidate.target, candidate.arguments, threads=candidate.threads, pin=candidate.pin)
-                samplers[name] = stack.enter_context(worker).time
-            else:
-                step = candidate.setup() if isinstance(candidate, Prepared) else candidate
-                samplers[name] = sampler(step, clock, wait)
-        yield samplers
+        yield {
+            name: stack.enter_context(Worker(each.target, each.arguments, threads=each.threads, pin=each.pin))
+            if isinstance(each, Isolated)
+            else each
+            for name, each in candidates.items()
+        }
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -223,9 +210,3 @@ def _cells(row: Row) -> tuple[str, ...]:
         return (*times, "1", "-", goal, row.verdict)
     interval = "-" if math.isinf(row.ratio.high) else f"{row.ratio.low:.3f} .. {row.ratio.high:.3f}"
     return (*times, f"{row.ratio.median:.3f}", interval, goal, row.verdict)
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)

@@ -18,7 +18,6 @@ from bench.models import PRESETS
 from bench.slicing.choice import ChoiceSpace
 from bench.slicing.dynamic import ExtractedSegments, by_path, by_segment, fixed_router, run_grouped
 from bench.slicing.supernet import Supernet
-from tests.speed.grouping import quiet
 from tests.speed.harness import Comparison, at_most, compare
 from tests.speed.script import Options, script
 
@@ -44,9 +43,9 @@ def comparison(net: Supernet, name: str, batch: int, time_limit_s: float) -> Com
     grouped = partial(run_grouped, copies, space)
     widest = torch.tensor([len(decision.options) - 1 for decision in space.decisions]).repeat(batch, 1)
     steps = {
-        WIDEST: quiet(partial(grouped, fixed_router(widest), x)),
-        REGROUPED: quiet(partial(grouped, fixed_router(route), x, by_segment)),
-        PATHS: quiet(partial(grouped, fixed_router(route), x, by_path)),
+        WIDEST: partial(grouped, fixed_router(widest), x),
+        REGROUPED: partial(grouped, fixed_router(route), x, by_segment),
+        PATHS: partial(grouped, fixed_router(route), x, by_path),
     }
     routed = sum(cost.madds for cost in net.costs([space.routed(r) for r in route.tolist()], size)) / batch
     share = routed / net.cost(space.routed(widest[0].tolist()), size).madds

@@ -61,7 +61,9 @@ def parser(name: str) -> argparse.ArgumentParser:
     known = argparse.ArgumentParser(prog=f"python -m tests.speed.{name}")
     known.add_argument("--time-limit", type=float, default=60.0, help="seconds of rounds for each comparison")
     known.add_argument("--threads", type=int, default=1)
-    known.add_argument("--data", type=Path, default=_data_directory(), help="default: $SLICEBENCH_DATA")
+    known.add_argument(
+        "--data", type=Path, default=os.environ.get("SLICEBENCH_DATA") or None, help="default: $SLICEBENCH_DATA"
+    )
     known.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     return known
 
@@ -75,8 +77,3 @@ def _words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _data_directory() -> Path | None:
-    named = os.environ.get("SLICEBENCH_DATA")
-    return Path(named) if named else None

@@ -16,8 +16,8 @@ import torch
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch
 from bench.models import PRESETS
-from bench.slicing.supernet import Supernet
-from bench.tasks.task import Classification
+from bench.slicing.supernet import Supernet, to_channels_last
+from bench.tasks.classification import Classification
 from bench.training.optim import move_average, parameter_groups, sgd
 from bench.training.supernet import StageOne, sandwich, supernet_step
 from tests.speed.harness import Comparison, Isolated, Step, compare, faster
@@ -78,7 +78,7 @@ def ours() -> Step:
     """As the training loop runs it."""
     net, ema, batch = prepared()
     for network in (net, ema):
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        to_channels_last(network)
     batch = Batch((batch.x.contiguous(memory_format=torch.channels_last),), batch.targets)
     optimizer = sgd([net], SPEC)
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import torch
 
 from bench.models import PRESETS
+from bench.profilers.meter import Served
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
 from tests.speed.harness import Comparison, Goal, compare
 from tests.speed.script import Options, script
-from tests.speed.slicing import forward
 
 PRESET = "ds_vit_s"
 SIZE = 224
@@ -39,7 +39,7 @@ def run(options: Options) -> Iterator[Comparison]:
     goals = {name: over_madds(madds_ratio(net, choices[name]), margin) for name, (_, margin) in SLICED.items()}
     for batch in BATCHES:
         x = torch.randn(batch, net.input_channels, SIZE, SIZE)
-        steps = {name: forward(network, x) for name, network in networks.items()}
+        steps = {name: Served(network, [x]) for name, network in networks.items()}
         yield compare(
             f"DeiT-S sub-networks over the full one, extracted, batch {batch}", steps, "full", goals,
             options.time_limit_s, warmup=1,

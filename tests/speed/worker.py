@@ -1,107 +1,80 @@
 """A candidate in a process of its own, for what only a process can have, such as an unpinned allocator.
 
-The worker imports the step, runs it when asked and answers with its own measured seconds, so it takes its
-turn in interleaved rounds like any other candidate. Requests and answers are lines of JSON on a pipe.
+The worker imports the step, runs it when asked and answers with its own measured milliseconds, so it takes its turn in
+interleaved rounds like any other candidate.
 """
 
-import json
-import os
-import subprocess
-import sys
+import contextlib
+import multiprocessing
 import traceback
-from collections.abc import Callable
 from importlib import import_module
-from types import TracebackType
-from typing import Any, TextIO
+from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
 from bench.profilers import allocator
-from bench.profilers.latency import sampler
+from bench.profilers.latency import LATENCY
 
 
-class Worker:
-    """Parent's end: starts the process, makes its step ready, and times the step on request.
+class Worker(contextlib.AbstractContextManager):
+    """Parent's end: starts the process, makes its step ready, and measures the step on request.
 
-    `target` ("package.module:function") is called there with `arguments` (JSON values) and returns the step.
+    `target` ("package.module:function") is called there with `arguments` and returns the step.
     """
 
     def __init__(self, target: str, arguments: dict[str, Any], *, threads: int, pin: bool):
-        command = [sys.executable, "-m", "tests.speed.worker"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._ask({"target": target, "arguments": arguments, "threads": threads, "pin": pin})
+        spawn = multiprocessing.get_context("spawn")  # a fork would inherit this process's allocator
+        self._pipe, other_end = spawn.Pipe()
+        self._process = spawn.Process(target=serve, args=(other_end, target, arguments, threads, pin), daemon=True)
+        self._process.start()
+        other_end.close()
+        self._answer()
 
-    def time(self) -> float:
-        """Seconds of one call of the step, measured over there."""
-        return self._ask({})["seconds"]
+    def __call__(self) -> float:
+        """Run the step once; returns its milliseconds, measured over there."""
+        self._ask(again=True)
+        return self._answer()
 
     def close(self) -> None:
         """End the process; safe to call twice."""
-        if self._process.stdin and not self._process.stdin.closed:
-            self._process.stdin.close()  # the worker leaves at the end of its input
-        if self._process.stdout:
-            self._process.stdout.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
+        if not self._pipe.closed:
+            self._ask(again=False)
+            self._pipe.close()
+        self._process.join(timeout=10)
+        if self._process.is_alive():
             self._process.kill()
-            self._process.wait()
+            self._process.join()
 
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin
-        assert self._process.stdout
+    def _ask(self, again: bool) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the process is gone, which the missing answer says
+            self._pipe.send(again)
+
+    def _answer(self) -> float:
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the process is gone: the missing answer says so below
-        answer = self._process.stdout.readline()
-        if not answer:
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
             self.close()
-            raise RuntimeError(f"the benchmark worker ended with exit code {self._process.returncode}")
-        reply = json.loads(answer)
-        if "error" in reply:
+            raise RuntimeError(f"the benchmark worker ended with exit code {self._process.exitcode}") from None
+        if isinstance(answer, str):
             self.close()
-            raise RuntimeError(f"the benchmark worker failed:\n{reply['error']}")
-        return reply
+            raise RuntimeError(f"the benchmark worker failed:\n{answer}")
+        return answer
 
 
-def serve(requests: TextIO, answers: TextIO) -> None:
-    """Worker's end: the first request names the step, every later one runs it once."""
+def serve(pipe: Connection, target: str, arguments: dict[str, Any], threads: int, pin: bool) -> None:
+    """Worker's end: says 0.0 when the step is ready, then its milliseconds as often as asked; a trace if it fails."""
     try:
-        time_step = _make(json.loads(requests.readline()))
-        _answer(answers, {"ready": True})
-        for _ in requests:
-            _answer(answers, {"seconds": time_step()})
+        if pin:
+            allocator.pin()
+        torch.set_num_threads(threads)
+        module, _, function = target.partition(":")
+        sample = LATENCY.sampler(getattr(import_module(module), function)(**arguments), lambda: None)
+        pipe.send(0.0)
+        while pipe.recv():
+            pipe.send(sample())
     except Exception:
-        _answer(answers, {"error": traceback.format_exc()})
-
-
-def _make(request: dict[str, Any]) -> Callable[[], float]:
-    if request["pin"]:
-        allocator.pin()
-    torch.set_num_threads(request["threads"])
-    module, _, function = request["target"].partition(":")
-    return sampler(getattr(import_module(module), function)(**request["arguments"]))
-
-
-def _answer(answers: TextIO, body: dict[str, Any]) -> None:
-    answers.write(json.dumps(body) + "\n")
-    answers.flush()
-
-
-def main() -> None:
-    """Serve on the pipe, with ordinary output moved to the error stream: a step may print."""
-    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(sys.stdin, pipe)
-
-
-if __name__ == "__main__":
-    main()
+        pipe.send(traceback.format_exc())

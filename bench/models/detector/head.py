@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from bench.models.detector.presets import DetectorConfig
 from bench.models.mobilenet import units as mobilenet
 from bench.models.resnet import units as resnet
-from bench.models.resnet.space import EXPANSION
 from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
 from bench.slicing.layers import Shape, SlicedConv2d, conv_cost
 from bench.slicing.supernet import Cost, Supernet, Unit
@@ -156,7 +155,7 @@ def on_mobilenet(config: DetectorConfig, classes: int, input_channels: int) -> S
 
 def on_resnet(config: DetectorConfig, classes: int, input_channels: int) -> Supernet:
     """The detector on a slimmable ResNet."""
-    return resnet.build(config.backbone, classes, input_channels, _head(config, EXPANSION))
+    return resnet.build(config.backbone, classes, input_channels, _head(config, config.backbone.expansion))
 
 
 def _head(config: DetectorConfig, factor: int) -> Callable[[object, ChoiceSpace, int], DetectorHead]:

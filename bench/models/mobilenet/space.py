@@ -24,6 +24,7 @@ class MobileNetConfig:
     Attributes:
         stem: width list of the stem convolution.
         gated_from: index of the first block stage that a gate decides; None for a family without a gate.
+        swish: activations are swish; where not, ReLU6, as in the official code of US-Nets.
         kernels: kernel sizes of the depth-wise convolutions behind the gate, ascending; one value where the kernel is
             not elastic. Those in front of the gate, its own block's included, are 3x3.
         squeeze: squeeze ratio of channel attention, of the largest width; 0 for blocks without attention.

@@ -16,7 +16,7 @@ from bench.slicing.supernet import Cost, Features, Segment, Supernet, Unit
 
 
 def activation(config: MobileNetConfig) -> nn.Module:
-    return nn.SiLU() if config.swish else nn.ReLU()
+    return nn.SiLU() if config.swish else nn.ReLU6()
 
 
 class Stem(Unit):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 
 from bench.models.order import Channels, order_sets
-from bench.models.resnet.units import Bottleneck, GateInput, Stem
+from bench.models.resnet.units import GateInput, Residual, Stem
 from bench.slicing.supernet import Supernet
 
 
@@ -23,7 +24,7 @@ def channels_of(net: Supernet) -> Iterator[Channels]:
     for unit in net.units:
         if isinstance(unit, Stem):
             stream.write(unit.conv.conv.weight, unit.conv.norm)
-        elif isinstance(unit, Bottleneck):
+        elif isinstance(unit, Residual):
             yield from _inner(unit)
             stream.readers.append(unit.conv1.conv.weight)
             if unit.shortcut is not None:
@@ -31,14 +32,14 @@ def channels_of(net: Supernet) -> Iterator[Channels]:
                 yield stream
                 stream = Channels()
                 stream.write(unit.shortcut.conv.weight, unit.shortcut.norm)
-            stream.write(unit.conv3.conv.weight, unit.conv3.norm)
+            stream.write(unit.convs[-1].conv.weight, unit.convs[-1].norm)
         elif not isinstance(unit, GateInput):
             stream.readers.append(unit.reads)
             yield stream
 
 
-def _inner(block: Bottleneck) -> Iterator[Channels]:
-    for layer, reader in ((block.conv1, block.conv2), (block.conv2, block.conv3)):
+def _inner(block: Residual) -> Iterator[Channels]:
+    for layer, reader in pairwise(block.convs):
         channels = Channels(readers=[reader.conv.weight])
         channels.write(layer.conv.weight, layer.norm)
         yield channels

@@ -1,4 +1,4 @@
-"""Slimmable ResNets of bottleneck blocks (He et al. 2016, in the layout "v1.5" of torchvision and timm).
+"""Slimmable ResNets (He et al. 2016): of bottleneck blocks, in the layout "v1.5" of torchvision and timm, or of basic.
 
 No code or exact description of DS-ResNet is public (METHODS 3.2, 3.3, 11); what follows is our design.
 
@@ -14,6 +14,12 @@ No code or exact description of DS-ResNet is public (METHODS 3.2, 3.3, 11); what
   attention that the official code carries unused (METHODS 3.2) is left out.
 - `_bn`: one gate, in front of the second stage (there the rest of the network is four fifths of its cost; the first
   stage is needed to see anything), which decides the ratio of all that follows; so few networks have statistics each.
+- `_basic`: basic blocks of dense 3x3 convolutions, which CPUs run several times faster than thin bottlenecks, for small
+  machines. Stem and two stages are the front, a third of the compute of the widest; all sub-networks run it at its full
+  width, and it is cut off as a segment, so `ds_`, `us_` and `s_` differ in training alone. Behind it two stages are
+  sliced, with batch norm and a single gate. The widest is a ResNet-14 of 16, 32, 64 and 128 channels with shortcuts of
+  option B (He et al. 2016), 25.6 M multiply-adds at 32x32. `_basic_pp` (DS-CNN++) slices the second convolution of all
+  sliced blocks but a stage's first too: 5x5, or 3x3, its centre window.
 - `_pp` (DS-ResNet++): filters and the kernel size of the 3x3 convolutions, 1 or 3, in all blocks of a stage but the
   first. 3x3 is the larger one, so that the full network is ResNet-50 and trained weights fit it exactly (5x5 would
   cost 1.6 times ResNet-50); the first block keeps 3x3 because it strides, where a 1x1 would not see three of four
@@ -22,8 +28,8 @@ No code or exact description of DS-ResNet is public (METHODS 3.2, 3.3, 11); what
 
 from __future__ import annotations
 
-from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Preset
-from bench.models.resnet.space import BottleneckStage, ResNetConfig
+from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Preset, Trains
+from bench.models.resnet.space import BlockStage, ResNetConfig
 from bench.models.widths import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, width_ladder
 
 RESNET = Family(
@@ -49,9 +55,9 @@ convolution (a shortcut) over fewer, channels last."""
 STEM8, STEM32, STEM64 = (3, 1, False), (3, 2, False), (3, 2, True)
 
 
-def sliced(plan: Plan, ratios: tuple[float, ...], divisor: int) -> tuple[BottleneckStage, ...]:
+def sliced(plan: Plan, ratios: tuple[float, ...], divisor: int) -> tuple[BlockStage, ...]:
     """The stages of a plan with every inner width at each ratio, in multiples of `divisor`."""
-    return tuple(BottleneckStage(width_ladder(width, ratios, divisor), n, stride) for width, n, stride in plan)
+    return tuple(BlockStage(width_ladder(width, ratios, divisor), n, stride) for width, n, stride in plan)
 
 
 def resnet50(gates: tuple[int, ...], group: int, kernels: tuple[int, ...] = (3,)) -> ResNetConfig:
@@ -73,7 +79,20 @@ def scaled(width: int, stem: Stem, plan: Plan, divisor: int, switchable: bool = 
     return ResNetConfig(width_ladder(width, multipliers, divisor), *stem, stages, switchable=switchable)
 
 
-STEM50 = (7, 2, True)
+def basic(plan: Plan, stem: Stem, trains_as: Trains, kernels: tuple[int, ...] = (3,)) -> ResNetConfig:
+    """Basic blocks: a stem of 16 channels and two stages at full width, then two at each ratio or multiplier."""
+    ratios = {UNIVERSAL: WIDTH_MULTIPLIERS, SWITCHABLE: SWITCHABLE_MULTIPLIERS}.get(trains_as, RATIOS)
+    gates, switchable = () if trains_as in (UNIVERSAL, SWITCHABLE) else (FRONT,), trains_as == SWITCHABLE
+    stages = (*sliced(plan[:FRONT], (1.0,), 4), *sliced(plan[FRONT:], ratios, 4))
+    return ResNetConfig(
+        (16,), *stem, stages, gates, 0, kernels, gate_hidden=32, switchable=switchable, expansion=1, front=FRONT
+    )
+
+
+FRONT = 2
+BASIC8 = ((16, 1, 1), (16, 1, 1), (32, 2, 2), (64, 2, 2))
+BASIC = ((16, 1, 1), (32, 1, 2), (64, 2, 2), (128, 2, 2))
+STEM50, STEM32_WHOLE = (7, 2, True), (3, 1, False)
 PRESETS = (
     Preset("ds_resnet50", RESNET, DYNAMIC, resnet50((0, 1, 2, 3), 16), 224, 1000, 3,
            "DS-ResNet-50: four gates of four options, group norm of 16 channels a group"),
@@ -107,4 +126,26 @@ PRESETS = (
            "`us_resnet_micro8` at four widths, with switchable batch norm"),
     Preset("s_resnet_micro32", RESNET, SWITCHABLE, scaled(32, STEM32, MICRO32, 4, True), 32, 10, 3,
            "`us_resnet_micro32` at four widths, with switchable batch norm"),
+    Preset("ds_resnet_basic_micro8", RESNET, DYNAMIC, basic(BASIC8, STEM8, DYNAMIC), 8, 10, 1,
+           "Basic blocks for 8x8 images, a front at full width, and a gate of four options behind it"),
+    Preset("ds_resnet_basic_micro32", RESNET, DYNAMIC, basic(BASIC, STEM32_WHOLE, DYNAMIC), 32, 10, 3,
+           "Basic blocks for 32x32 images, a front at full width, and a gate of four options behind it"),
+    Preset("ds_resnet_basic_micro64", RESNET, DYNAMIC, basic(BASIC, STEM32, DYNAMIC), 64, 10, 3,
+           "Basic blocks for 64x64 images, a front at full width, and a gate of four options behind it"),
+    Preset("ds_resnet_basic_pp_micro8", RESNET, SLICED, basic(BASIC8, STEM8, SLICED, (1, 3)), 8, 10, 1,
+           "`ds_resnet_basic_micro8` with kernels of 1x1 or 3x3 behind the gate, of eight options"),
+    Preset("ds_resnet_basic_pp_micro32", RESNET, SLICED, basic(BASIC, STEM32_WHOLE, SLICED, (3, 5)), 32, 10, 3,
+           "`ds_resnet_basic_micro32` with kernels of 3x3 or 5x5 behind the gate, of eight options"),
+    Preset("us_resnet_basic_micro8", RESNET, UNIVERSAL, basic(BASIC8, STEM8, UNIVERSAL), 8, 10, 1,
+           "The network of `ds_resnet_basic_micro8`, its sliced stages at every width multiplier"),
+    Preset("us_resnet_basic_micro32", RESNET, UNIVERSAL, basic(BASIC, STEM32_WHOLE, UNIVERSAL), 32, 10, 3,
+           "The network of `ds_resnet_basic_micro32`, its sliced stages at every width multiplier"),
+    Preset("us_resnet_basic_micro64", RESNET, UNIVERSAL, basic(BASIC, STEM32, UNIVERSAL), 64, 10, 3,
+           "The network of `ds_resnet_basic_micro64`, its sliced stages at every width multiplier"),
+    Preset("s_resnet_basic_micro8", RESNET, SWITCHABLE, basic(BASIC8, STEM8, SWITCHABLE), 8, 10, 1,
+           "`us_resnet_basic_micro8` at four widths, with switchable batch norm"),
+    Preset("s_resnet_basic_micro32", RESNET, SWITCHABLE, basic(BASIC, STEM32_WHOLE, SWITCHABLE), 32, 10, 3,
+           "`us_resnet_basic_micro32` at four widths, with switchable batch norm"),
+    Preset("s_resnet_basic_micro64", RESNET, SWITCHABLE, basic(BASIC, STEM32, SWITCHABLE), 64, 10, 3,
+           "`us_resnet_basic_micro64` at four widths, with switchable batch norm"),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.models.resnet.units import Bottleneck, ConvNorm, Head, Stem
+from bench.models.resnet.units import ConvNorm, Head, Residual, Stem
 from bench.slicing.norms import SlicedGroupNorm
 from bench.slicing.supernet import Supernet
 
@@ -29,10 +29,10 @@ def layers(net: Supernet) -> Iterator[tuple[str, ConvNorm, str, str]]:
     for name, module in net.named_modules():
         if isinstance(module, Stem):
             yield f"{name}.conv", module.conv, "conv1", "bn1"
-        elif isinstance(module, Bottleneck):
-            stage, block = (stage, block + 1) if module.shortcut is None else (stage + 1, 0)
+        elif isinstance(module, Residual):
+            stage, block = (stage, block + 1) if module.conv1.stage == stage else (module.conv1.stage, 0)
             theirs = f"layer{stage}.{block}"
-            for index, layer in enumerate((module.conv1, module.conv2, module.conv3), 1):
+            for index, layer in enumerate(module.convs, 1):
                 yield f"{name}.conv{index}", layer, f"{theirs}.conv{index}", f"{theirs}.bn{index}"
             if module.shortcut is not None:
                 yield f"{name}.shortcut", module.shortcut, f"{theirs}.downsample.0", f"{theirs}.downsample.1"

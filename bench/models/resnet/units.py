@@ -1,4 +1,4 @@
-"""The units of a slimmable ResNet: stem, bottleneck block, what a gate sees in front of a block, and the head; and the
+"""The units of a slimmable ResNet: stem, residual block, what a gate sees in front of a block, and the head; and the
 supernet of them."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import overload
 
 from torch import Tensor, nn
 
-from bench.models.resnet.space import EXPANSION, ResNetConfig
+from bench.models.resnet.space import ResNetConfig
 from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
 from bench.slicing.layers import Shape, SlicedConv2d, SlicedLinear, conv_cost
 from bench.slicing.norms import PrefixBatchNorm2d, SlicedGroupNorm, SwitchableBatchNorm2d
@@ -100,48 +100,60 @@ class Stem(Unit):
         return nn.Sequential(*layers, *([] if self.pool is None else [nn.MaxPool2d(3, 2, 1)]))
 
 
-class Bottleneck(Unit):
-    """1x1 to the inner width, 3x3 (which strides, as in "v1.5"), 1x1 to four times the inner width, plus a shortcut.
+class Residual(Unit):
+    """A block that is added to what arrives at it: a bottleneck, 1x1 to the inner width, 3x3 (which strides, as in
+    "v1.5") and 1x1 to four times the inner width; or a basic block, two 3x3 of which the first strides.
 
-    The first block of a stage projects its shortcut to the stage's width; both follow the stage's choice.
+    The first block of a stage projects its shortcut to the stage's width where width or stride change (He et al. 2016,
+    option B), a bottleneck always; both follow the stage's choice.
     """
 
     def __init__(self, config: ResNetConfig, space: ChoiceSpace, stage: int, first: bool) -> None:
         super().__init__()
-        plan, here = config.stages[stage], stage + 1  # stage 0 of the space is the stem
+        plan, here, factor = config.stages[stage], stage + 1, config.expansion  # stage 0 of the space is the stem
         self.space, self.inp_stage = space, stage if first else here
-        self.inp_factor = 1 if self.inp_stage == 0 else EXPANSION
-        inner, inp = plan.widths[-1], config.arriving(stage)[-1] if first else EXPANSION * plan.widths[-1]
+        self.inp_factor = 1 if self.inp_stage == 0 else factor
+        inner, inp = plan.widths[-1], config.arriving(stage)[-1] if first else factor * plan.widths[-1]
         stride = plan.stride if first else 1
         elastic = not first and config.has_kernels(stage)
-        self.conv1 = ConvNorm(config, space, inp, here, 1)
-        self.conv2 = ConvNorm(config, space, inner, here, config.kernels[-1], stride, elastic=elastic)
-        self.conv3 = ConvNorm(config, space, inner, here, 1, factor=EXPANSION)
-        self.shortcut = ConvNorm(config, space, inp, here, 1, stride, factor=EXPANSION) if first else None
+        kernel = config.kernels[-1] if elastic else 3
+        is_basic = factor == 1
+        self.conv1 = ConvNorm(config, space, inp, here, *((3, stride) if is_basic else (1, 1)))
+        self.conv2 = ConvNorm(config, space, inner, here, kernel, 1 if is_basic else stride, elastic=elastic)
+        self.conv3 = None if is_basic else ConvNorm(config, space, inner, here, 1, factor=factor)
+        projects = first and not (is_basic and stride == 1 and inp == inner)
+        self.shortcut = ConvNorm(config, space, inp, here, 1, stride, factor=factor) if projects else None
+
+    @property
+    def convs(self) -> list[ConvNorm]:
+        """The convolutions of the branch."""
+        return [self.conv1, self.conv2] if self.conv3 is None else [self.conv1, self.conv2, self.conv3]
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
-        y = self.conv1(x, choice).relu_()
-        y = self.conv2(y, choice).relu_()
-        y = self.conv3(y, choice)
-        return (y + (x if self.shortcut is None else self.shortcut(x, choice))).relu_()
+        *inner, last = self.convs
+        y = x
+        for layer in inner:
+            y = layer(y, choice).relu_()
+        return (last(y, choice) + (x if self.shortcut is None else self.shortcut(x, choice))).relu_()
 
     def cost(self, choice: Choice, shape: Shape) -> Cost:
-        arrived, madds = shape, 0
-        for layer in (self.conv1, self.conv2, self.conv3):
+        madds = 0 if self.shortcut is None else self.shortcut.cost(choice, shape)[0]
+        for layer in self.convs:
             more, shape = layer.cost(choice, shape)
             madds += more
-        return Cost(madds if self.shortcut is None else madds + self.shortcut.cost(choice, arrived)[0], 0, shape)
+        return Cost(madds, 0, shape)
 
     def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
         inp = self.inp_factor * self.space.width(choice, self.inp_stage)
-        inner = self.space.width(choice, self.conv1.stage)
-        branch = [*self.conv1.extract(choice, inp), nn.ReLU(inplace=True)]
-        branch += [*self.conv2.extract(choice, inner), nn.ReLU(inplace=True), *self.conv3.extract(choice, inner)]
+        first, *others = self.convs
+        branch = first.extract(choice, inp)
+        for layer in others:
+            branch += [nn.ReLU(inplace=True), *layer.extract(choice, self.space.width(choice, first.stage))]
         shortcut = [] if self.shortcut is None else self.shortcut.extract(choice, inp)
-        return PlainBottleneck(nn.Sequential(*branch), nn.Sequential(*shortcut))
+        return PlainResidual(nn.Sequential(*branch), nn.Sequential(*shortcut))
 
 
-class PlainBottleneck(nn.Module):
+class PlainResidual(nn.Module):
     """A residual block of fixed widths; an empty shortcut is the identity."""
 
     def __init__(self, branch: nn.Sequential, shortcut: nn.Sequential) -> None:
@@ -193,8 +205,8 @@ class Head(Unit):
 
     def __init__(self, config: ResNetConfig, space: ChoiceSpace, classes: int) -> None:
         super().__init__()
-        self.space, self.stage = space, len(space.stages) - 1
-        self.linear = SlicedLinear(EXPANSION * config.stages[-1].widths[-1], classes)
+        self.space, self.stage, self.factor = space, len(space.stages) - 1, config.expansion
+        self.linear = SlicedLinear(self.factor * config.stages[-1].widths[-1], classes)
 
     @property
     def reads(self) -> Tensor:
@@ -209,7 +221,7 @@ class Head(Unit):
         return Cost(channels * classes, channels * height * width, (classes, 1, 1))
 
     def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
-        linear = self.linear.extract(EXPANSION * self.space.width(choice, self.stage))
+        linear = self.linear.extract(self.factor * self.space.width(choice, self.stage))
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
 
 
@@ -218,14 +230,15 @@ Ending = Callable[[ResNetConfig, ChoiceSpace, int], Unit]
 
 
 def build(config: ResNetConfig, classes: int, input_channels: int, head: Ending = Head) -> Supernet:
-    """The supernet of a configuration, cut in front of every gated stage."""
+    """The supernet of a configuration, cut in front of every gated stage, or behind a front that no gate follows."""
     space = config.space()
     cuts: list[list[Unit]] = [[Stem(config, space, input_channels)]]
     for stage, plan in enumerate(config.stages):
         if stage in config.gates:
             cuts[-1].append(GateInput(config.leading(stage)))
+        if stage in (config.gates or (config.front or None,)):
             cuts.append([])
-        cuts[-1] += [Bottleneck(config, space, stage, first=block == 0) for block in range(plan.blocks)]
+        cuts[-1] += [Residual(config, space, stage, first=block == 0) for block in range(plan.blocks)]
     cuts[-1].append(head(config, space, classes))
-    segments = [Segment(units, decides=index < len(cuts) - 1) for index, units in enumerate(cuts)]
+    segments = [Segment(units, decides=index < len(config.gates)) for index, units in enumerate(cuts)]
     return Supernet(space, segments, input_channels, config.gate_hidden)

@@ -62,7 +62,7 @@ def findings_of(images: Sequence[Found], label: int) -> ClassFindings:
     """The findings of one class over all images; equal scores keep the order of the images."""
     hits, scores, where = [], [], []
     for number, image in enumerate(images):
-        verdict = image.verdicts()
+        verdict = image.verdicts
         mine = (image.labels == label) & (verdict != IGNORED)
         hits.append(verdict[mine] == HIT)
         scores.append(image.scores[mine])

@@ -8,6 +8,7 @@ neither way. Difficult objects need not be found.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -30,12 +31,13 @@ class Found:
     true_labels: np.ndarray
     difficult: np.ndarray
 
-    def verdicts(self, iou: float = IOU) -> np.ndarray:
+    @cached_property
+    def verdicts(self) -> np.ndarray:
         """(n,) int8: HIT, FALSE or IGNORED for each detection."""
         verdict = np.full(len(self.boxes), FALSE, np.int8)
         for label in np.unique(self.labels):
             mine, objects = self.labels == label, self.true_labels == label
-            verdict[mine] = verdicts(self.boxes[mine], self.truth[objects], self.difficult[objects], iou)
+            verdict[mine] = verdicts(self.boxes[mine], self.truth[objects], self.difficult[objects])
         return verdict
 
     def objects(self) -> np.ndarray:
@@ -44,7 +46,7 @@ class Found:
 
     def f1(self, confidence: float) -> float:
         """F1 of the detections with at least this score; 1 where there is nothing to find and nothing was found."""
-        verdict = self.verdicts()[self.scores >= confidence]
+        verdict = self.verdicts[self.scores >= confidence]
         hits, false = int((verdict == HIT).sum()), int((verdict == FALSE).sum())
         total = hits + false + len(self.objects())
         return 2 * hits / total if total else 1.0

@@ -1,8 +1,7 @@
-"""Latency: paired, interleaved, synchronised, and without a trace left on what was measured."""
+"""Meters: paired, interleaved, synchronised, and without a trace left on what was measured."""
 
 import gc
 import math
-import random
 import subprocess
 import sys
 
@@ -14,7 +13,8 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from bench.profilers import allocator, load
-from bench.profilers.latency import as_served, measure, measure_networks, synchroniser, time_round
+from bench.profilers.latency import LATENCY
+from bench.profilers.meter import Conditions, Measurement, Meter, Served, growth, in_rounds, measure, synchroniser
 from bench.statistics.paired import median_interval, paired_ratio, quantile
 
 LAUNCH_S, WORK_S = 1e-5, 2e-3
@@ -57,6 +57,12 @@ class VirtualWork:
         return run
 
 
+def timed(steps, clock, rounds=11, warmup=0, tell=lambda done, total: None, synchronise=None, **conditions):
+    """Measurements in seconds of a virtual clock."""
+    about = Conditions(rounds=rounds, warmup=warmup, **conditions)
+    return measure(Meter("time", "s", growth(clock)), steps, about, tell=tell, clock=clock, synchronise=synchronise)
+
+
 def small_network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.ReLU())
@@ -64,23 +70,22 @@ def small_network() -> nn.Module:
 
 def test_work_on_an_asynchronous_device_is_waited_for():
     device = AsynchronousDevice()
-    latency = measure({"net": lambda: device.launch(WORK_S)}, 5, 1, clock=device.clock, synchronise=device.synchronise)[
-        "net"
-    ]
-    assert latency.samples_ms == pytest.approx([1e3 * (LAUNCH_S + WORK_S)] * 5)
+    steps = {"net": lambda: device.launch(WORK_S)}
+    time = timed(steps, device.clock, 5, 1, synchronise=device.synchronise)["net"]
+    assert time.samples == pytest.approx([LAUNCH_S + WORK_S] * 5)
 
 
 def test_without_synchronisation_the_same_device_shows_launch_time():
     device = AsynchronousDevice()
-    latency = measure({"net": lambda: device.launch(WORK_S)}, 5, 1, clock=device.clock)["net"]
-    assert latency.median_ms == pytest.approx(1e3 * LAUNCH_S)
+    time = timed({"net": lambda: device.launch(WORK_S)}, device.clock, 5, 1)["net"]
+    assert time.median == pytest.approx(LAUNCH_S)
 
 
 def test_work_left_over_by_one_candidate_is_not_charged_to_the_next():
     device = AsynchronousDevice()
     steps = {"heavy": lambda: device.launch(50 * WORK_S), "light": lambda: device.launch(WORK_S)}
-    latency = measure(steps, 7, 0, clock=device.clock, synchronise=device.synchronise)
-    assert latency["light"].p99_ms == pytest.approx(1e3 * (LAUNCH_S + WORK_S))
+    times = timed(steps, device.clock, 7, synchronise=device.synchronise)
+    assert times["light"].quantile(1) == pytest.approx(LAUNCH_S + WORK_S)
 
 
 @pytest.mark.parametrize(("limit_s", "rounds"), [(0.0, 5), (6.5, 7), (math.inf, 11)])
@@ -89,8 +94,8 @@ def test_no_round_begins_after_the_time_limit_but_five_are_run(limit_s, rounds):
     work, told = VirtualWork(), []
     steps = {"a": work.step("a", 0.25), "b": work.step("b", 0.75)}
     tell = lambda done, total: told.append((done, total))
-    latency = measure(steps, 11, 2, clock=work.clock, limit_s=limit_s, tell=tell)
-    assert [latency["a"].n, latency["b"].n] == [rounds, rounds]
+    times = timed(steps, work.clock, 11, 2, tell, limit_s=limit_s)
+    assert [times["a"].n, times["b"].n] == [rounds, rounds]
     assert told == [(done, 11) for done in range(rounds)]
 
 
@@ -105,7 +110,7 @@ def test_every_round_times_every_candidate_once_in_a_shuffled_repeatable_order()
     def calls(seed: int) -> list[str]:
         work = VirtualWork()
         steps = {name: work.step(name, 1.0) for name in "abcd"}
-        measure(steps, 12, 0, clock=work.clock, seed=seed)
+        timed(steps, work.clock, 12, seed=seed)
         return work.calls
 
     first = calls(0)
@@ -117,43 +122,76 @@ def test_every_round_times_every_candidate_once_in_a_shuffled_repeatable_order()
 
 def test_warm_up_calls_are_not_samples():
     work = VirtualWork()
-    latency = measure({"a": work.step("a", 1.0)}, 3, 4, clock=work.clock)["a"]
-    assert (len(work.calls), latency.n, latency.conditions.warmup) == (7, 3, 4)
+    time = timed({"a": work.step("a", 1.0)}, work.clock, 3, 4)["a"]
+    assert (len(work.calls), time.n, time.conditions.warmup) == (7, 3, 4)
+
+
+def test_no_round_follows_one_after_which_it_is_enough():
+    work, seen = VirtualWork(), []
+    meter, steps = Meter("time", "s", growth(work.clock)), {name: work.step(name, 1.0) for name in "ab"}
+
+    def enough(samples):
+        seen.append([len(samples[name]) for name in "ab"])
+        return len(seen) == 4
+
+    assert measure(meter, steps, Conditions(rounds=9), enough=enough)["b"].n == 4
+    assert seen == [[n, n] for n in (1, 2, 3, 4)]
 
 
 def test_a_drifting_machine_does_not_move_the_paired_ratio():
     work = VirtualWork()
-    samplers = {name: _timed(work, name, seconds) for name, seconds in (("slow", 3.0), ("quick", 2.0))}
-    seconds: dict[str, list[float]] = {"slow": [], "quick": []}
-    shuffle = random.Random(0)
-    for round_index in range(20):
-        work.speed = 1.0 + round_index % 7
-        time_round(samplers, seconds, shuffle)
+    samplers = {
+        name: growth(work.clock)(work.step(name, seconds), lambda: None)
+        for name, seconds in (("slow", 3.0), ("quick", 2.0))
+    }
+
+    def drift(done: int, total: int) -> None:
+        work.speed = 1.0 + done % 7
+
+    seconds = in_rounds(samplers, Conditions(rounds=20), lambda _: False, drift, work.clock)
     ratio = paired_ratio(seconds["slow"], seconds["quick"])
     assert (ratio.median, ratio.low, ratio.high) == pytest.approx((1.5, 1.5, 1.5))
     low, high = median_interval(seconds["slow"])
     assert high / low > 1.5  # the times themselves do move
 
 
-def _timed(work: VirtualWork, name: str, seconds: float):
-    step = work.step(name, seconds)
-
-    def sample() -> float:
-        start = work.now
-        step()
-        return work.now - start
-
-    return sample
-
-
 def test_summary_of_known_times():
     work = VirtualWork()
     durations = iter(range(1, 102))
-    step = lambda: setattr(work, "now", work.now + next(durations) * 1e-3)
-    latency = measure({"a": step}, 101, 0, clock=work.clock)["a"]
-    assert (latency.median_ms, latency.iqr_ms) == pytest.approx((51.0, 50.0))
-    assert (latency.p90_ms, latency.p99_ms, latency.n) == pytest.approx((91.0, 100.0, 101))
-    assert latency.details()["median_ms"] == latency.median_ms
+    step = lambda: setattr(work, "now", work.now + next(durations))
+    time = timed({"a": step}, work.clock, 101, batch=8, threads=2)["a"]
+    assert (time.median, time.iqr, time.n) == pytest.approx((51.0, 50.0, 101))
+    details = time.details()
+    assert (details["p90_s"], details["p99_s"]) == pytest.approx((91.0, 100.0))
+    assert (details["median_s"], details["iqr_s"]) == (time.median, time.iqr)
+    assert [details[key] for key in ("meter", "batch", "threads", "precision")] == ["time", 8, 2, "float32"]
+    assert time.metrics() == {"time_s": (time.median, "s/batch")}
+
+
+def test_latency_also_tells_images_a_second():
+    assert LATENCY.metrics(50.0, 8) == {"latency_ms": (50.0, "ms/batch"), "images_per_s": (160.0, "images/s")}
+
+
+def test_a_network_gets_its_batches_in_turn():
+    seen = []
+
+    class Looks(nn.Module):
+        def forward(self, x):
+            seen.append((len(x), self.training, torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")))
+
+    looks = Looks().train()
+    measure(LATENCY, {"net": Served(looks, [torch.ones(2), torch.ones(3)])}, Conditions(warmup=1, rounds=3))
+    assert seen == [(count, False, True, False) for count in (2, 3, 2, 3)]
+    assert looks.training
+
+
+def test_precision_is_that_of_autocast():
+    kinds = []
+    network = nn.Sequential(nn.Linear(2, 2), nn.Identity())
+    step = lambda: kinds.append(network(torch.ones(1, 2)).dtype)
+    measure(LATENCY, {"a": step}, Conditions(rounds=1, warmup=0, precision="bfloat16"))
+    measure(LATENCY, {"a": step}, Conditions(rounds=1, warmup=0))
+    assert kinds == [torch.bfloat16, torch.float32]
 
 
 def test_measuring_leaves_the_network_as_it_was():
@@ -164,8 +202,9 @@ def test_measuring_leaves_the_network_as_it_was():
     state = {name: value.clone() for name, value in network.state_dict().items()}
     hooks = _hooks(network)
     threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
-    latencies = measure_networks({"net": network}, images, 3, 1, threads=threads + 1)
-    assert latencies["net"].conditions.threads == threads + 1
+    conditions = Conditions(rounds=3, warmup=1, threads=threads + 1)
+    latency: Measurement = measure(LATENCY, {"net": Served(network, [images])}, conditions)["net"]
+    assert latency.conditions.threads == threads + 1
     assert [module.training for module in network.modules()] == flags
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert (_hooks(network), torch.get_num_threads(), torch.is_grad_enabled()) == (hooks, threads, grad)
@@ -174,11 +213,17 @@ def test_measuring_leaves_the_network_as_it_was():
     assert network[0].weight.grad is not None
 
 
+def test_the_collector_does_not_run_in_a_call():
+    seen = []
+    measure(LATENCY, {"a": lambda: seen.append(gc.isenabled())}, Conditions(rounds=2, warmup=0))
+    assert seen == [False, False]
+
+
 def test_a_failing_candidate_also_leaves_everything_as_it_was():
     network = small_network().train()
     threads = torch.get_num_threads()
-    with pytest.raises(RuntimeError), as_served([network], threads + 1):
-        measure({"net": lambda: network(torch.randn(2, 5, 8, 8))}, 2, 0)
+    with pytest.raises(RuntimeError):
+        measure(LATENCY, {"net": Served(network, [torch.randn(2, 5, 8, 8)])}, Conditions(threads=threads + 1))
     assert network.training
     assert (torch.get_num_threads(), gc.isenabled()) == (threads, True)
 
@@ -189,14 +234,14 @@ def _hooks(network: nn.Module) -> int:
 
 def test_at_least_one_round():
     with pytest.raises(ValueError, match="rounds"):
-        measure({"a": lambda: None}, 0, 0)
+        measure(LATENCY, {"a": lambda: None}, Conditions(rounds=0))
 
 
 def test_our_loop_agrees_with_torch_utils_benchmark():
     """Loosely, best call against best call: a wrong unit or extra calls would differ by far more than 2x."""
     a = torch.randn(400, 400)
     step = lambda: a @ a
-    ours = min(measure({"mm": step}, 40, 5)["mm"].samples_ms)
+    ours = min(measure(LATENCY, {"mm": step}, Conditions(rounds=40, warmup=5))["mm"].samples)
     timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
     theirs = 1e3 * min(timer.timeit(1).median for _ in range(40))
     assert 0.5 < ours / theirs < 2

@@ -1,0 +1,38 @@
+"""Whether a machine can do a driver's runs: it sees the driver's results directory and holds the same code."""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.core.provenance import code_digest
+from bench.core.spec import RunSpec
+from bench.executors.attempt import FAILED, Outcome, attempt
+
+
+@contextlib.contextmanager
+def shared_token(root: Path) -> Iterator[str]:
+    """The name of a file in the results by which a worker sees that its results directory is the driver's."""
+    token = f".driver.{secrets.token_hex(8)}.tmp"
+    (root / token).touch(exist_ok=False)
+    try:
+        yield token
+    finally:
+        (root / token).unlink(missing_ok=True)
+
+
+def node_problem(root: Path, token: str, code: str) -> str:
+    """What keeps the machine that this runs on from doing the driver's runs, in a few words; "" for nothing."""
+    if not (root / token).exists():
+        return f"it does not see the results directory {root} of the driver: put --results on storage that all share"
+    if code_digest() != code:
+        return "it holds another version of slicebench than the driver"
+    return ""
+
+
+def guarded_attempt(token: str, code: str, spec: RunSpec, phase: str, root: Path, *rest: Any) -> Outcome:
+    """`attempt`, on machines that joined the cluster later too."""
+    if problem := node_problem(root, token, code):
+        return Outcome(FAILED, f"a machine of the cluster cannot do it: {problem}")
+    return attempt(spec, phase, root, *rest)
