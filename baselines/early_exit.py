@@ -176,7 +176,8 @@ class ExitPoint(OperatingPoint):
     Args:
         network: the plain network. forms: it in the forms in which it can run; the first makes the predictions.
         costs, params: claimed multiply-adds and active parameters of an image that leaves at each exit.
-        stored: parameters of all images.
+        stored: parameters that must be kept.
+        numbers: what a decision for each exit is called in routes, ascending; the exits counted from 0 where None.
     """
 
     kind = "dynamic"
@@ -189,19 +190,26 @@ class ExitPoint(OperatingPoint):
         costs: Sequence[int],
         params: Sequence[int],
         stored: int,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         self.name, self.network, self.forms = name, network.eval(), forms
-        self.routing_space = (tuple(range(len(costs))),)
+        self.numbers = torch.tensor(numbers or range(len(costs)))
+        self.routing_space = (self.numbers.tolist(),)
         self.costs, self.params, self.stored = torch.tensor(costs), torch.tensor(params), stored
 
     def __call__(self, x: Tensor) -> Prediction:
-        return next(iter(self.forms.values())).predict(x)
+        output, exits = next(iter(self.forms.values())).predict(x)
+        return Prediction(output, self.numbers.to(exits.device)[exits])
+
+    def places(self, route: Tensor) -> Tensor:
+        """Routes (B, 1) to the exits (B,) that they stand for, counted from 0."""
+        return torch.searchsorted(self.numbers, route[:, 0].cpu())
 
     def madds(self, route: Tensor) -> Tensor:
-        return self.costs[route[:, 0].cpu()]
+        return self.costs[self.places(route)]
 
     def params_active(self, route: Tensor) -> Tensor:
-        return self.params[route[:, 0].cpu()]
+        return self.params[self.places(route)]
 
     @property
     def params_stored(self) -> int:
@@ -211,7 +219,7 @@ class ExitPoint(OperatingPoint):
         return dict(self.forms)
 
     def subnetworks(self, routes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], nn.Module]:
-        return {route: self.network.until(route[0]) for route in routes}
+        return {route: self.network.until(self.numbers.tolist().index(route[0])) for route in routes}
 
 
 def exit_point(name: str, network: ExitNetwork, thresholds: Sequence[float], costs: Sequence[int]) -> ExitPoint:

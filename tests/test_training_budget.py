@@ -2,12 +2,34 @@
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, digits, full_routing, routed_point
+from small_runs import (
+    CPU,
+    DATA,
+    FirstImages,
+    Trained,
+    digits,
+    full_routing,
+    routed_point,
+    small_spec,
+    trained_points,
+)
 
 from bench.core.errors import UserError
+from bench.core.spec import RunSpec
+from bench.evaluation.proof import prove
 from bench.points import RoutedPoint
+from bench.runs.check import check
 from bench.slicing.gate import Gate, ScalarGate, decide
-from bench.training.budget import GAP, budget_offsets, check_budgets, fit_offset, option_costs, search_offset
+from bench.training.budget import (
+    GAP,
+    Span,
+    budget_offsets,
+    check_budgets,
+    fit_offset,
+    option_costs,
+    search_offset,
+    spendable,
+)
 
 COSTS = torch.tensor([0.0, 0.2, 0.5, 1.0], dtype=torch.float64)
 KINDS = [Gate, ScalarGate]
@@ -119,9 +141,57 @@ def test_gates_that_lean_spend_the_budget_on_the_images_it_was_fitted_to(model, 
 
 
 def test_a_budget_out_of_reach_is_refused():
-    check_budgets([0.6, 0.9], 50, 100, "dynamic0-1")
+    spans = [Span(50, 100), Span(70, 100)]
+    check_budgets([0.6, 0.9], spans)
+    assert [spendable([0.6, 0.9], span) for span in spans] == [[0.6, 0.9], [0.9]]
     for budget in (0.4, 0.5, 1.0, 1.2):
-        with pytest.raises(
-            UserError, match=f"budget {budget:g} is out of reach: images of dynamic0-1 cost between 0.500"
-        ):
-            check_budgets([0.6, budget], 50, 100, "dynamic0-1")
+        with pytest.raises(UserError, match=f"budget {budget:g} is out of reach: .* above the cheapest, 0.500, 0.700"):
+            check_budgets([0.6, budget], spans)
+    with pytest.raises(UserError, match="each fraction once"):
+        check_budgets([0.6, 0.6], spans)
+
+
+# The method.
+
+
+@pytest.fixture(scope="module", params=["ds_net", "ds_net_pp"])
+def trained(request, tmp_path_factory):
+    """Runs of three routing spaces, or several gates, with two budgets."""
+    model, routing = {"ds_net": ("ds_mobilenet_micro8", [[0, 1, 2, 3], [1, 2]]), "ds_net_pp": ("ds_vit_micro8", [])}[
+        request.param
+    ]
+    options = {"routing": routing, "budgets": [0.8, 0.4], "gate_epochs": 2, "gate_ema": 0.9, "sgs_smoothing": 0.1}
+    spec, directory = small_spec(request.param, model=model, options=options), tmp_path_factory.mktemp(request.param)
+    return Trained(spec, directory), trained_points(spec, directory)
+
+
+@torch.no_grad()
+def test_a_run_has_a_point_for_argmax_and_one_for_each_budget_that_a_space_can_spend(trained, tmp_path):
+    run, points = trained
+    names = [point.name for point in points]
+    whole = ["dynamic0-1-2-3", "dynamic0-1-2-3-budget0.8", "dynamic0-1-2-3-budget0.4"]
+    assert names == [*whole, *(["dynamic1-2", "dynamic1-2-budget0.8"] if run.spec.method == "ds_net" else [])]
+    x = torch.cat([batch.x for batch in digits().validation.batches(150)])
+    for point in points:
+        _, _, budget = point.name.partition("-budget")
+        ends = [[options[end] for options in point.routing] for end in (0, -1)]
+        cheapest, costliest = point.madds(torch.tensor(ends)).tolist()
+        assert all((gate.offset != 0).any() == bool(budget) for gate in point.gates), "argmax has no offset"
+        if budget:
+            step = (costliest - cheapest) / 150  # what one image can change
+            assert point.madds(point(x).route).double().mean() == pytest.approx(float(budget) * costliest, abs=2 * step)
+    randoms = trained_points(small_spec("random_gate", run, model=run.spec.model), tmp_path, run)
+    assert [point.name for point in randoms] == names
+    fixed = trained_points(small_spec("fixed_choice", run, model=run.spec.model), tmp_path, run)
+    assert [point.name for point in fixed] == ["uniform0", "uniform1", "uniform2", "uniform3"]
+
+
+def test_a_budgeted_point_is_proven(trained):
+    _, points = trained
+    assert prove(points[1], FirstImages(digits().validation, 40), CPU)["networks"]
+
+
+def test_a_budget_that_no_routing_space_reaches_is_refused_before_anything_runs():
+    options = {"routing": [[0, 1], [2, 3]], "budgets": [0.8, 0.4]}
+    with pytest.raises(UserError, match=r"budget 0.4 is out of reach: .* above the cheapest, 0.5\d+, 0.5\d+"):
+        check([RunSpec("ds_net", "ds_mobilenet_micro8", data=DATA, options=options)], None)

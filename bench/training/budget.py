@@ -8,6 +8,7 @@ on validation images and fixed from then on: routing stays a deterministic funct
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def search_offset(measure: Callable[[float], tuple[float, Tensor]], budget: floa
     def cost_at(offset: float) -> tuple[float, Tensor]:
         cost, switches = measure(offset)
         values = switches[switches.isfinite()].sort().values
-        place = int((values <= offset).sum())
+        place = int((values < offset).sum())
         inside = 0 < place < len(values)
         if not inside or values[place] - values[place - 1] > GAP:
             tried.append((abs(cost - budget), middle(values, place)))
@@ -102,20 +103,42 @@ def option_costs(net: Supernet, routing: Routing, image_size: int) -> list[Tenso
 
     cheapest, costliest = [options[0] for options in routing], [options[-1] for options in routing]
     base, costs = madds(cheapest), []
-    span = max(madds(costliest) - base, 1)
+    distance = max(madds(costliest) - base, 1)
     for gate, options in enumerate(routing):
         routes = [[*cheapest[:gate], option, *cheapest[gate + 1 :]] for option in options]
-        costs.append(torch.tensor([(madds(route) - base) / span for route in routes], dtype=torch.float64))
+        costs.append(torch.tensor([(madds(route) - base) / distance for route in routes], dtype=torch.float64))
     return costs
 
 
-def check_budgets(budgets: Sequence[float], cheapest: int, costliest: int, name: str) -> None:
-    """Raise `UserError` for a budget, a fraction of the costliest route, that is not between the cheapest and that."""
+class Span(NamedTuple):
+    """Multiply-adds of an image on the cheapest and on the costliest way through a network, decisions included."""
+
+    cheapest: int
+    costliest: int
+
+
+def route_span(net: Supernet, gates: Sequence[Gate], routing: Routing, image_size: int) -> Span:
+    """The cheapest and the costliest route of a routing space, gates included."""
+    overhead = sum(gate.madds for gate in gates)
+    ends = [net.space.routed([options[end] for options in routing]) for end in (0, -1)]
+    return Span(*(cost.madds + overhead for cost in net.costs(ends, image_size)))
+
+
+def spendable(budgets: Sequence[float], span: Span) -> list[float]:
+    """Those of the budgets, fractions of the costliest way, that lie between the cheapest and the costliest."""
+    return [budget for budget in budgets if span.cheapest < budget * span.costliest < span.costliest]
+
+
+def check_budgets(budgets: Sequence[float], spans: Sequence[Span]) -> None:
+    """Raise `UserError` for a budget that is there twice, or that none of the spans can spend."""
+    if len({f"{budget:g}" for budget in budgets}) < len(budgets):
+        raise UserError(f"budgets must name each fraction once, not {list(budgets)}")
     for budget in budgets:
-        if not cheapest < budget * costliest < costliest:
+        if not any(spendable([budget], span) for span in spans):
+            reach = ", ".join(f"{span.cheapest / span.costliest:.3f}" for span in spans)
             raise UserError(
-                f"budget {budget:g} is out of reach: images of {name} cost between {cheapest / costliest:.3f} and 1 of "
-                "its costliest route"
+                f"budget {budget:g} is out of reach: it must be below 1, the costliest way through the network, and "
+                f"above the cheapest, {reach}"
             )
 
 
@@ -136,13 +159,8 @@ def budget_offsets(
         split: the validation split.
     """
     costs = [cost.to(device) for cost in option_costs(net, routing, image_size)]
-    overhead = sum(gate.madds for gate in gates)
-    cheapest, costliest = (
-        net.cost(net.space.routed([options[end] for options in routing]), image_size).madds + overhead
-        for end in (0, -1)
-    )
-    span = max(costliest - cheapest, 1)
-    shares = [(budget * costliest - cheapest) / span for budget in budgets]
+    cheapest, costliest = route_span(net, gates, routing, image_size)
+    shares = [(budget * costliest - cheapest) / (costliest - cheapest) for budget in budgets]
     if len(gates) == 1:
         _, switches = _decisions(net, gates, routing, costs, 0.0, split, device)
         offsets, added = (torch.cat(parts).cpu() for parts in zip(*switches, strict=True))
@@ -151,9 +169,12 @@ def budget_offsets(
     def measure(offset: float) -> tuple[float, Tensor]:
         routes, switches = _decisions(net, gates, routing, costs, offset, split, device)
         taken, counts = routes.unique(dim=0, return_counts=True)
-        spent = [net.cost(net.space.routed(route), image_size).madds + overhead for route in taken.tolist()]
+        spent = [cost.madds for cost in net.costs(map(net.space.routed, taken.tolist()), image_size)]
         mean = (torch.tensor(spent, dtype=torch.float64) * counts.cpu()).sum().item() / len(routes)
-        return (mean - cheapest) / span, torch.cat([offsets.flatten() for offsets, _ in switches]).cpu()
+        mean += sum(gate.madds for gate in gates)
+        return (mean - cheapest) / (costliest - cheapest), torch.cat(
+            [offsets.flatten() for offsets, _ in switches]
+        ).cpu()
 
     return [search_offset(measure, share) for share in shares]
 
