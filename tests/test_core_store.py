@@ -212,8 +212,10 @@ while True:
 
 def test_kill_9_at_any_moment_leaves_absent_or_whole(tmp_path: Path):
     draw = random.Random(0)
-    written = torn = 0
-    for attempt in range(12):
+    written = torn = attempt = 0
+    while attempt < 12 or not (written and torn):  # on a busy machine more of them die too early or too late
+        attempt += 1
+        assert attempt < 200, "no writer was caught in the act: the test proves nothing"
         root = tmp_path / str(attempt)
         with subprocess.Popen([sys.executable, "-c", WRITER, root, RUN], stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
@@ -228,8 +230,6 @@ def test_kill_9_at_any_moment_leaves_absent_or_whole(tmp_path: Path):
         torn += len(list(root.rglob(".train.*.tmp"))) + len(list(root.rglob(".*.json.*.tmp")))
         with store.lease(RUN):  # sweeps what the killed writer left
             assert not list(root.rglob("*.tmp"))
-    assert written > 0
-    assert torn > 0, "no writer was caught in the act: the test proves nothing"
 
 
 def test_write_atomic_replaces_whole_files(tmp_path: Path):

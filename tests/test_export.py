@@ -67,7 +67,7 @@ def view_of(run_id: str, choice: str, results: Path) -> Plain:
 
 
 def command(*arguments: object) -> int:
-    return cli._exit_code([str(argument) for argument in arguments])
+    return cli.exit_code([str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_checkpoint_that_is_gone_or_changed_is_not_trained_again(tmp_path):
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert "is not the one that" in refused(spec.run_id, tmp_path, tmp_path / "net")
     file.unlink()
-    assert "is not here" in refused(spec.run_id, tmp_path, tmp_path / "net")
+    assert "is missing" in refused(spec.run_id, tmp_path, tmp_path / "net")
     assert not file.exists()
 
 

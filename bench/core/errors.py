@@ -1,4 +1,4 @@
-"""The one exception that is a message to the user, and the "did you mean" sentence."""
+"""The exceptions that are a message to the user, and the "did you mean" sentence."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class UserError(Exception):
     """Something the user can put right: one clear sentence. The command line prints it and exits with 2."""
+
+
+class NotAtHand(UserError):
+    """Something that is not on this machine: a data set, a checkpoint. With it, the same command would work."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import UserError
+from bench.core.errors import NotAtHand, UserError
 from bench.core.files import damaged, read_json, write_json
 from bench.core.lease import TTL_S, Busy, lease
 from bench.core.record import Record, parse_record
@@ -80,7 +80,7 @@ class Store:
         """The spec of a stored run. Raises UserError when it is missing, damaged, or that of another run."""
         file = self.path(run_id) / "spec.json"
         if not file.exists():
-            raise UserError(f"there is no run {run_id} in {self.root}")
+            raise NotAtHand(f"there is no run {run_id} in {self.root}")
         spec = parse_spec(read_json(file), f"{file}: ")
         if spec.run_id != run_id:
             raise damaged(file, f"it describes {spec.run_id}")

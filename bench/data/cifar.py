@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.core.errors import UserError, unknown
+from bench.core.errors import NotAtHand, UserError, unknown
 from bench.core.spec import DataSpec
 from bench.data.augment import Augmentation, Normalisation
 from bench.data.cifar_files import CIFAR10, CIFAR100, SOURCE, Files, Layout, nhwc
@@ -144,7 +144,7 @@ def find(root: Path | None, files: Files, images: int) -> Archive:
     """The archive below or at `root`, the binary one first. Raises UserError when there is none."""
     folders = " or ".join(files.folders)
     if root is None:
-        raise UserError(f"{files.name} needs a data directory: --data DIR with {folders} in it, from {SOURCE}")
+        raise NotAtHand(f"{files.name} needs a data directory: --data DIR with {folders} in it, from {SOURCE}")
     for layout in files.layouts:
         if os.path.isdir(root / layout.folder):  # unlike Path.is_dir, False where we may not look
             return Archive(root / layout.folder, layout, files, images)
@@ -152,4 +152,4 @@ def find(root: Path | None, files: Files, images: int) -> Archive:
         if os.path.isfile(root / (next(iter(files.names)) + layout.suffix)):
             return Archive(root, layout, files, images)
     missing = f"has no {folders}" if os.path.exists(root) else "does not exist"
-    raise UserError(f"{files.name}: {root} {missing}; download {files.title} from {SOURCE} and unpack it there")
+    raise NotAtHand(f"{files.name}: {root} {missing}; download {files.title} from {SOURCE} and unpack it there")

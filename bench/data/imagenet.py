@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.core.errors import UserError, unknown
+from bench.core.errors import NotAtHand, UserError, unknown
 from bench.core.spec import DataSpec
 from bench.data.class_folders import assemble
 from bench.data.dataset import Dataset, refuse_strict
@@ -105,12 +105,12 @@ def find(folders: Folders, root: Path | None) -> Path:
     """The folder with `train` and `val`, below or at `root`. Raises UserError when there is none."""
     places = " or ".join(folders.places)
     if root is None:
-        raise UserError(f"{folders.name} needs a data directory: --data DIR with {places} in it")
+        raise NotAtHand(f"{folders.name} needs a data directory: --data DIR with {places} in it")
     for place in (*(root / name for name in folders.places), root):
         if os.path.isdir(place / "train") and os.path.isdir(place / "val"):
             return place
     missing = f"has no {places} with folders train and val" if os.path.exists(root) else "does not exist"
-    raise UserError(f"{folders.name}: {root} {missing}; {folders.source}")
+    raise NotAtHand(f"{folders.name}: {root} {missing}; {folders.source}")
 
 
 def read_part(name: str, folder: Path, decode_all: bool, lists: bool = False) -> Index:

@@ -9,7 +9,7 @@ Every image is decoded once before anything trains, so that one report counts al
 
 from pathlib import Path
 
-from bench.core.errors import UserError, unknown
+from bench.core.errors import NotAtHand, UserError, unknown
 from bench.core.spec import DataSpec
 from bench.data.class_folders import assemble
 from bench.data.dataset import Dataset, refuse_strict
@@ -48,9 +48,9 @@ def load_folder(spec: DataSpec, root: Path | None = None) -> Dataset:
 def find(name: str | None, root: Path | None) -> Path:
     """The folder that a spec names. Raises UserError, naming what there is, where it has no `train`."""
     if root is None:
-        raise UserError("folder needs a data directory: --data DIR with NAME/train/<class>/ in it")
+        raise NotAtHand("folder needs a data directory: --data DIR with NAME/train/<class>/ in it")
     if not root.is_dir():
-        raise UserError(f"folder: {root} does not exist")
+        raise NotAtHand(f"folder: {root} does not exist")
     present = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
     if name is None or name not in present:
         wanted = "needs data.folder=NAME" if name is None else f"found no {name}/train in {root}"

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from bench.core.errors import UserError
+from bench.core.errors import NotAtHand, UserError
 
 FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
 FLAGS = {"": False, "0": False, "1": True, "false": False, "true": True, "unspecified": False}
@@ -41,11 +41,11 @@ def find_set(root: Path | None, name: str) -> Path:
     """The folder of one VOC set below `root`, or in its VOCdevkit. Raises UserError when it is not there or is no such
     set."""
     if root is None:
-        raise UserError(f"voc needs a data directory: --data DIR with VOCdevkit/{name} in it, in {LAYOUT}")
+        raise NotAtHand(f"voc needs a data directory: --data DIR with VOCdevkit/{name} in it, in {LAYOUT}")
     places = [root / "VOCdevkit" / name, root / name]
     folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
-        raise UserError(f"voc: {root} has neither VOCdevkit/{name} nor {name}; unpack it there, in {LAYOUT}")
+        raise NotAtHand(f"voc: {root} has neither VOCdevkit/{name} nor {name}; unpack it there, in {LAYOUT}")
     missing = [part for part in FOLDERS if not (folder / part).is_dir()]
     if missing:
         raise UserError(f"voc: {folder} is not a VOC set, it has no {missing[0]}; needed is {LAYOUT}")

@@ -11,7 +11,7 @@ from bench.core.errors import UserError
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
 
-GRAMMAR = "'all', 'routable', 'spread:N' with N from 2, or indices, choices as '0.0.1' and 'largest', with commas"
+GRAMMAR = "'all', 'routable', 'spread:N' with N from 2, or indices and choices ('largest', '0.0.1') with commas"
 
 
 def routable(space: ChoiceSpace) -> list[Choice]:

@@ -13,7 +13,7 @@ from bench.core.files import sha256, write_atomic
 from bench.core.metrics import METRICS, Measured, metrics_of
 from bench.core.record import Record
 from bench.core.spec import RunSpec
-from bench.data.dataset import Dataset
+from bench.data.dataset import Dataset, Split
 from bench.evaluation.accuracy import Evaluation, evaluate
 from bench.evaluation.backbone import backbone_madds
 from bench.evaluation.proof import prove
@@ -26,10 +26,9 @@ from bench.training.run import Run
 PER_IMAGE = "per_image.safetensors"
 
 
-def evaluated(run: Run, points: list[OperatingPoint]) -> dict[str, Any]:
-    """The test split is opened here, once, by the final points."""
+def evaluated(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, Any]:
+    """The test split judges the final points, once."""
     spec, data, task = run.spec, run.data, run.task
-    split = data.open_test()
     records, results, arrays = [], {}, {}
     for done, point in enumerate(points):
         run.progress("eval", done, len(points))

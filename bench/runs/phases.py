@@ -82,9 +82,9 @@ def _perform(
         body = _trained(run)
         body["results"]["digests"] = run.data.digests(*SEEN_IN_TRAINING)
     else:
-        images = _Images(run.data.open_test(), device)
-        points = [point.on(images) for point in points_of(run)]
-        body = (evaluated if phase == "eval" else profiled)(run, points)
+        test = run.data.open_test()
+        points = [point.on(Images(test, device)) for point in points_of(run)]
+        body = (evaluated if phase == "eval" else profiled)(run, points, test)
     timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb()}
     return body | {"environment": environment(spec.threads), "timing": timing}
 
@@ -97,13 +97,13 @@ def _check_data(run: Run, phase: str, store: Store) -> None:
     if "test" in seen:
         today["test"] = data.open_test().digest
     refuse_other_data(seen, today, spec.run_id)
-    if spec.init_from is not None and store.read_spec(spec.init_from).data == spec.data:
-        refuse_other_data(recorded(store, spec.init_from), today, spec.init_from)
+    if run.parent is not None and run.parent.spec.data == spec.data:
+        refuse_other_data(recorded(store, run.parent.run_id), today, run.parent.run_id)
     if phase == "train":
         begin(store, spec.run_id, today)
 
 
-class _Images:
+class Images:
     """The images of a split in batches, made anew for whoever iterates over them: they may be too many for memory."""
 
     def __init__(self, split: Split, device: torch.device):

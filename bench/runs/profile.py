@@ -21,13 +21,12 @@ from bench.training.run import Run
 FULL = ("", "full")  # beside the (point, form) of the run
 
 
-def profiled(run: Run, points: list[OperatingPoint]) -> dict[str, Any]:
+def profiled(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, Any]:
     """Measure every form of every point, interleaved with the preset's full static network as a common yardstick.
 
     Each meter has rounds of its own, so that reading one does not stand in the values of another.
     """
     spec, data = run.spec, run.data
-    split = data.open_test()
     networks = {(point.name, form): m for point in points for form, m in point.executables().items()}
     net = run.preset.build(len(data.classes), data.channels).to(run.device).eval()
     networks[FULL] = to_channels_last(extract(net, net.space.uniform_choices[-1], fold_bn=True))

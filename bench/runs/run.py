@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bench.core.errors import UserError
+from bench.core.errors import NotAtHand, UserError
 from bench.core.files import sha256
 from bench.core.spec import RunSpec
 from bench.core.store import Store
@@ -75,7 +75,7 @@ def _check_checkpoints(store: Store, run_id: str) -> None:
     for name, digest in store.read(run_id, "train")["results"].get("checkpoints", {}).items():
         file = store.path(run_id) / "checkpoints" / f"{name}.safetensors"
         if not file.exists():
-            raise UserError(
+            raise NotAtHand(
                 f"the checkpoint {file} that {run_id} left is missing; remove the run's folder to train it again"
             )
         if sha256(file) != digest:

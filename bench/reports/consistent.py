@@ -1,0 +1,409 @@
+"""Whether a results directory agrees with itself: every number recomputed from what lies beside it, without data.
+
+What a stranger's folder says is read and compared, and none of its code is run. A wrong number that was changed with
+all that it follows from (scores, routes, claims, proof and digests) passes here; `bench/runs/verify.py` re-executes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from bench.core.errors import UserError
+from bench.core.files import sha256
+from bench.core.metrics import paired_metric
+from bench.core.record import Record
+from bench.core.spec import RunSpec
+from bench.core.store import PHASES, Store
+from bench.reports.old_files import as_written_now
+from bench.statistics.per_image import unpack
+
+LARGEST = 64 * 2**20
+"""Bytes of a JSON or per-image file; a larger one is not read."""
+CLOSE = 1e-9
+"""Relative difference that rounding may leave between a record and its mean over the images."""
+ROW_VERSIONS = ("torch", "torchvision", "timm", "numpy", "fvcore", "torch-pruning")
+"""Libraries whose versions must be those of the other seeds of a row."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One disagreement: a file below the results directory, a field, what it says and what follows from the rest."""
+
+    file: str
+    field: str
+    said: Any
+    expected: Any
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.field} is {_short(self.said)}, not {_short(self.expected)}"
+
+
+@dataclass
+class Findings:
+    """What was found out about one run.
+
+    Attributes:
+        problems: disagreements. missing: what could not be looked at here, in words. notes: what is worth knowing.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class _Looked:
+    """One run as it is read: its files, and where what is wrong with it is written down."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store, self.run_id, self.folder = store, run_id, store.root / "runs" / run_id
+        self.findings = Findings()
+        self.spec: RunSpec | None = None
+        self.bodies: dict[str, dict[str, Any]] = {}
+        self.fingerprints: dict[str, str] = {}  # of what a seed must have of its own
+
+    def wrong(self, file: str, name: str, said: Any, expected: Any) -> None:
+        self.findings.problems.append(Problem(f"runs/{self.run_id}/{file}", name, said, expected))
+
+    def equal(self, file: str, name: str, said: Any, expected: Any) -> None:
+        """Write down that two values differ, numbers by more than rounding."""
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (said, expected))
+        if not (math.isclose(said, expected, rel_tol=CLOSE, abs_tol=CLOSE) if numbers else said == expected):
+            self.wrong(file, name, said, expected)
+
+
+def check_store(root: Path) -> dict[str, Findings]:
+    """What is wrong in a results directory, by run_id.
+
+    Raises:
+        UserError: there is no such directory, or no run in it.
+    """
+    store = Store(root, writable=False)
+    names = sorted(folder.name for folder in (root / "runs").glob("*") if (folder / "spec.json").is_symlink() or
+                   (folder / "spec.json").exists())  # fmt: skip
+    if not names:
+        raise UserError(f"there are no runs in {root}")
+    looked = {name: _look(store, name) for name in names}
+    for each in looked.values():
+        _check_parent(each, looked)
+    _check_rows(looked.values())
+    return {name: each.findings for name, each in looked.items()}
+
+
+def _look(store: Store, run_id: str) -> _Looked:
+    run = _Looked(store, run_id)
+    if not _check_files(run):
+        return run
+    try:
+        run.spec = store.read_spec(run_id)
+        for phase in PHASES:
+            if store.has(run_id, phase):
+                run.bodies[phase] = _phase(store, run.spec, phase)
+            else:
+                run.findings.missing.append(f"the {phase} phase is not complete")
+    except (UserError, ValueError, TypeError, RecursionError) as error:
+        run.wrong("spec.json" if run.spec is None else "", "content", str(error) or type(error).__name__, "readable")
+        return run
+    for part in (_check_records, _check_training, _check_evaluation, _check_profile):
+        try:
+            part(run)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, UserError, SafetensorError) as error:
+            run.wrong("", part.__name__.removeprefix("_check_"), f"{type(error).__name__} {error}", "complete")
+    return run
+
+
+def _phase(store: Store, spec: RunSpec, phase: str) -> dict[str, Any]:
+    """A phase as it is written now, where an older version wrote it."""
+    body = store.read(spec.run_id, phase)
+    parent = spec.init_from
+    judged = store.read(parent, phase) if parent and store.has(parent, phase) else None
+    return as_written_now(spec, body, judged) if phase == "eval" else body
+
+
+def _check_files(run: _Looked) -> bool:
+    """Plain files of a sensible size only; what is behind a link may lie anywhere."""
+    before = len(run.findings.problems)
+    for path in [run.folder, *sorted(run.folder.rglob("*"))]:
+        name, about = str(path.relative_to(run.folder)), path.lstat()
+        if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+            run.wrong(name, "kind of file", "a link or a special file", "a plain file")
+        elif path.suffix in (".json", ".safetensors") and "checkpoints" not in path.parts and about.st_size > LARGEST:
+            run.wrong(name, "bytes", about.st_size, f"at most {LARGEST}")
+    return len(run.findings.problems) == before
+
+
+def _check_records(run: _Looked) -> None:
+    """Each record is of this run, and its value is one that its unit can have."""
+    spec = run.spec
+    assert spec is not None
+    for phase, body in run.bodies.items():
+        file, seen = f"{phase}.json", set()
+        for record in body["records"]:
+            about = f"{record.metric} of {record.point}"
+            own = (("run_id", run.run_id), ("method", spec.method), ("model", spec.model), ("seed", spec.seed))
+            for name, expected in own:
+                run.equal(file, f"{name} of {about}", getattr(record, name), expected)
+            if record.dataset.partition("/")[0] not in (spec.data.name, spec.data.folder):
+                run.wrong(file, f"dataset of {about}", record.dataset, f"that of {spec.data.name}")
+            if not record.split.startswith(record.dataset.partition(":")[0]):
+                run.wrong(file, f"split of {about}", record.split, f"one of {record.dataset}")
+            if problem := _impossible(record):
+                run.wrong(file, f"value of {about}", record.value, problem)
+            key = (record.point, record.metric, record.form, json.dumps(record.details.get("batch")))
+            if key in seen:
+                run.wrong(file, about, "there twice", "there once")
+            seen.add(key)
+        timing = body.get("timing", {})
+        if not all(isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in timing.values()):
+            run.wrong(file, "timing", timing, "finite numbers from 0")
+        if not isinstance(body.get("environment", {}).get("versions"), Mapping):
+            run.wrong(file, "environment.versions", body.get("environment"), "the versions it was made with")
+
+
+def _impossible(record: Record) -> str:
+    """What a record's value must be, where it is not; "" where it may be so."""
+    if record.n < 1:
+        return "a number of at least one measurement"
+    if record.unit == "fraction":
+        return "" if 0 <= record.value <= 1 else "between 0 and 1"
+    if record.metric in ("madds", "params_stored", "params_active", "latency_ms"):
+        return "" if record.value > 0 or record.metric == "params_active" else "above 0"
+    return "" if record.value >= 0 else "at least 0"
+
+
+def _check_training(run: _Looked) -> None:
+    """Checkpoints that are here are those that training left."""
+    if "train" not in run.bodies:
+        return
+    results = run.bodies["train"]["results"]
+    digests = results.get("checkpoints", {})
+    for name, digest in sorted(digests.items()):
+        file = run.folder / "checkpoints" / f"{name}.safetensors"
+        if not _is_plain(name):
+            run.wrong("train.json", "name of a checkpoint", name, "a plain name")
+        elif not file.exists():
+            run.findings.missing.append(f"checkpoint {name}: its digest cannot be compared")
+        else:
+            run.equal("train.json", f"digest of checkpoint {name}", digest, sha256(file))
+            _check_owner(run, file, f"checkpoints/{name}.safetensors")
+    if digests:
+        run.fingerprints["checkpoints"] = json.dumps(digests, sort_keys=True)
+    if "eval" in run.bodies:
+        points = list(run.bodies["eval"]["results"]["points"])
+        run.equal("train.json", "points", sorted(results["points"]), sorted(points))
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and not {"/", "\\", "\0"} & set(name) and name not in (".", "..")
+
+
+def _check_owner(run: _Looked, file: Path, name: str) -> dict[str, Any]:
+    """The metadata of a safetensors file, which must name this run."""
+    try:
+        with safe_open(file, framework="np") as opened:
+            about = json.loads((opened.metadata() or {}).get("slicebench", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        run.wrong(name, "content", str(error), "readable")
+        return {}
+    run.equal(name, "run_id", about.get("run_id"), run.run_id)
+    return about
+
+
+def _check_evaluation(run: _Looked) -> None:
+    """Every number of every point follows from what it did with each image."""
+    if "eval" not in run.bodies:
+        return
+    body = run.bodies["eval"]
+    results = body["results"]
+    told = results["per_image"]
+    file = run.folder / told["file"]
+    if not _is_plain(told["file"]):
+        run.wrong("eval.json", "per_image.file", told["file"], "a plain name")
+        return
+    if not file.exists():
+        run.findings.missing.append("the scores of each image: nothing can be recomputed from them")
+        return
+    run.equal("eval.json", "per_image.sha256", told["sha256"], sha256(file))
+    about = _check_owner(run, file, told["file"])
+    run.equal(told["file"], "split", about.get("split"), results["split"])
+    for split, digest in results.get("digests", {}).items():
+        if split == "test":
+            run.equal(told["file"], "digest of the split", about.get("digest"), digest)
+    with safe_open(file, framework="np") as opened:
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
+    run.fingerprints["scores"] = hashlib.sha256(
+        b"".join(tensors[key].tobytes() for key in sorted(tensors) if key.endswith(("/score", "/route")))
+    ).hexdigest()
+    records: dict[str, dict[str, Record]] = {}
+    for record in body["records"]:
+        run.equal("eval.json", f"split of {record.metric} of {record.point}", record.split, results["split"])
+        records.setdefault(record.point, {})[record.metric] = record
+    run.equal("eval.json", "points with records", sorted(records), sorted(results["points"]))
+    for name, said in results["points"].items():
+        _check_point(run, name, said, records.get(name, {}), tensors)
+
+
+def _check_point(
+    run: _Looked, name: str, said: Mapping[str, Any], records: Mapping[str, Record], tensors: Mapping[str, Any]
+) -> None:
+    here: Callable[[str], str] = lambda what: f"{what} of {name}"
+    headline, paired = said["headline"], paired_metric(said["headline"])
+    lacking = {headline, paired, "madds", "params_stored", "params_active"} - set(records)
+    if lacking:
+        run.wrong("eval.json", here("records"), f"without {min(lacking)}", "complete")
+        return
+    scores = unpack(name, tensors)
+    n = len(scores.score)
+    if not (np.isfinite(scores.score).all() and scores.score.min() >= 0 and scores.score.max() <= 1):
+        run.wrong("per_image.safetensors", here("score"), "outside", "between 0 and 1")
+    for metric, record in records.items():
+        run.equal("eval.json", here(f"n of {metric}"), record.n, n)
+    mean = float(scores.score.mean(dtype=np.float64))
+    run.equal("eval.json", here(paired), records[paired].value, mean)
+    if "correct" in (details := records[headline].details):
+        run.equal("eval.json", here("correct"), details["correct"], int(scores.score.sum(dtype=np.float64)))
+    madds, costs = records["madds"], np.sort(scores.madds)
+    run.equal("eval.json", here("madds"), madds.value, float(scores.madds.mean()))
+    computed = {"min": costs[0], "max": costs[-1]} | {f"p{q}": costs[min(n - 1, n * q // 100)] for q in (10, 50, 90)}
+    for key, value in computed.items():
+        if key in madds.details:
+            run.equal("eval.json", here(f"madds {key}"), madds.details[key], int(value))
+    if f"{name}/params" in tensors:
+        params = tensors[f"{name}/params"][tensors[f"{name}/route"]]
+        run.equal("eval.json", here("params_active"), records["params_active"].value, float(params.mean()))
+    if records["params_active"].value > records["params_stored"].value * (1 + CLOSE):
+        run.wrong("eval.json", here("params_active"), records["params_active"].value, "at most what is stored")
+    if "madds_theoretical" in records and records["madds_theoretical"].value > madds.value * (1 + CLOSE):
+        run.wrong("eval.json", here("madds_theoretical"), records["madds_theoretical"].value, "at most the madds")
+    _check_routes(run, name, said, scores)
+
+
+def _check_routes(run: _Looked, name: str, said: Mapping[str, Any], scores: Any) -> None:
+    """The histogram, the routing space and the proof against the routes that images took."""
+    routes, first, counts = np.unique(scores.route, axis=0, return_index=True, return_counts=True)
+    spelled = ["-".join(map(str, route)) for route in routes.tolist()]
+    gates = scores.route.shape[1]
+    run.equal("eval.json", f"kind of {name}", said["kind"] == "dynamic", gates > 0)
+    expected = dict(zip(spelled, counts.tolist(), strict=True)) if gates else {}
+    run.equal("eval.json", f"routing of {name}", said["routing"], expected)
+    if said["routing_space"] is not None and gates:
+        space = [set(options) for options in said["routing_space"]]
+        outside = [
+            route
+            for route in routes.tolist()
+            if any(o not in s for o, s in zip(route, space, strict=len(space) == gates))
+        ]
+        if outside or len(space) != gates:
+            run.wrong("eval.json", f"routing_space of {name}", said["routing_space"], f"one that holds {outside[:1]}")
+    proof = said.get("executed_proof")
+    if not isinstance(proof, Mapping) or not proof.get("networks"):
+        run.wrong("eval.json", f"executed_proof of {name}", proof, "what was counted")
+        return
+    if gates:
+        run.equal("eval.json", f"images that the proof of {name} ran", proof.get("images"), len(scores.score))
+    claims = dict(zip(spelled if gates else ["static"], scores.madds[first].tolist(), strict=True))
+    for route, counted in proof["networks"].items():
+        if route in claims:
+            run.equal("eval.json", f"multiply-adds of route {route} of {name}", claims[route], counted)
+    uncounted = sorted(set(claims) - set(proof["networks"]))
+    if len(uncounted) > proof.get("uncounted_routes", 0):
+        run.wrong("eval.json", f"executed_proof of {name}", f"without route {uncounted[0]}", "of every route")
+    if not proof.get("forms"):
+        run.wrong("eval.json", f"forms that the proof of {name} ran", proof.get("forms"), "at least one")
+
+
+def _check_profile(run: _Looked) -> None:
+    """Timings are of this run's points and batch sizes, above zero, and agree with each other."""
+    if "profile" not in run.bodies or "eval" not in run.bodies:
+        return
+    assert run.spec is not None
+    points = run.bodies["eval"]["results"]["points"]
+    latency = {}
+    for record in run.bodies["profile"]["records"]:
+        about = f"{record.metric} of {record.point}, {record.form}"
+        if record.point not in points:
+            run.wrong("profile.json", f"point of {about}", record.point, f"one of {', '.join(points)}")
+        if record.details.get("batch") not in run.spec.profile.batch_sizes:
+            run.wrong("profile.json", f"batch of {about}", record.details.get("batch"), "one that the spec names")
+        if not record.value > 0:
+            run.wrong("profile.json", f"value of {about}", record.value, "above 0")
+        key = (record.point, record.form, record.details.get("batch"))
+        if record.metric == "latency_ms":
+            latency[key] = record.value
+        elif record.metric == "images_per_s" and latency.get(key, 0) > 0:
+            run.equal("profile.json", about, record.value, 1e3 * key[2] / latency[key])
+
+
+def _check_parent(run: _Looked, looked: Mapping[str, _Looked]) -> None:
+    """A run that starts from another starts from one that is here, of its own seed's checkpoint or a stated one."""
+    if run.spec is None or "eval" not in run.bodies:
+        return
+    parent, points = run.spec.init_from, run.bodies["eval"]["results"].get("points")
+    if parent is not None and parent not in looked:
+        run.findings.missing.append(f"{parent}, which it starts from, is not here")
+    for name, said in points.items() if isinstance(points, Mapping) else ():
+        control = said.get("control")
+        if control is not None:
+            run.equal("eval.json", f"control.of of {name}", control.get("of"), parent)
+
+
+def _check_rows(looked: Iterable[_Looked]) -> None:
+    """Runs that differ in their seed alone are not copies of one another, and were made with equal versions."""
+    rows: dict[str, list[_Looked]] = {}
+    for run in looked:
+        if run.spec is not None and run.bodies:
+            raw = run.spec.to_json()
+            parent = raw.pop("init_from")
+            raw.pop("seed")
+            key = json.dumps(raw | {"from": parent and parent.partition("-")[0]}, sort_keys=True)
+            rows.setdefault(key, []).append(run)
+    for row in rows.values():
+        for one, other in combinations(row, 2):
+            _check_pair(one, other)
+
+
+def _check_pair(one: _Looked, other: _Looked) -> None:
+    assert one.spec is not None
+    assert other.spec is not None
+    trained = "checkpoints" in one.fingerprints
+    if one.spec.seed != other.spec.seed and trained:
+        for what in sorted(one.fingerprints.keys() & other.fingerprints.keys()):
+            if one.fingerprints[what] == other.fingerprints[what]:
+                one.wrong("", what, f"those of {other.run_id}, another seed", "its own")
+                other.wrong("", what, f"those of {one.run_id}, another seed", "its own")
+    for phase in one.bodies.keys() & other.bodies.keys():
+        first, second = (_versions(run, phase) for run in (one, other))
+        for package in ROW_VERSIONS:
+            if first.get(package) != second.get(package):
+                expected = f"{first.get(package)} as of {one.run_id}, another seed of its row"
+                other.wrong(f"{phase}.json", f"version of {package}", second.get(package), expected)
+        for fact in ("commit", "cpu"):
+            mine, theirs = (run.bodies[phase].get("environment", {}).get(fact) for run in (other, one))
+            if mine != theirs:
+                other.findings.notes.append(f"{phase}: {fact} {mine} where {one.run_id} has {theirs}")
+
+
+def _versions(run: _Looked, phase: str) -> Mapping[str, Any]:
+    return run.bodies[phase].get("environment", {}).get("versions") or {}
+
+
+def problems_of(findings: Mapping[str, Findings]) -> Iterator[tuple[str, Problem]]:
+    """(run_id, problem) of all runs."""
+    for run_id, each in findings.items():
+        for problem in each.problems:
+            yield run_id, problem
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
