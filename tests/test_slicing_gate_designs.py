@@ -16,10 +16,7 @@ from small_runs import (
 )
 from torch import nn
 
-from bench.core.errors import UserError
 from bench.evaluation.proof import prove
-from bench.methods import method_of
-from bench.models import PRESETS
 from bench.profilers.madds import executed_madds
 from bench.slicing.dynamic import ViewSegments, gate_router, run_grouped, run_masked, run_one_by_one
 from bench.slicing.extract import parameters_of
@@ -159,13 +156,13 @@ def test_a_separate_trunk_is_as_wide_as_the_one_it_would_share():
 
 
 @pytest.mark.parametrize("model", ["ds_vit_micro8", "ds_mobilenet_plain_micro8"])
-def test_a_gate_that_shares_no_trunk_cannot_be_given_another(model):
-    method = "ds_net_pp" if "vit" in model else "ds_net"
-    spec = small_spec(method, model=model, options={"gate_trunk": "separate"})
-    with pytest.raises(UserError, match="have a layer of their own already"):
-        method_of(method).check(spec, PRESETS.get(model).build(), 8)
-    with pytest.raises(UserError, match="have a layer of their own already"):
-        new_gates(small_net(model), ((0,),) * len(small_net(model).space.decisions), 8, trunk="separate")
+def test_where_no_trunk_can_be_shared_every_gate_has_its_own(model):
+    net = small_net(model)
+    routing = ((0, 1),) * len(net.space.decisions)
+    for gates in zip(*(new_gates(net, routing, 8, trunk=trunk) for trunk in ("shared", "separate")), strict=True):
+        shapes = [[parameter.shape for parameter in gate.parameters()] for gate in gates]
+        assert shapes[0] == shapes[1]
+        assert {gate.trunk for gate in gates} == {"separate"}
 
 
 @pytest.mark.parametrize(("model", "design"), DESIGNS)

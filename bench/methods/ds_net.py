@@ -23,7 +23,7 @@ from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import check_routing
-from bench.slicing.gate import Gate, Head, Routing, Trunk, check_shared_trunk, new_gates
+from bench.slicing.gate import Gate, Head, Routing, Trunk, new_gates
 from bench.slicing.supernet import Supernet, View
 from bench.training.budget import budget_offsets, check_budgets, option_costs, route_span, spendable
 from bench.training.calibrate import calibrate, check_images
@@ -53,7 +53,8 @@ class DSNetOptions:
             on the validation split (`training/budget.py`).
         gate_epochs ... gate_ema: stage II (`StageTwo`). The released code decays a gate's weights by 0.01, smooths the
             labels of SGS by 0.1, and evaluates an average of decay 0.997.
-        gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). The attention head is a property of the
+        gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). A shared trunk is that of channel
+            attention; where a network has none, every trunk is separate. The attention head is a property of the
             network: the `ds_mobilenet_plain_` presets are without.
         channel_order: order of the channels that stage I starts from (`models/order.py`). It says something where they
             are trained: a slice of pretrained weights is then made of the channels that matter most.
@@ -121,8 +122,6 @@ class DSNet(Method):
         options.stage_two()
         spaces = routing_spaces(net, options)
         check_order(PRESETS.get(spec.model), options.channel_order)
-        if options.gate_trunk == "separate":
-            check_shared_trunk(net)
         gates = [options.new_gates(net, routing, image_size) for routing in spaces]
         spans = [route_span(net, *built, image_size) for built in zip(gates, spaces, strict=True)]
         check_budgets(options.budgets, spans)

@@ -39,7 +39,7 @@ def channel_order(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
             profile=ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1),
         )
         alone = run("sliced_order", options={"order": "none"})
-        nested = run(family.method, options={"distillation": "none", "gate_epochs": 1, "gate_lr": family.gate_lr})
+        nested = run(family.method, options={"distillation": "none", "gate_epochs": 1, **family.gate})
         specs += [alone, *(on_checkpoint(alone, "sliced_order", order=order) for order in ("l1", "random"))]
         specs += [nested, *(on_checkpoint(nested, "sliced_order", order=order) for order in ("none", "l1", "random"))]
     return over_seeds(specs, seeds)

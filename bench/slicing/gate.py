@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.core.errors import UserError
 from bench.slicing.choice import Choice
 from bench.slicing.supernet import Features, Supernet
 
@@ -193,12 +192,7 @@ def new_gates(
     Args:
         trunk: "separate" gives a gate a trunk of its own, as wide as the one that it would share. Where there is none
             to share, every gate has its own.
-
-    Raises:
-        UserError: a separate trunk for a network whose gates share none.
     """
-    if trunk == "separate":
-        check_shared_trunk(net)
     device = next(net.parameters()).device
     x = torch.zeros(1, net.input_channels, image_size, image_size, device=device)
     choice, gates = Choice(net.space.fixed), []
@@ -213,15 +207,6 @@ def new_gates(
         gates.append(gate.to(device))
         choice = choice.then(net.space.decisions[index].options[options[0]])
     return gates
-
-
-def check_shared_trunk(net: Supernet) -> None:
-    """Raise `UserError` unless a network's gates share the trunk of channel attention."""
-    if net.gate_hidden:
-        raise UserError(
-            "the gates of this model have a layer of their own already, for it has no channel attention to share a "
-            "trunk with; leave gate_trunk at shared"
-        )
 
 
 def interpolated(fraction: Tensor, options: int) -> Tensor:
