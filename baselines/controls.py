@@ -1,4 +1,4 @@
-"""Controls on a DS-Net checkpoint: what routing at random, or not at all, would have given for the same weights."""
+"""Controls on one checkpoint: what routing at random, or not at all, would have given for the same weights."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from baselines.slice_cascade import CascadePoint, SliceCascade, sliced
 from bench.core.spec import RunSpec
-from bench.methods import Method, Run
-from bench.methods.ds_net import point_name, require_gates, trained_gates
+from bench.methods import Method, Run, method_of
+from bench.methods.ds_net import require_gates, trained_gates
 from bench.points import OperatingPoint, RoutedPoint, subnetwork_point
 from bench.slicing.dynamic import Router
-from bench.slicing.gate import Gate
-from bench.slicing.supernet import Features, Supernet
+from bench.slicing.supernet import Features
 from bench.statistics.routing import level_routes
-from bench.training.gating import Routing
 
 
 def image_keys(x: Tensor, key: bytes) -> Tensor:
@@ -64,45 +63,81 @@ class RandomlyRouted(RoutedPoint):
         return route
 
 
-class OnGates(Method):
-    """What both controls have in common: they work on the checkpoint of a run that leaves gates."""
+class BlindCascade(CascadePoint):
+    """The control of a cascade: the same chain, but which images go on is decided by a keyed hash of their bytes, with
+    exactly the cascade's proportions on the images that it is judged on. So it costs the same.
+
+    Args:
+        stops: the hashes (E,) below which images stop at each sub-network but the last.
+    """
+
+    def __init__(self, cascade: CascadePoint, key: bytes, stops: Tensor | None = None) -> None:
+        self.cascade, self.key, self.stops = cascade, key, stops
+        super().__init__(cascade.name, cascade.chain, cascade.thresholds, cascade.measure, self._places)
+
+    def on(self, images: Iterable[Tensor]) -> BlindCascade:
+        """Fit the hashes: those of these images, split so that each place gets as many as the cascade gives it."""
+        keys, places = [], []
+        for x in images:
+            keys.append(image_keys(x, self.key))
+            places.append(self.cascade.places(self.cascade(x).route))
+        ordered = torch.cat((torch.cat(keys).sort().values, torch.ones(1, dtype=torch.float64)))
+        counts = torch.cat(places).bincount(minlength=len(self.chain.costs))
+        return BlindCascade(self.cascade, self.key, ordered[counts.cumsum(0)[:-1]])
+
+    def _places(self, x: Tensor) -> Tensor:
+        if self.stops is None:
+            raise RuntimeError("a blind cascade must be fitted with `on(images)` before it runs")
+        return torch.bucketize(image_keys(x, self.key), self.stops, right=True).to(x.device)
+
+
+class OnDecisions(Method):
+    """What both controls have in common: they work on a run that decides for each image which sub-network it runs."""
 
     kind = "control"
     paper = "control of this suite"
-    trains = ("dynamic slimmable", "dynamic weight slicing")
     needs_parent = True
 
     def check_start(self, parent: RunSpec) -> None:
-        require_gates(parent)
+        if parent.method != SliceCascade.name:
+            require_gates(parent)
+
+    def parent(self, run: Run) -> Run:
+        """The run that a control works on. Raises `UserError` for one that decides nothing."""
+        assert run.parent is not None  # `completed` refuses a control without a parent
+        self.check_start(run.parent.spec)
+        return run.parent
 
 
-class RandomGate(OnGates):
-    """The same checkpoint, routed by a hash of the image instead of the gate, in the gate's own proportions."""
+class RandomGate(OnDecisions):
+    """The same checkpoint, routed by a hash of the image instead of the gate, in the gate's own proportions; or the
+    same cascade, in which a hash decides who goes on, instead of how sure it is."""
 
     name = "random_gate"
     role = "random"
 
     def points(self, run: Run) -> list[OperatingPoint]:
-        net, gated = gates_of_parent(run)
-        key = f"random_gate/{run.spec.seed}".encode()
-        points = [RoutedPoint(point_name(r), net, gates, r, run.data.image_size) for r, gates in gated]
-        return [RandomlyRouted(point, key) for point in points]
+        parent, key = self.parent(run), f"random_gate/{run.spec.seed}".encode()
+        points = method_of(parent.spec.method).points(parent)
+        return [
+            BlindCascade(point, key) if isinstance(point, CascadePoint) else RandomlyRouted(point, key)  # type: ignore[arg-type]
+            for point in points
+        ]
 
 
-class FixedChoice(OnGates):
+class FixedChoice(OnDecisions):
     """The same checkpoint at choices that its gates may take, for every image alike: with several gates, those at which
-    all gates stand at the same place of their lists (the last place of a shorter list)."""
+    all gates stand at the same place of their lists (the last place of a shorter list). Of a cascade, at every
+    sub-network that a chain could be made of."""
 
     name = "fixed_choice"
     role = "fixed"
 
     def points(self, run: Run) -> list[OperatingPoint]:
-        net, gated = gates_of_parent(run)
+        parent, size = self.parent(run), run.data.image_size
+        if parent.spec.method == SliceCascade.name:
+            net, choices = sliced(parent)
+            return [subnetwork_point(net, choice, size, route=(number,)) for number, choice in enumerate(choices)]
+        net, gated = trained_gates(parent)
         routes = sorted({route for routing, _ in gated for route in level_routes(routing)})
-        return [subnetwork_point(net, net.space.routed(route), run.data.image_size, route=route) for route in routes]
-
-
-def gates_of_parent(run: Run) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]:
-    """Supernet and gates of the run that a control works on."""
-    assert run.parent is not None  # `completed` refuses a control without a parent
-    return trained_gates(run.parent)
+        return [subnetwork_point(net, net.space.routed(route), size, route=route) for route in routes]

@@ -9,7 +9,7 @@ the same network. Ours: where the exits stand, and their form (`exit_head`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.exit_thresholds import confidence, thresholds_for
+from baselines.exit_thresholds import Measure, confidence, thresholds_for
 from baselines.staged import Staged, channels_last, costs_of, one_image, require_classes, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
@@ -134,20 +134,30 @@ class Exits(nn.Module):
 
     Args:
         thresholds: confidence from which on an image leaves at each exit but the last.
+        measure: of confidence, from logits.
+        blind: from images to the exit that each takes, if that is not where the network is confident (controls).
     """
 
-    def __init__(self, network: ExitNetwork, thresholds: Sequence[float]) -> None:
+    def __init__(
+        self,
+        network: ExitNetwork,
+        thresholds: Sequence[float],
+        measure: Measure = confidence,
+        blind: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.network, self.thresholds = network, (*thresholds, -math.inf)
+        self.measure, self.blind = measure, blind
 
     def predict(self, x: Tensor) -> Prediction:
+        exits = None if self.blind is None else self.blind(x)
         rows = torch.arange(len(x), device=x.device)
         route = torch.empty(len(x), 1, dtype=torch.int64, device=x.device)
         outputs, left = [], []
         for index, (part, head) in enumerate(zip(self.network.parts, self.network.heads, strict=True)):
             x = part(x)
             logits = head(x)
-            leaves = confidence(logits) >= self.thresholds[index]
+            leaves = self.measure(logits) >= self.thresholds[index] if exits is None else exits[rows] <= index
             outputs.append(logits[leaves])
             left.append(rows[leaves])
             route[left[-1]] = index
@@ -164,24 +174,27 @@ class Exits(nn.Module):
 class ExitPart(nn.Module):
     """A part with the classifier behind it: what arrives to the logits, the activation and whether an image goes on."""
 
-    def __init__(self, layers: nn.Module, head: nn.Module, threshold: float) -> None:
+    def __init__(self, layers: nn.Module, head: nn.Module, threshold: float, measure: Measure) -> None:
         super().__init__()
-        self.layers, self.head, self.threshold = layers, head, threshold
+        self.layers, self.head, self.threshold, self.measure = layers, head, threshold, measure
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.layers(x)
         logits = self.head(x)
-        return logits, x, (confidence(logits) < self.threshold).long()
+        return logits, x, (self.measure(logits) < self.threshold).long()
 
 
-def exit_parts(network: ExitNetwork, thresholds: Sequence[float]) -> list[Part]:
-    """The parts of a network with exits, to be written to one file. The last one decides nothing."""
+def exit_parts(
+    network: ExitNetwork, thresholds: Sequence[float], measure: Measure, numbers: Sequence[int]
+) -> list[Part]:
+    """The parts of a network with exits, to be written to one file. The last one decides nothing. `numbers`: what each
+    exit is called in routes."""
     parts = []
     pieces = list(zip(network.parts, network.heads, strict=True))
     for index, ((layers, head), threshold) in enumerate(zip(pieces[:-1], thresholds, strict=True)):
         gives, following = ("output", "activation", "decision"), (None, f"part{index + 1}")
-        exit = ExitPart(layers, head, threshold)
-        parts.append(Part(f"part{index}", exit, gives, following, 0, (index, index + 1)))
+        exit = ExitPart(layers, head, threshold, measure)
+        parts.append(Part(f"part{index}", exit, gives, following, 0, (numbers[index], numbers[index + 1])))
     return [*parts, Part(f"part{len(parts)}", nn.Sequential(*pieces[-1]), ("output",), (None,))]
 
 
@@ -189,44 +202,74 @@ class ExitPoint(OperatingPoint):
     """A network with exits at given thresholds. The decision of an image is the number of its exit.
 
     Args:
-        costs: claimed multiply-adds of an image that leaves at each exit.
+        network: the plain network. forms: it in the forms in which it can run; the first makes the predictions.
+        costs, params: claimed multiply-adds and active parameters of an image that leaves at each exit.
+        stored: parameters that must be kept.
+        numbers: what a decision for each exit is called in routes, ascending; the exits counted from 0 where None.
     """
 
     kind = "dynamic"
 
-    def __init__(self, name: str, network: ExitNetwork, thresholds: Sequence[float], costs: Sequence[int]) -> None:
-        self.name = name
-        self.network, self.costs = network.eval(), torch.tensor(costs)
-        self.routing_space = (tuple(range(len(costs))),)
-        self.runner = Exits(served(network), thresholds)
-        self.params = torch.tensor([parameters_of(network.until(exit)) for exit in range(len(costs))])
+    def __init__(
+        self,
+        name: str,
+        network: ExitNetwork,
+        forms: Mapping[str, Exits],
+        costs: Sequence[int],
+        params: Sequence[int],
+        stored: int,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        self.name, self.network, self.forms = name, network.eval(), forms
+        self.numbers = torch.tensor(numbers or range(len(costs)))
+        self.routing_space = (self.numbers.tolist(),)
+        self.costs, self.params, self.stored = torch.tensor(costs), torch.tensor(params), stored
 
     def __call__(self, x: Tensor) -> Prediction:
-        return self.runner.predict(x)
+        output, exits = self.exits.predict(x)
+        return Prediction(output, self.numbers.to(exits.device)[exits])
+
+    def places(self, route: Tensor) -> Tensor:
+        """Routes (B, 1) to the exits (B,) that they stand for, counted from 0."""
+        return torch.searchsorted(self.numbers, route[:, 0].cpu())
 
     def madds(self, route: Tensor) -> Tensor:
-        return self.costs[route[:, 0].cpu()]
+        return self.costs[self.places(route)]
 
     def params_active(self, route: Tensor) -> Tensor:
-        return self.params[route[:, 0].cpu()]
+        return self.params[self.places(route)]
 
     @property
     def params_stored(self) -> int:
-        return parameters_of(self.network)
+        return self.stored
+
+    @property
+    def exits(self) -> Exits:
+        """The form that makes the predictions."""
+        return next(iter(self.forms.values()))
 
     def parts(self) -> list[Part]:
-        return exit_parts(self.network, self.runner.thresholds[:-1])
+        if self.exits.blind is not None:
+            raise UserError(f"{self.name} is not routed by a network, so it cannot be exported")
+        return exit_parts(self.network, self.exits.thresholds[:-1], self.exits.measure, self.numbers.tolist())
 
     @torch.no_grad()
     def margins(self, x: Tensor) -> Tensor:
-        pairs = zip(self.network(x)[:-1], self.runner.thresholds, strict=False)
-        return torch.stack([(confidence(logits) - threshold).abs() for logits, threshold in pairs]).amin(0)
+        pairs = zip(self.network(x)[:-1], self.exits.thresholds, strict=False)
+        return torch.stack([(self.exits.measure(logits) - threshold).abs() for logits, threshold in pairs]).amin(0)
 
     def executables(self) -> dict[str, nn.Module]:
-        return {"extracted": self.runner}
+        return dict(self.forms)
 
     def subnetworks(self, routes: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], nn.Module]:
-        return {route: self.network.until(route[0]) for route in routes}
+        return {route: self.network.until(self.numbers.tolist().index(route[0])) for route in routes}
+
+
+def exit_point(name: str, network: ExitNetwork, thresholds: Sequence[float], costs: Sequence[int]) -> ExitPoint:
+    """A trained network with exits, served with batch norm folded."""
+    params = [parameters_of(network.until(exit)) for exit in range(len(costs))]
+    forms = {"extracted": Exits(served(network), thresholds)}
+    return ExitPoint(name, network, forms, costs, params, parameters_of(network))
 
 
 def served(network: ExitNetwork) -> ExitNetwork:
@@ -281,7 +324,7 @@ class EarlyExit(Method):
         costs, _ = exit_costs(network.eval(), image)
         rows = run.read("thresholds")[0]["thresholds"].tolist()
         named = zip(run.options.budgets, rows, strict=True)
-        return [ExitPoint(f"budget{budget:g}", network, thresholds, costs) for budget, thresholds in named]
+        return [exit_point(f"budget{budget:g}", network, thresholds, costs) for budget, thresholds in named]
 
 
 def exit_network(net: Supernet, run: Run) -> tuple[ExitNetwork, Tensor]:
@@ -293,7 +336,7 @@ def exit_network(net: Supernet, run: Run) -> tuple[ExitNetwork, Tensor]:
 
 
 @torch.no_grad()
-def confidences(network: ExitNetwork, split: Split, device: torch.device) -> Tensor:
+def confidences(network: ExitNetwork, split: Split, device: torch.device, measure: Measure = confidence) -> Tensor:
     """(n, exits): how confident every exit but the last is of each image of a split."""
     batches = (network(batch.x)[:-1] for batch in split.batches(BATCH, device=device))
-    return torch.cat([torch.stack([confidence(logits) for logits in outputs], 1) for outputs in batches]).cpu()
+    return torch.cat([torch.stack([measure(logits) for logits in outputs], 1) for outputs in batches]).cpu()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from bench.training.budget import GAP
+
 STEPS = 1000
 """How finely the share of images that leave at an exit is searched."""
-GAP = 1e-4
-"""A threshold keeps half of this from every confidence that it was chosen by: float sums of another batch do not move
-an image across it."""
 
 
 def confidence(logits: Tensor) -> Tensor:
@@ -20,6 +19,18 @@ def confidence(logits: Tensor) -> Tensor:
     al. 2018), and does not saturate at one."""
     ordered = logits.sort(dim=1, descending=True).values
     return ordered[:, 0] - ordered[:, 1:].logsumexp(1)
+
+
+def certainty(logits: Tensor) -> Tensor:
+    """(B, K) to (B,): minus the logarithm of the entropy of the softmax, which does not saturate at zero either."""
+    logs = logits.double().log_softmax(1)
+    return -(-(logs.exp() * logs).sum(1)).clamp_min(1e-300).log()
+
+
+Measure = Callable[[Tensor], Tensor]
+"""Logits (B, K) to how sure they are, (B,)."""
+MEASURES: dict[str, Measure] = {"probability": confidence, "entropy": certainty}
+"""How sure a classifier is, by name."""
 
 
 def cut(confidences: Tensor, leaving: int) -> float:

@@ -49,6 +49,9 @@ class NestedViT(Method):
     leaves = "supernet"
     Options = NestedViTOptions
 
+    def subnetworks(self, spec: RunSpec, net: Supernet) -> list[Choice]:
+        return choices_of(net.space, self.options(spec))
+
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         choices_of(net.space, self.options(spec))
 

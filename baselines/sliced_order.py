@@ -42,6 +42,7 @@ class SlicedOrder(Method):
     kind = "control"
     paper = "control of this suite"
     leaves = "supernet"
+    version = 2
     Options = SlicedOrderOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

@@ -41,6 +41,9 @@ class SNet(Method):
     leaves = "supernet"
     Options = SNetOptions
 
+    def subnetworks(self, spec: RunSpec, net: Supernet) -> list[Choice]:
+        return list(choices_of(net.space, self.options(spec).widths).values())
+
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         choices_of(net.space, self.options(spec).widths)
 

@@ -49,6 +49,9 @@ class USNet(Method):
     leaves = "supernet"
     Options = USNetOptions
 
+    def subnetworks(self, spec: RunSpec, net: Supernet) -> list[Choice]:
+        return [net.space.uniform(step) for step in sorted(map(step_of, self.options(spec).widths))]
+
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: USNetOptions = self.options(spec)
         options.stage_one()

@@ -39,6 +39,7 @@ class OperatingPoint:
         kind: "static", or "dynamic" where the cost depends on the image.
         routing_space: for each decision the options that it may take, cheapest first. None where nothing is decided,
             or what is decided is no such option.
+        front_madds: of a cascade, the multiply-adds that all its sub-networks share; 0 where they share no layer.
         route: of a static point that is one route through a network with gates, the options taken; else None.
         reported: of a point with its authors' weights, the key of what they report of it (`results/reported`).
     """
@@ -46,6 +47,7 @@ class OperatingPoint:
     name: str
     kind: str
     routing_space: Sequence[Sequence[int]] | None = None
+    front_madds: int | None = None
     route: tuple[int, ...] | None = None
     reported: str | None = None
 

@@ -16,10 +16,9 @@ from bench.methods import METHODS, Run, completed, method_of
 from bench.models import PRESETS
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.choice import Choice
-from bench.slicing.gate import Gate
+from bench.slicing.gate import Gate, Routing, new_gates
 from bench.slicing.supernet import Supernet
 from bench.training.calibrate import calibrate
-from bench.training.gating import Routing, new_gates
 from bench.training.run import Progress, silent
 
 CPU = torch.device("cpu")
@@ -29,7 +28,7 @@ TRAIN = TrainSpec(epochs=1, batch_size=64)
 # Options that save time. A method that is not named here is run with its defaults.
 SHORT = {
     "ds_net": {"gate_epochs": 1, "routing": [[0, 1, 2, 3], [1, 3]]},
-    "ds_net_pp": {"gate_epochs": 1},
+    "ds_net_pp": {"gate_epochs": 1, "budgets": [0.6]},
     "s_net": {"widths": [0.25, 1.0]},
     "us_net": {"widths": [0.25, 1.0]},
     "autoslim": {"budgets": [0.75, 0.25], "groups": 4},
@@ -78,10 +77,11 @@ class FirstImages(Split):
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run and the folder that it left."""
+    """A finished run and the folder that it left, and the run that it works on, if any."""
 
     spec: RunSpec
     directory: Path
+    parent: "Trained | None" = None
 
 
 def small_model(method: str) -> str:
@@ -109,7 +109,7 @@ def run_of(
 ) -> Run:
     """A run in a folder of its own, on the digits unless other data are given; its parent has the same data."""
     data = digits() if data is None else data
-    before = None if parent is None else run_of(parent.spec, parent.directory, data=data)
+    before = None if parent is None else run_of(parent.spec, parent.directory, parent.parent, data=data)
     options = method_of(spec.method).options(spec)
     return Run(spec, options, directory, lambda: data, CPU, before, progress, checkpoint_s, **how)
 
@@ -144,7 +144,8 @@ def spread_gates(net: Supernet, routing: Routing, seed: int = 0, **design) -> li
     gates = new_gates(net.eval(), routing, x.shape[-1], **design)
     for index, gate in enumerate(gates):
         x, seen = net.segments[index](x, choice)
-        trunk = seen.trunk if gate.trunk == "shared" else seen.pooled
+        gate.standardise(gate.read(seen))
+        trunk = (gate.read(seen) - gate.shift) / gate.scale
         trunk = trunk if gate.hidden is None else gate.hidden(trunk).relu()
         mean = trunk.mean(0)
         weight = torch.randn_like(gate.head.weight) / trunk.std()

@@ -11,9 +11,10 @@ from torch import nn
 from baselines.early_exit import (
     EarlyExit,
     EarlyExitOptions,
-    ExitPoint,
+    Exits,
     confidences,
     exit_costs,
+    exit_point,
     places,
     served,
     with_exits,
@@ -48,8 +49,8 @@ def network(request):
     return network
 
 
-def point_of(network, thresholds, kind=ExitPoint):
-    return kind("p", network, thresholds, exit_costs(network, IMAGE)[0])
+def point_of(network, thresholds):
+    return exit_point("p", network, thresholds, exit_costs(network, IMAGE)[0])
 
 
 def spread(network):
@@ -145,20 +146,22 @@ def test_a_batch_that_leaves_early_executes_the_first_part_alone(network):
     assert executed_by(lambda: late(images())) == 24 * costs[-1] > 24 * full
 
 
-class Simulated(ExitPoint):
+class Simulated(Exits):
     """Runs all parts for all images and selects afterwards."""
 
-    def __call__(self, x):
-        route = super().__call__(x).route
-        everything = torch.stack(self.runner.network(x), 1)
+    def predict(self, x):
+        route = super().predict(x).route
+        everything = torch.stack(self.network(x), 1)
         return Prediction(everything[torch.arange(len(x)), route[:, 0]], route)
 
 
 def test_a_simulated_exit_is_refused(network):
     split = FirstImages(digits().validation, 24)
     assert prove(point_of(network, spread(network)), split, CPU)["groups"] >= 3
+    point = point_of(network, spread(network))
+    point.forms = {"extracted": Simulated(served(network), spread(network))}
     with pytest.raises(Unproven):
-        prove(point_of(network, spread(network), Simulated), split, CPU)
+        prove(point, split, CPU)
 
 
 # The method.

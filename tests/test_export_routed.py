@@ -14,6 +14,7 @@ import torch
 from small_runs import digits, small_net, small_spec
 from torch import Tensor, nn
 
+from baselines import early_exit
 from baselines.early_exit import ExitPoint, exit_costs, with_exits
 from baselines.exit_thresholds import confidence
 from baselines.staged import staged
@@ -30,7 +31,7 @@ from bench.points import OperatingPoint, RoutedPoint
 from bench.runs.phases import run_phase
 from bench.runs.run import open_run, points_of
 from bench.slicing.extract import extract, folded
-from bench.slicing.gate import Gate
+from bench.slicing.gate import new_gates
 from bench.slicing.parts import gated_parts
 
 ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
@@ -46,8 +47,8 @@ def pictures(count: int) -> Tensor:
 @torch.no_grad()
 def routed_point(model: str, options: int | None = 2) -> RoutedPoint:
     """A network whose gates are not trained, but whose images spread over the cheapest and the costliest option, or all
-    options: the head of a gate is orthogonal to the mean of what it reads. Statistics of batch norm are not those of a
-    fresh network, so that a mistake in them shows."""
+    options: a gate reads standardised features. Statistics of batch norm are not those of a fresh network, so that a
+    mistake in them shows."""
     torch.manual_seed(0)
     net, x = small_net(model).eval(), pictures(64)
     for name, buffer in net.named_buffers():
@@ -55,16 +56,13 @@ def routed_point(model: str, options: int | None = 2) -> RoutedPoint:
             buffer.normal_(0, 0.1)
         if ".var_" in name:
             buffer.uniform_(0.5, 1.5)
-    gates, routing = [], []
-    for index, decision in enumerate(net.space.decisions):
+    counts = [len(decision.options) for decision in net.space.decisions]
+    routing = [tuple(range(count)) if options is None else (0, count - 1) for count in counts]
+    gates = new_gates(net, tuple(routing), 8)
+    for index, gate in enumerate(gates):
         x, features = net.segments[index](x, net.space.smallest)
-        count = len(decision.options)
-        routing.append(range(count) if options is None else (0, count - 1))
-        gate = Gate(features.trunk.shape[1], len(routing[-1]), net.gate_hidden)
-        seen = features.trunk if gate.hidden is None else gate.hidden(features.trunk).relu()
-        mean, weight = seen.mean(0, keepdim=True), nn.init.normal_(gate.head.weight)
-        weight -= (weight @ mean.T) / mean.square().sum() * mean
-        gates.append(gate)
+        gate.standardise(gate.read(features))
+        nn.init.normal_(gate.head.weight)
     return RoutedPoint("dynamic", net, gates, routing, 8)
 
 
@@ -77,7 +75,7 @@ def exit_point() -> ExitPoint:
             head[-1].weight.normal_(0, 20)  # type: ignore[index]
         sure = [confidence(logits) for logits in network(pictures(64))[:-1]]
     costs, _ = exit_costs(network, pictures(1))
-    return ExitPoint("exits", network, [each.median().item() for each in sure], costs)
+    return early_exit.exit_point("exits", network, [each.median().item() for each in sure], costs)
 
 
 class Written(NamedTuple):

@@ -191,6 +191,8 @@ def test_a_missing_checkpoint_is_an_error_and_never_trained_again(case, tmp_path
         pytest.skip("this method leaves nothing")
     copy = Trained(owner.spec, tmp_path / "copy")
     shutil.copytree(owner.directory, copy.directory)
+    if case.parent:
+        shutil.copytree(case.trained.directory, tmp_path / "own")
     run = run_of(case.spec, tmp_path / "own", copy) if case.parent else run_of(case.spec, copy.directory)
     refusals = []
     for file in sorted((copy.directory / "checkpoints").iterdir()):

@@ -16,13 +16,14 @@ from bench.models import PRESETS
 from bench.models.resnet import units as resnet
 from bench.models.resnet.space import BlockStage, ResNetConfig
 from bench.models.resnet.timm_names import from_timm, key_map, load_timm, to_timm
-from bench.models.resnet.units import GateInput, Residual, moments
+from bench.models.resnet.units import GateInput, Residual
 from bench.profilers.madds import executed_madds
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import ExtractedSegments, ViewSegments, fixed_router, run_grouped
 from bench.slicing.extract import extract, parameters_of
+from bench.slicing.gate import moments, new_gates
 from bench.slicing.supernet import View
-from bench.training.gating import new_gates, route_costs
+from bench.training.gating import route_costs
 
 UNIFORM = [278_085_632, 1_052_311_552, 2_322_677_760, 4_089_184_256]  # METHODS 3.2: 0.278, 1.052, 2.323, 4.089 G
 NAMES = [name for name in PRESETS.names() if "resnet" in name]
@@ -234,8 +235,8 @@ def test_a_gate_sees_the_same_through_views_and_extracted_copies_and_costs_every
 
         def router(index, features, group, rows=rows):
             if rows[index].numel() == 0:
-                rows[index] = torch.zeros(3, features.trunk.shape[1])
-            rows[index][group] = features.trunk
+                rows[index] = torch.zeros(3, 2 * features.activation.shape[1])
+            rows[index][group] = moments(features.activation)
             return route[group, index]
 
         run_grouped(segments, net.space, router, x)
@@ -248,14 +249,13 @@ def test_a_gate_sees_the_same_through_views_and_extracted_copies_and_costs_every
     assert [gate.madds for gate in gates] == [width * 16 + 16 * 4 for width in widths]
 
 
-def test_moments_are_mean_and_deviation_of_the_leading_channels():
+def test_a_gate_reads_mean_and_deviation_of_the_leading_channels():
     x = torch.randn(2, 6, 4, 4)
-    features = moments(x, 4)
-    mean, spread = features.trunk.unflatten(1, (2, 4)).unbind(1)
-    normal = nn.LayerNorm(4, elementwise_affine=False)
-    torch.testing.assert_close(mean, normal(x[:, :4].mean((2, 3))))
-    torch.testing.assert_close(spread, normal(x[:, :4].flatten(2).std(2, correction=0)), rtol=1e-4, atol=1e-4)
-    assert moments(torch.ones(1, 4, 2, 2, requires_grad=True), 4).trunk.isfinite().all()
+    passed, features = GateInput(4).decide(x, None)
+    assert passed is x
+    mean, spread = moments(features.activation).unflatten(1, (2, 4)).unbind(1)
+    torch.testing.assert_close(mean, x[:, :4].mean((2, 3)))
+    torch.testing.assert_close(spread, x[:, :4].flatten(2).std(2, correction=0), rtol=1e-4, atol=1e-4)
 
 
 class GroupNorm16(nn.GroupNorm):

@@ -16,7 +16,7 @@ from bench.models import PRESETS
 from bench.models.order import ordered
 from bench.models.vit import timm_names as deit
 from bench.models.vit import units as vit
-from bench.models.vit.plain import PlainStage, moments
+from bench.models.vit.plain import PlainStage
 from bench.models.vit.presets import DEIT_S, DEIT_TI, VIT, micro
 from bench.models.vit.space import ViTConfig
 from bench.points import RoutedPoint
@@ -30,7 +30,7 @@ from bench.slicing.dynamic import (
     run_one_by_one,
 )
 from bench.slicing.extract import extract, parameters_of
-from bench.slicing.gate import Gate
+from bench.slicing.gate import Gate, moments
 from bench.slicing.norms import SlicedLayerNorm
 from bench.slicing.ops import SoftWidth
 
@@ -147,7 +147,7 @@ def test_executed_equals_claimed_in_every_form(net, x):
 
 def test_grouped_executes_what_it_claims(net, x):
     torch.manual_seed(2)
-    gates = [Gate(2 * GROUPED.channels, 4, net.gate_hidden).requires_grad_(False) for _ in range(3)]
+    gates = [Gate(2 * GROUPED.channels, 4, net.gate_hidden, "separate").requires_grad_(False) for _ in range(3)]
     for gate in gates:
         nn.init.normal_(gate.head.weight)
     point = RoutedPoint("dynamic", net, gates, [range(4)] * 3, 8)
@@ -320,12 +320,12 @@ def test_two_threads_may_run_two_choices(net, x):
 
 def test_moments_tell_images_apart_and_have_a_gradient_for_constant_tokens():
     stream = torch.ones(2, 5, 8, requires_grad=True)
-    moments(stream).trunk.sum().backward()
+    moments(stream).sum().backward()
     assert stream.grad is not None
     assert stream.grad.isfinite().all()
     flat, busy = torch.zeros(1, 4, 8), torch.randn(1, 4, 8)
     busy = busy - busy.mean(1, keepdim=True)  # equal means: only the spread differs
-    assert not torch.allclose(moments(flat).trunk, moments(busy).trunk)
+    assert not torch.allclose(moments(flat), moments(busy))
 
 
 @pytest.mark.parametrize("name", ["ds_vit_micro8", "ds_vit_micro32", "ds_vit_micro64"])

@@ -61,7 +61,7 @@ def test_gates_are_stored_with_a_layer_of_their_own_where_they_have_one():
     with torch.no_grad():
         for index, segment in enumerate(list(net.eval().segments)[:-1]):
             x, features = segment(x, choice.prefix(net.space.depth_after(index)))
-            trunks.append(features.trunk.shape[1])
+            trunks.append(2 * features.activation.shape[1])
     hidden = net.gate_hidden
     assert hidden > 0
     assert stored["gate"] == sum(trunk * hidden + hidden + hidden * 3 for trunk in trunks)

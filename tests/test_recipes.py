@@ -10,6 +10,8 @@ import pytest
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, RunSpec, TrainSpec, changed
 from bench.methods import METHODS, completed, method_of
+from bench.methods.ds_net import routing_spaces
+from bench.models import PRESETS
 from bench.recipes import registry as recipes
 from bench.recipes.arms import GATED, on_checkpoint, over_seeds, with_controls
 from bench.recipes.registry import RECIPES, resolve
@@ -104,7 +106,8 @@ def test_a_run_with_its_controls_over_seeds():
 
 @pytest.mark.parametrize("name", ["quickstart", "cifar10_smoke", "cifar10"])
 def test_the_first_table_compares_all_first_methods(name):
-    methods = ["ds_net", "random_gate", "fixed_choice", "us_net", "uniform", "pruning"]
+    controls = ["random_gate", "fixed_choice"] * 2  # of the gates, and of the cascade
+    methods = ["ds_net", "slice_cascade", *controls, "us_net", "uniform", "pruning"]
     assert sorted(spec.method for spec in resolve(name, range(1))) == sorted(methods)
     seeds = {0, 1} if name == "cifar10_smoke" else {0, 1, 2}  # two keep the smoke within its 20 minutes, unranked
     assert {spec.seed for spec in resolve(name, None)} == seeds
@@ -135,11 +138,37 @@ def test_the_gate_of_ds_mbnet_trains_as_released():
     (spec,) = (spec for spec in resolve("imagenet_ds_mbnet", range(1)) if spec.method == "ds_net")
     settings = method_of("ds_net").options(spec).stage_two()
     assert (settings.epochs, settings.lr, settings.weight_decay) == (30, 0.08, 0.01)
+    assert (settings.sgs_smoothing, settings.ema) == (0.1, 0.997)
 
 
-def test_all_methods_of_a_comparison_train_alike():
-    specs = resolve("quickstart", range(1))
-    assert len({(spec.data, spec.train, spec.profile, spec.threads) for spec in specs}) == 1
+@pytest.mark.parametrize("name", ["quickstart", "cifar10_smoke", "cifar10"])
+def test_all_methods_of_a_comparison_train_alike(name):
+    """For as many epochs, those of fine-tuning included."""
+    specs = resolve(name, range(1))
+    tuned = {
+        spec.method: method_of(spec.method).options(spec).finetune_epochs for spec in specs if spec.method == "pruning"
+    }
+    alike = [replace(s, train=replace(s.train, epochs=s.train.epochs + tuned.get(s.method, 0))) for s in specs]
+    assert len({(spec.data, spec.train, spec.profile, spec.threads) for spec in alike}) == 1
+
+
+SPACES = [
+    (spec, name) for name in RECIPES.names() for spec in resolve(name, range(1)) if spec.method.startswith("ds_net")
+]
+
+
+@pytest.mark.parametrize(("spec", "name"), SPACES, ids=lambda value: getattr(value, "run_id", value))
+def test_gates_choose_between_options_whose_costs_lie_within_about_twice(spec, name):
+    """Wider spaces are for the ablation that shows what goes wrong with them."""
+    options, preset = method_of(spec.method).options(spec), PRESETS.get(spec.model)
+    assert options.gate_lr <= 0.1
+    if name == "ablation_routing":
+        return
+    net = preset.build()
+    for routing in routing_spaces(net, options):
+        cheapest, costliest = (net.space.routed([some[end] for some in routing]) for end in (0, -1))
+        ratio = net.cost(costliest, preset.image_size).madds / net.cost(cheapest, preset.image_size).madds
+        assert 1 < ratio < 2.3, (routing, ratio)
 
 
 # Changes that keep families together.

@@ -7,7 +7,7 @@ import pytest
 from bench.core.ablation import Ablation, groups_of
 from bench.methods import method_of
 from bench.models import PRESETS
-from bench.recipes.ablations import FULL, OWN_LAYER_LR
+from bench.recipes.ablations import FULL
 from bench.recipes.registry import RECIPES, resolve
 from bench.runs.prepare import placed, with_overrides
 
@@ -60,10 +60,10 @@ EXPECTED = {
         {"sgs_weight": 0.0},
         {"hard_samples": "give_up"},
         {"gate_head": "scalar"},
-        {"gate_trunk": "separate", "gate_lr": OWN_LAYER_LR},
-        {"model": "ds_mobilenet_plain_micro8", "gate_lr": OWN_LAYER_LR},
+        {"gate_trunk": "shared"},
+        {"model": "ds_mobilenet_plain_micro8"},
     ],
-    "ablation_routing": [{"routing": ((0, 1), (0, 3), (0, 1, 2), (1, 3), (2, 3))}],
+    "ablation_routing": [{"routing": ((0, 1, 2, 3), (0, 3), (0, 1, 2), (1, 3))}],
 }
 
 

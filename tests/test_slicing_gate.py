@@ -14,7 +14,7 @@ from bench.slicing.supernet import Features
 
 def features(rows=6, width=5):
     x = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
-    return Features(x, x)
+    return Features(x[:, :, None, None], x)
 
 
 def sample(logits, temperature=1.0, seed=0):
@@ -80,7 +80,7 @@ def test_a_router_returns_options_of_the_network_not_places_in_the_list():
         gate.head.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]))
     seen = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
     router = gate_router([gate], [(2, 5, 9)])
-    assert router(0, Features(seen, seen), torch.arange(3)).tolist() == [2, 5, 9]
+    assert router(0, Features(seen[:, :, None, None], seen), torch.arange(3)).tolist() == [2, 5, 9]
 
 
 @pytest.mark.parametrize(

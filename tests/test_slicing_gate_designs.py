@@ -16,17 +16,14 @@ from small_runs import (
 )
 from torch import nn
 
-from bench.core.errors import UserError
 from bench.evaluation.proof import prove
-from bench.methods import method_of
-from bench.models import PRESETS
 from bench.profilers.madds import executed_madds
 from bench.slicing.dynamic import ViewSegments, gate_router, run_grouped, run_masked, run_one_by_one
 from bench.slicing.extract import parameters_of
-from bench.slicing.gate import Gate, ScalarGate, decide, interpolated, straight_through
+from bench.slicing.gate import Gate, ScalarGate, decide, interpolated, moments, new_gates, straight_through
 from bench.slicing.supernet import Features
 from bench.tasks.classification import Classification
-from bench.training.gating import GateTrainer, StageTwo, new_gates, scalar_sgs_loss
+from bench.training.gating import GateTrainer, StageTwo, scalar_sgs_loss, standardise
 
 DESIGNS = [
     ("ds_mobilenet_micro8", {"head": "scalar"}),
@@ -81,6 +78,8 @@ def test_scalar_sgs_by_hand_and_down_to_zero():
     torch.testing.assert_close(scalar_sgs_loss(raw, targets, 4), -likelihoods.log().mean())
     assert scalar_sgs_loss(torch.tensor([[-40.0], [40.0]]), torch.tensor([0, 3]), 4) < 1e-6
     assert scalar_sgs_loss(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64), 1).isfinite()
+    soft = 0.9 * scalar_sgs_loss(raw, targets, 4) + 0.1 * scalar_sgs_loss(raw, 3 - targets, 4)
+    torch.testing.assert_close(scalar_sgs_loss(raw, targets, 4, 0.2), soft)
 
 
 @pytest.mark.parametrize(
@@ -92,39 +91,78 @@ def test_scalar_sgs_by_hand_and_down_to_zero():
     ],
 )
 def test_a_gate_costs_what_it_executes(gate, weights):
-    seen = Features(torch.randn(6, 24), torch.randn(6, 12))
+    seen = Features(torch.randn(6, 12, 3, 3), torch.randn(6, 12))
     assert gate.madds == weights
     assert executed_madds(gate, seen) == 6 * weights
     assert gate(seen).shape == (6, 4)
 
 
-def test_a_separate_trunk_reads_the_pooled_activation_alone():
-    gate = Gate(5, 3, 7, "separate")
+def test_a_separate_trunk_reads_mean_and_deviation_of_the_activation_alone():
+    gate = Gate(10, 3, 7, "separate")
     nn.init.normal_(gate.head.weight)
-    pooled, trunk = torch.randn(4, 5), torch.randn(4, 2)
-    expected = gate.head(gate.hidden(pooled).relu())
-    assert torch.equal(gate(Features(pooled, trunk)), expected)
-    assert torch.equal(gate(Features(pooled, trunk + 1)), expected)
+    x, trunk = torch.randn(4, 5, 3, 3), torch.randn(4, 2)
+    seen = torch.cat((x.mean((2, 3)), x.flatten(2).std(2, correction=0)), 1)
+    expected = gate.head(gate.hidden(seen).relu())
+    torch.testing.assert_close(gate(Features(x, trunk)), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(gate(Features(x, trunk + 1)), gate(Features(x, trunk)))
+    assert moments(torch.randn(4, 6, 5)).shape == (4, 10), "tokens too"
+
+
+@pytest.mark.parametrize(("hidden", "mean"), [(0, 1.0), (7, 0.0)])
+def test_what_a_gate_reads_is_standardised_by_fixed_statistics(hidden, mean):
+    """Each feature by its own mean and deviation; one that does not vary is not blown up."""
+    gate = Gate(3, 2, hidden)
+    seen = torch.randn(500, 3) * torch.tensor([4.0, 1.0, 0.0]) + torch.tensor([-5.0, 0.01, 4.0])
+    gate.standardise(seen)
+    standard = (seen - gate.shift) / gate.scale
+    torch.testing.assert_close(standard.mean(0), torch.full((3,), mean), rtol=0, atol=1e-5)
+    torch.testing.assert_close(standard.std(0), torch.tensor([1.0, 1.0, 0.0]), rtol=0.01, atol=0.01)
+    assert gate.scale[2] == pytest.approx((seen.std(0).mean() / 10).item(), rel=0.01)
+    assert {"shift", "scale", "offset"} <= gate.state_dict().keys(), "kept with the weights"
+    assert len(list(gate.parameters())) == (1 if hidden == 0 else 3), "and not trained"
+
+
+@pytest.mark.parametrize("model", ["ds_mobilenet_micro8", "ds_resnet_micro8", "ds_vit_micro8"])
+@torch.no_grad()
+def test_gates_are_standardised_by_all_widths_that_arrive(model):
+    net, split = small_net(model).eval(), FirstImages(digits().calibration, 100)
+    routing = ((0, 3),) * len(net.space.decisions)
+    gates = new_gates(net, routing, 8)
+    standardise(net, gates, routing, split, CPU)
+    (batch,), arrived = split.batches(100), [[] for _ in gates]
+    for option in (0, 3):
+        choice, x = net.space.routed([option] * len(gates)), batch.x
+        for index, gate in enumerate(gates):
+            x, features = net.segments[index](x, choice)
+            arrived[index].append((gate.read(features) - gate.shift) / gate.scale)
+    for gate, parts in zip(gates, arrived, strict=True):
+        standard = torch.cat(parts)
+        wanted = torch.full((standard.shape[1],), 1.0 if gate.hidden is None else 0.0)
+        torch.testing.assert_close(standard.mean(0), wanted, rtol=0, atol=1e-4)
+        deviation = standard.std(0, correction=0) * gate.scale
+        expected = (deviation / (deviation.mean() / 10)).clamp_max(1.0)  # those that hardly vary are not blown up
+        torch.testing.assert_close(standard.std(0, correction=0), expected, rtol=1e-3, atol=1e-3)
+        assert (expected == 1).sum() > 2
 
 
 def test_a_separate_trunk_is_as_wide_as_the_one_it_would_share():
     net = small_net()
     (shared,), (separate,) = (new_gates(net, ((0, 1),), 8, trunk=trunk) for trunk in ("shared", "separate"))
     assert shared.hidden is None
-    assert separate.hidden.weight.shape == (12, 16)  # the gated block's squeeze; its width in front of the gate
+    assert separate.hidden.weight.shape == (12, 32)  # the gated block's squeeze; twice its width in front of the gate
     assert separate.head.weight.shape == shared.head.weight.shape == (2, 12)
     (plain,) = new_gates(small_net("ds_mobilenet_plain_micro8"), ((0, 1),), 8)
-    assert plain.hidden.weight.shape == (12, 16)
+    assert plain.hidden.weight.shape == (12, 32)
 
 
 @pytest.mark.parametrize("model", ["ds_vit_micro8", "ds_mobilenet_plain_micro8"])
-def test_a_gate_that_shares_no_trunk_cannot_be_given_another(model):
-    method = "ds_net_pp" if "vit" in model else "ds_net"
-    spec = small_spec(method, model=model, options={"gate_trunk": "separate"})
-    with pytest.raises(UserError, match="have a layer of their own already"):
-        method_of(method).check(spec, PRESETS.get(model).build(), 8)
-    with pytest.raises(UserError, match="have a layer of their own already"):
-        new_gates(small_net(model), ((0,),) * len(small_net(model).space.decisions), 8, trunk="separate")
+def test_where_no_trunk_can_be_shared_every_gate_has_its_own(model):
+    net = small_net(model)
+    routing = ((0, 1),) * len(net.space.decisions)
+    for gates in zip(*(new_gates(net, routing, 8, trunk=trunk) for trunk in ("shared", "separate")), strict=True):
+        shapes = [[parameter.shape for parameter in gate.parameters()] for gate in gates]
+        assert shapes[0] == shapes[1]
+        assert {gate.trunk for gate in gates} == {"separate"}
 
 
 @pytest.mark.parametrize(("model", "design"), DESIGNS)

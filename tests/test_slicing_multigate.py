@@ -24,8 +24,9 @@ from bench.slicing.dynamic import (
     run_masked,
     softened,
 )
+from bench.slicing.gate import new_gates
 from bench.tasks.classification import Classification
-from bench.training.gating import GateTrainer, StageTwo, new_gates
+from bench.training.gating import GateTrainer, StageTwo
 
 SEVERAL, PAIRS, SINGLE = "ds_resnet_micro8", "ds_resnet_pp_micro8", "ds_resnet_bn_micro8"
 

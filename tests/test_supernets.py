@@ -172,14 +172,13 @@ def test_two_threads_run_two_choices_at_once(case):
 
 def test_any_subrange_of_options_can_be_routed_to(case):
     from bench.points import RoutedPoint
-    from bench.slicing.gate import Gate
+    from bench.slicing.gate import new_gates
 
     net, x = case
     if not net.space.decisions:
         pytest.skip("this family has no gate")
-    routing = [tuple(range(1, len(decision.options))) for decision in net.space.decisions]
-    trunks = trunk_widths(net, x)
-    gates = [Gate(trunk, len(options)) for trunk, options in zip(trunks, routing, strict=True)]
+    routing = tuple(tuple(range(1, len(decision.options))) for decision in net.space.decisions)
+    gates = new_gates(net, routing, x.shape[-1])
     for gate in gates:
         torch.nn.init.normal_(gate.head.weight, std=5.0)
     point = RoutedPoint("d", net, gates, routing, x.shape[-1])
@@ -188,12 +187,3 @@ def test_any_subrange_of_options_can_be_routed_to(case):
     for column, options in zip(route.T, routing, strict=True):
         assert set(column.tolist()) <= set(options)
     assert [list(r) for r in point.routing] == [list(r) for r in routing], "routing lists must not shrink"
-
-
-@torch.no_grad()
-def trunk_widths(net, x):
-    widths = []
-    for index, segment in enumerate(list(net.segments)[:-1]):
-        x, features = segment(x, net.space.smallest.prefix(net.space.depth_after(index)))
-        widths.append(features.trunk.shape[1])
-    return widths

@@ -11,6 +11,7 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.data.dataset import Batch
+from bench.slicing.bound import CollectingChoice
 from bench.slicing.extract import extract
 from bench.slicing.norms import Moments, PrefixBatchNorm2d
 from bench.training.calibrate import calibrate
@@ -169,6 +170,21 @@ def test_the_first_images_of_a_split_are_enough():
     assert not changed(state_of(alone), net)
     calibrate(alone, [net.space.smallest], InOrder(images), CPU, batch_size=16)
     assert changed(state_of(alone), net)
+
+
+def test_a_remainder_is_not_normalised_by_itself():
+    """33 images in batches of 16: the last one joins the batch in front of it, as if those had been 16 and 17."""
+    net, images = small_net(), shifted_images()[:33]
+    uneven = copy.deepcopy(net)
+    calibrate(net, [net.space.smallest], InOrder(images), CPU, batch_size=16)
+    collecting = CollectingChoice(uneven.space.smallest)
+    with torch.no_grad():
+        for part in images.split([16, 17]):
+            uneven.eval()(part, collecting)
+    for (norm, key), seen in collecting.moments.items():
+        for stored, pooled in zip(norm.statistics(key), seen.mean_var(), strict=True):
+            stored.copy_(pooled)
+    assert not changed(state_of(net), uneven)
 
 
 @pytest.mark.parametrize("images", [0, 151])

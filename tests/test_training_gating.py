@@ -20,15 +20,17 @@ from small_runs import (
 )
 from torch import nn
 
+from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
+from bench.models import PRESETS
 from bench.slicing.gate import Gate
 from bench.slicing.supernet import Features
 from bench.tasks.classification import Classification
+from bench.training import checkpoint
 from bench.training.gating import (
     GateTrainer,
     StageTwo,
     expected_madds,
-    largest_madds,
     madds_penalty,
     route_costs,
     sgs_loss,
@@ -44,7 +46,7 @@ def separable(count=64):
     """Easy images have the feature (1, 0), hard ones (0, 1)."""
     easy = torch.arange(count) % 2 == 0
     trunk = torch.stack([easy, ~easy], dim=1).float()
-    return Features(trunk, trunk), sgs_targets(easy, ~easy, 4, "try_best")
+    return Features(trunk[:, :, None, None], trunk), sgs_targets(easy, ~easy, 4, "try_best")
 
 
 def test_sgs_on_logits_reaches_zero_where_images_are_separable():
@@ -57,6 +59,15 @@ def test_sgs_on_logits_reaches_zero_where_images_are_separable():
         loss.backward()
         optimizer.step()
     assert loss < 0.01
+
+
+def test_label_smoothing_of_sgs_by_hand():
+    logits, targets = torch.randn(5, 4), torch.tensor([0, 3, 3, 0, 3])
+    wanted = 0.9 * F.one_hot(targets, 4) + 0.1 / 4
+    torch.testing.assert_close(sgs_loss(logits, targets, 0.1), -(wanted * logits.log_softmax(1)).sum(1).mean())
+    for bad in ({"sgs_smoothing": 1.0}, {"ema": -0.1}, {"ema": 1.0}):
+        with pytest.raises(UserError, match="must be from 0 to below 1"):
+            StageTwo(**bad)
 
 
 def test_sgs_on_probabilities_could_not():
@@ -98,16 +109,15 @@ def test_costs_of_a_route_add_up_to_those_of_its_network(name, options):
         claims.append(net.cost(net.space.routed(route), 8).madds)
         assert expected_madds(weights, costs).tolist() == [claims[-1]]
     assert len(set(claims)) > 1
-    assert largest_madds(costs) == max(net.cost(net.space.routed([t[i] for t in routing]), 8).madds for i in (0, -1))
 
 
 def test_the_penalty_by_hand_and_the_direction_it_pushes_in():
     costs = [torch.tensor([100.0, 200.0, 400.0])]
     logits = torch.zeros(2, 3, requires_grad=True)
     weights = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    assert madds_penalty([weights], costs).item() == pytest.approx(((100 + 400) / 2 / 400) ** 2)
-    assert madds_penalty([weights[[1, 1]]], costs) == 1
-    madds_penalty([logits.softmax(1)], costs).backward()
+    assert madds_penalty([weights], costs, 1000).item() == pytest.approx(((100 + 400) / 2 / 1000) ** 2)
+    assert madds_penalty([weights[[1, 1]]], costs, 400) == 1
+    madds_penalty([logits.softmax(1)], costs, 1000).backward()
     cheap, _, costly = logits.grad.unbind(1)
     assert (cheap < 0).all(), "a step against the gradient raises the cheapest option"
     assert (costly > 0).all()
@@ -118,9 +128,19 @@ def test_the_penalty_reaches_every_gate_through_the_costs_between_them():
     logits = [torch.zeros(1, 2, requires_grad=True) for _ in costs]
     weights = [one.softmax(1) for one in logits]
     assert expected_madds(weights, costs).item() == pytest.approx(1.5 + (1 + 2 + 3 + 8) / 4)
-    assert largest_madds(costs) == 10
-    madds_penalty(weights, costs).backward()
+    madds_penalty(weights, costs, 10.0).backward()
     assert all((one.grad[:, 0] < 0).all() and (one.grad[:, 1] > 0).all() for one in logits)
+
+
+def test_the_penalty_spans_what_the_paper_has_over_the_released_routing_space():
+    """Choices 0 to 3 of DS-MBNet, at the weight of one half; divided by the costliest routed option it was 0.279."""
+    net = PRESETS.get("ds_mobilenet_v1").build()
+    (costs,) = route_costs(net, ((0, 1, 2, 3),), 224)
+    trainer = GateTrainer(net, [], ((0, 1, 2, 3),), 224, Classification())
+    assert trainer.full == 817_617_376
+    for full, span in ((trainer.full, 0.0165), (costs[-1].item(), 0.2791)):
+        ends = [StageTwo().madds_weight * madds_penalty([torch.eye(4)[[k]]], [costs], full).item() for k in (0, 3)]
+        assert ends[1] - ends[0] == pytest.approx(span, abs=5e-5)
 
 
 def lived_in(name):
@@ -151,12 +171,11 @@ def test_the_losses_are_those_of_the_networks_that_images_are_routed_to(name):
         output = torch.cat([net(batch.x[i : i + 1], choice) for i, choice in enumerate(choices)])
         easy = net(batch.x, net.space.smallest).argmax(1) == batch.targets
         targets = torch.where(easy, 0, len(routing[0]) - 1)
-        widest = net.space.routed([options[-1] for options in routing])
         mean = sum(net.cost(choice, 8).madds for choice in choices) / len(choices)
         expected = {
             "task": F.cross_entropy(output, batch.targets, label_smoothing=0.1).item(),
             "sgs": sum(F.cross_entropy(one, targets).item() for one in logits) / len(logits),
-            "madds": (mean / net.cost(widest, 8).madds) ** 2,
+            "madds": (mean / net.cost(net.space.largest, 8).madds) ** 2,
         }
     assert losses == pytest.approx(expected, rel=1e-4)
 
@@ -240,6 +259,29 @@ def test_an_interrupted_stage_two_ends_in_the_same_bytes(tmp_path, name):
     again, _ = stage_two(tmp_path / "broken", net, routing, settings)
     assert checkpoint_bytes(tmp_path / "broken") == checkpoint_bytes(tmp_path / "whole")
     assert all(not changed(state_of(one), other) for one, other in zip(gates, again, strict=True))
+
+
+def test_the_average_of_a_gates_weights_is_what_is_evaluated(tmp_path):
+    """By hand, from the weights after each step; the weights themselves are kept beside it, for a killed run."""
+    steps, settings, real = [], StageTwo(epochs=2, ema=0.9), GateTrainer.step
+
+    def noted(self, batch, settings, smoothing):
+        steps.append(self.gates[0].head.weight.detach().clone())
+        return real(self, batch, settings, smoothing)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GateTrainer, "step", noted)
+        (gate,), _ = stage_two(tmp_path, small_net().eval(), settings=settings)
+    tensors, _ = checkpoint.load(tmp_path / "checkpoints" / "gate0.safetensors", None)
+    weights = [*steps[1:], tensors["trained_gate0/head.weight"]]
+    mean = steps[0]
+    for index, weight in enumerate(weights):
+        decay = min(0.9, (1 + index) / (10 + index))
+        mean = decay * mean + (1 - decay) * weight
+    torch.testing.assert_close(gate.head.weight.detach(), mean)
+    torch.testing.assert_close(tensors["gate0/head.weight"], mean)
+    assert not torch.allclose(mean, weights[-1])
+    assert torch.equal(tensors["gate0/shift"], tensors["trained_gate0/shift"])
 
 
 def test_a_trained_gate_sends_easy_images_to_the_slim_network(tmp_path):

@@ -1,6 +1,7 @@
 """Lessons: the gradient of a step against its losses written out, and the training that a rule makes of it."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,3 +60,6 @@ def test_a_rule_is_told_how_far_the_training_is_and_given_the_randomness_of_the_
     assert len({number for _, number in seen}) == 8
     assert history["steps"] == 8
     assert not net.training
+    seen.clear()
+    train_jointly("cut", net, rule, run_at(tmp_path, replace(spec, max_steps=4), 5))
+    assert [done for done, _ in seen] == [step / 4 for step in range(4)], "a shortened training goes through all phases"

@@ -14,6 +14,7 @@ from bench.data.dataset import Dataset
 from bench.methods.table import Kind
 from bench.models.preset import Preset, Trains
 from bench.points import OperatingPoint
+from bench.slicing.choice import Choice
 from bench.slicing.supernet import Supernet
 from bench.training.run import Run
 
@@ -91,6 +92,15 @@ class Method:
 
     def check_start(self, parent: RunSpec) -> None:
         """Raise `UserError` for a run on whose checkpoint this method cannot work, where it needs one."""
+
+    def check_on(self, spec: RunSpec, parent: RunSpec, net: Supernet, image_size: int) -> None:
+        """Raise `UserError` for settings that the parent's sub-networks cannot meet, where it works on a run's
+        checkpoint. Called before any work is done; `net` is the model with any weights."""
+
+    def subnetworks(self, spec: RunSpec, net: Supernet) -> list[Choice]:
+        """The sub-networks that the supernet of a finished run is ready to run as, cheapest first; none where it leaves
+        no supernet."""
+        return []
 
     def options(self, spec: RunSpec) -> Any:
         """The spec's options as this method's frozen dataclass, defaults filled in."""

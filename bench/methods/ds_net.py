@@ -6,8 +6,13 @@ where one stands (`bench/models`), and multi-view consistency for transformers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
@@ -16,17 +21,16 @@ from bench.methods import SUPERNET, Method, Run, build_model, method_of, reseed,
 from bench.models import PRESETS, Preset
 from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, RoutedPoint
+from bench.slicing.choice import Choice
 from bench.slicing.dynamic import check_routing
-from bench.slicing.gate import Gate, Head, Trunk
+from bench.slicing.gate import Gate, Head, Routing, Trunk, new_gates
 from bench.slicing.supernet import Supernet, View
+from bench.training.budget import budget_offsets, check_budgets, option_costs, route_span, spendable
 from bench.training.calibrate import calibrate, check_images
 from bench.training.gating import (
     HardSamples,
-    Routing,
     StageTwo,
-    check_shared_trunk,
     named_gates,
-    new_gates,
     train_gates,
 )
 from bench.training.loop import stable_seed
@@ -43,9 +47,14 @@ class DSNetOptions:
         calibration_images: on the first so many images of the calibration split; null for all of them.
         routing: the routing spaces, one operating point each: lists of options, cheapest first; empty for one space
             that holds every option. With several gates a list is that of every gate, or there is a list for each gate.
-            A budget is set by the routing space (METHODS 5.3).
-        gate_epochs ... hard_samples: stage II (`StageTwo`). The released code decays a gate's weights by 0.01.
-        gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). The attention head is a property of the
+            The paper sets its budgets by them (METHODS 5.3).
+        budgets: wanted mean multiply-adds, gates included, as fractions of a routing space's costliest route: one more
+            operating point for each routing space that can spend it, by an offset on the gates' logits that is fitted
+            on the validation split (`training/budget.py`).
+        gate_epochs ... gate_ema: stage II (`StageTwo`). The released code decays a gate's weights by 0.01, smooths the
+            labels of SGS by 0.1, and evaluates an average of decay 0.997.
+        gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). A shared trunk is that of channel
+            attention; where a network has none, every trunk is separate. The attention head is a property of the
             network: the `ds_mobilenet_plain_` presets are without.
         channel_order: order of the channels that stage I starts from (`models/order.py`). It says something where they
             are trained: a slice of pretrained weights is then made of the channels that matter most.
@@ -58,6 +67,7 @@ class DSNetOptions:
     recalibrate: bool = True
     calibration_images: int | None = None
     routing: tuple[tuple[int | tuple[int, ...], ...], ...] = ()
+    budgets: tuple[float, ...] = ()
     gate_epochs: int = 5
     gate_lr: float = 0.05
     gate_weight_decay: float = 1e-4
@@ -65,12 +75,18 @@ class DSNetOptions:
     sgs_weight: float = 1.0
     madds_weight: float = 0.5
     hard_samples: HardSamples = "try_best"
+    sgs_smoothing: float = 0.0
+    gate_ema: float = 0.0
     gate_head: Head = "one_hot"
     gate_trunk: Trunk = "shared"
     channel_order: Order = "none"
 
     def stage_one(self) -> StageOne:
         return StageOne(self.distillation, self.random_widths, self.ema, self.ema_warmup)
+
+    def new_gates(self, net: Supernet, routing: Routing, image_size: int) -> list[Gate]:
+        """Untrained gates for a routing space."""
+        return new_gates(net, routing, image_size, self.gate_head, self.gate_trunk)
 
     def stage_two(self) -> StageTwo:
         return StageTwo(
@@ -81,19 +97,23 @@ class DSNetOptions:
             sgs_weight=self.sgs_weight,
             madds_weight=self.madds_weight,
             hard_samples=self.hard_samples,
+            sgs_smoothing=self.sgs_smoothing,
+            ema=self.gate_ema,
             gate_head=self.gate_head,
             gate_trunk=self.gate_trunk,
         )
 
 
 class DSNet(Method):
-    """Dynamic slimmable network: stage I, recalibration, stage II, one dynamic point for each routing space."""
+    """Dynamic slimmable network: stage I, recalibration, stage II; for each routing space a dynamic point that takes
+    the gates' largest logits, and one for each budget."""
 
     name = "ds_net"
     kind = "dynamic"
     paper = "Li et al., CVPR 2021, arXiv 2103.13258"
     trains = ("dynamic slimmable",)
     leaves = "supernet"
+    version = 2
     Options = DSNetOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
@@ -104,10 +124,11 @@ class DSNet(Method):
                 f"{options.distillation!r} keeps one; set options.ema"
             )
         options.stage_two()
-        routing_spaces(net, options)
+        spaces = routing_spaces(net, options)
         check_order(PRESETS.get(spec.model), options.channel_order)
-        if options.gate_trunk == "separate":
-            check_shared_trunk(net)
+        gates = [options.new_gates(net, routing, image_size) for routing in spaces]
+        spans = [route_span(net, *built, image_size) for built in zip(gates, spaces, strict=True)]
+        check_budgets(options.budgets, spans)
         if options.calibration_images is not None:
             _check_calibration(net, options)
 
@@ -130,11 +151,27 @@ class DSNet(Method):
             widest = View(net.eval(), net.space.routed([options_[-1] for options_ in routing]))
             task = run.task.fitted(widest, run.data.validation, run.device)
             reseed(run.spec, "gate", number)
-            train_gates(gate_name(number), net, routing, options.stage_two(), task, run)
+            gates, _ = train_gates(gate_name(number), net, routing, options.stage_two(), task, run)
+            budgets = spendable(options.budgets, route_span(net, gates, routing, run.data.image_size))
+            if budgets:
+                run.once(budget_name(number), partial(fitted_offsets, net, gates, routing, budgets, run))
 
     def points(self, run: Run) -> list[OperatingPoint]:
         net, gated = trained_gates(run)
-        return [RoutedPoint(point_name(routing), net, gates, routing, run.data.image_size) for routing, gates in gated]
+        size, points = run.data.image_size, []
+        for number, (routing, gates) in enumerate(gated):
+            points.append(RoutedPoint(point_name(routing), net, gates, routing, size))
+            budgets = spendable(run.options.budgets, route_span(net, gates, routing, size))
+            offsets = run.read(budget_name(number))[0]["offsets"].tolist() if budgets else []
+            costs = option_costs(net, routing, size)
+            for budget, offset in zip(budgets, offsets, strict=True):
+                leaning = [gate.leaning(offset, cost) for gate, cost in zip(gates, costs, strict=True)]
+                points.append(RoutedPoint(f"{point_name(routing)}-budget{budget:g}", net, leaning, routing, size))
+        return points
+
+    def subnetworks(self, spec: RunSpec, net: Supernet) -> list[Choice]:
+        count = min(len(decision.options) for decision in net.space.decisions)
+        return [net.space.routed([option] * len(net.space.decisions)) for option in range(count)]
 
     def _train_supernet(self, net: Supernet, run: Run) -> None:
         """Stage I and recalibration."""
@@ -193,6 +230,18 @@ def gate_name(number: int) -> str:
     return f"gate{number}"
 
 
+def budget_name(number: int) -> str:
+    return f"budgets{number}"
+
+
+def fitted_offsets(
+    net: Supernet, gates: Sequence[Gate], routing: Routing, budgets: Sequence[float], run: Run
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The offset of each budget, fitted on the validation split, as a checkpoint keeps them."""
+    offsets = budget_offsets(net, gates, routing, budgets, run.data.image_size, run.data.validation, run.device)
+    return {"offsets": torch.tensor(offsets, dtype=torch.float64)}, {}
+
+
 def point_name(routing: Routing) -> str:
     """The name of a dynamic point: what its gates may choose, said once where all may choose the same."""
     lists = ["-".join(map(str, options)) for options in routing]
@@ -247,7 +296,7 @@ def trained_gates(run: Run) -> tuple[Supernet, list[tuple[Routing, list[Gate]]]]
     net = trained_supernet(run)
     trained = []
     for number, routing in enumerate(routing_spaces(net, options)):
-        gates = new_gates(net, routing, run.data.image_size, options.gate_head, options.gate_trunk)
+        gates = options.new_gates(net, routing, run.data.image_size)
         run.restore(gate_name(number), named_gates(gates))
         trained.append((routing, [gate.eval() for gate in gates]))
     return net, trained

@@ -122,17 +122,21 @@ METHODS = Registry(
             trains=("dynamic slimmable", "dynamic weight slicing", "universally slimmable"),
             families=("mobilenet", "resnet"),
         ),
+        "slice_cascade": MethodEntry(
+            "baselines.slice_cascade:SliceCascade",
+            "on any supernet: the slimmest slice first, a wider one on the same front where it is not sure",
+            "dynamic",
+            "this suite's own",
+        ),
         "random_gate": MethodEntry(
             "baselines.controls:RandomGate",
-            "a trained gate's own proportions, routed by a hash of the image instead",
+            "the proportions of a gate or a cascade, routed by a hash of the image instead",
             "control",
-            trains=("dynamic slimmable", "dynamic weight slicing"),
         ),
         "fixed_choice": MethodEntry(
             "baselines.controls:FixedChoice",
-            "the sub-networks that a trained gate may choose, each for every image",
+            "the sub-networks that a gate may choose or a cascade is made of, each for every image",
             "control",
-            trains=("dynamic slimmable", "dynamic weight slicing"),
         ),
         "sliced_order": MethodEntry(
             "baselines.sliced_order:SlicedOrder",

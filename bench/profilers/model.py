@@ -19,7 +19,7 @@ from bench.profilers.timing import Kept, Progress, Timing, built, latencies, mea
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.dynamic import segment_slot
 from bench.slicing.extract import extract_segment, parameters_of
-from bench.slicing.gate import Gate
+from bench.slicing.gate import new_gates
 from bench.slicing.supernet import Supernet, View
 
 
@@ -98,7 +98,7 @@ def profile_supernet(
 def _stored(net: Supernet, image_size: int, options: int) -> dict[str, int]:
     """Parameters of the supernet and of the gates of a routed network."""
     supernet, gates = parameters_of(net), len(net.space.decisions)
-    gate = _gate_parameters(net, image_size, options)
+    gate = sum(map(parameters_of, new_gates(net, (tuple(range(options)),) * gates, image_size)))
     return {
         "supernet": supernet,
         "gates": gates,
@@ -139,16 +139,6 @@ def active_parameters(net: Supernet, choices: Iterable[Choice], image_size: int)
             count, channels = count + known[slot], cost.shape[0]
         counts.append(count)
     return counts
-
-
-@torch.no_grad()
-def _gate_parameters(net: Supernet, image_size: int, options: int) -> int:
-    x = torch.zeros(1, net.input_channels, image_size, image_size)
-    count = 0
-    for index in range(len(net.space.decisions)):
-        x, features = net.segments[index](x, net.space.smallest.prefix(net.space.depth_after(index)))
-        count += parameters_of(Gate(features.trunk.shape[1], options, net.gate_hidden))
-    return count
 
 
 def profile_timm(

@@ -35,22 +35,32 @@ def first_table(
     us: str,
     profile: ProfileSpec,
     gate: Mapping[str, Any],
-    finetune: Mapping[str, Any],
+    cascade: Mapping[str, Any],
+    finetune_epochs: int,
 ) -> list[RunSpec]:
-    """The methods of the suite's first table, all trained alike on one dataset, with the controls of the gates.
+    """The methods of the suite's first table on one dataset, with the controls of the gates and of the cascade.
+
+    Every network that is compared is trained for equally many epochs; the gates, whose network stays as it is, beside.
 
     Args:
         ds, us: the presets of DS-Net and US-Net.
-        gate: options of stage II. finetune: options of pruning.
+        gate: options of stage II. cascade: options of the cascade on DS-Net's checkpoint.
+        finetune_epochs: of pruning; they are part of its epochs.
     """
     run = partial(RunSpec, data=data, train=train, profile=profile)
+    dynamic = run("ds_net", ds, options=dict(gate))
+    pruned = replace(train, epochs=train.epochs - finetune_epochs)
     return [
-        *with_controls(run("ds_net", ds, options=dict(gate)), *GATED),
+        *with_controls(dynamic, *GATED),
+        *with_controls(on_checkpoint(dynamic, "slice_cascade", **cascade), *GATED),
         run("us_net", us),
         run("uniform", ds),
-        run("pruning", ds, options=dict(finetune)),
+        run("pruning", ds, train=pruned, options={"finetune_epochs": finetune_epochs}),
     ]
 
 
-BUDGETS = ((0, 1, 2, 3), (1, 2, 3), (2, 3))
-"""Routing spaces of the micro presets: as DS-Net does, a budget is set by what the gate may choose (METHODS 5.3)."""
+ADJACENT = ((0, 1), (1, 2), (2, 3))
+"""Routing spaces of the micro presets: options that cost about twice as much as their neighbour at most. Where options
+lie further apart, what SGS teaches, the first one or the last, wastes the better ones between."""
+GATE: Mapping[str, Any] = {"routing": ADJACENT, "budgets": (0.8, 0.65), "gate_trunk": "separate", "gate_lr": 0.1}
+"""How gates are built and trained in small recipes: found on the validation split of digits."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
-from bench.recipes.arms import BUDGETS, GATED, first_table, over_seeds, with_controls
+from bench.recipes.arms import GATE, GATED, first_table, over_seeds, with_controls
 from bench.recipes.photographs import DS_RESNET50
 
 
@@ -22,8 +22,9 @@ def cifar10_smoke(seeds: Sequence[int] = (0, 1)) -> list[RunSpec]:
         "ds_mobilenet_micro32",
         "us_mobilenet_micro32",
         ProfileSpec(batch_sizes=(1, 64), rounds=11, warmup=2),
-        {"routing": BUDGETS, "gate_epochs": 1, "gate_lr": 20.0},
-        {"finetune_epochs": 2},
+        {**GATE, "gate_epochs": 1},
+        {"chains": ((0, 1), (0, 3)), "budgets": (0.75, 0.5)},
+        finetune_epochs=1,
     )
     return over_seeds(specs, seeds)
 
@@ -39,8 +40,9 @@ def cifar10(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
         "ds_mobilenet_micro32",
         "us_mobilenet_micro32",
         ProfileSpec(),
-        {"routing": BUDGETS, "gate_epochs": 20, "gate_lr": 1.0},
-        {"finetune_epochs": 30},
+        {**GATE, "gate_epochs": 20},
+        {"chains": ((0, 1), (0, 3)), "budgets": (0.75, 0.5)},
+        finetune_epochs=30,
     )
     return over_seeds(specs, seeds)
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
-from bench.recipes.arms import GATED, over_seeds, with_controls
+from bench.recipes.arms import GATE, GATED, over_seeds, with_controls
 
 DYNAMIC, SLIMMABLE = "ds_mobilenet_det_micro", "us_mobilenet_det_micro"
 BACKBONE = "ds_mobilenet_light_micro64"
@@ -50,7 +50,7 @@ def bccd(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
     specs = detectors(
         DataSpec("voc", "BCCD"),
         TrainSpec(epochs=40, batch_size=16, lr=0.12, warmup_epochs=2, weight_decay=5e-4),
-        {"routing": ((0, 1, 2, 3), (1, 2, 3)), "gate_epochs": 4, "gate_lr": 5.0, "random_widths": 1, "ema": 0.99},
+        {**GATE, "routing": ((0, 1, 2), (1, 2, 3)), "gate_epochs": 4, "random_widths": 1, "ema": 0.99},
     )
     return over_seeds(specs, seeds)
 
@@ -100,5 +100,5 @@ def voc_ds_mbnet(seeds: Sequence[int] = (0,)) -> list[RunSpec]:
         data=DataSpec("voc", "official"),
         train=TrainSpec(epochs=300, batch_size=128, lr=0.004, warmup_epochs=6, weight_decay=5e-4),
     )
-    dynamic = run("ds_net", options={"routing": (tuple(range(14)),), "gate_epochs": 10})
+    dynamic = run("ds_net", options={"routing": (tuple(range(7)), tuple(range(7, 14))), "gate_epochs": 10})
     return over_seeds([*with_controls(dynamic, *GATED), run("uniform", options={"choices": (0, 13)})], seeds)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
-from bench.recipes.arms import on_checkpoint, over_seeds
+from bench.recipes.arms import GATE, on_checkpoint, over_seeds
 from bench.recipes.families import VIT_PP, Family
 
-RESNET = Family("ds_net", {"digits": "ds_resnet_micro8"}, 4, 0.1, 12, 0.05)
-RESNET_BN = Family("ds_net", {"digits": "ds_resnet_bn_micro8"}, 4, 0.1, 12, 0.05)
+RESNET = Family("ds_net", {"digits": "ds_resnet_micro8"}, 4, 0.1, 12, GATE)
+RESNET_BN = Family("ds_net", {"digits": "ds_resnet_bn_micro8"}, 4, 0.1, 12, GATE)
 ORDERED = (RESNET, RESNET_BN, VIT_PP)
 """Group norm, batch norm, layer norm."""
 
@@ -39,7 +39,7 @@ def channel_order(seeds: Sequence[int] = (0, 1, 2)) -> list[RunSpec]:
             profile=ProfileSpec(batch_sizes=(1,), rounds=3, warmup=1),
         )
         alone = run("sliced_order", options={"order": "none"})
-        nested = run(family.method, options={"distillation": "none", "gate_epochs": 1, "gate_lr": family.gate_lr})
+        nested = run(family.method, options={"distillation": "none", "gate_epochs": 1, **family.gate})
         specs += [alone, *(on_checkpoint(alone, "sliced_order", order=order) for order in ("l1", "random"))]
         specs += [nested, *(on_checkpoint(nested, "sliced_order", order=order) for order in ("none", "l1", "random"))]
     return over_seeds(specs, seeds)

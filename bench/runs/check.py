@@ -63,7 +63,13 @@ def check(
             method_of(spec.method).check_data(spec, dataset(spec.data))
         except UserError as error:
             raise UserError(f"{spec.method} on {spec.model}: {error}") from error
-    check_starts(specs, lambda spec: network(spec.model, spec.data, spec.train.drop_path), results, given or {})
+    check_starts(
+        specs,
+        lambda spec: network(spec.model, spec.data, spec.train.drop_path),
+        lambda spec: dataset(spec.data),
+        results,
+        given or {},
+    )
     if results is not None and results.is_dir():
         _check_data(specs, lambda spec: dataset(spec.data), Store(results, writable=False))
     return [text for data in dict.fromkeys(spec.data for spec in specs) if (text := dataset(data).summary)]
@@ -104,17 +110,22 @@ def keep_weights(given: Mapping[str, Weights], store: Store) -> None:
 
 
 def check_starts(
-    specs: Sequence[RunSpec], network_of: NetworkOf, results: Path | None, given: Mapping[str, Weights]
+    specs: Sequence[RunSpec],
+    network_of: NetworkOf,
+    dataset_of: Callable[[RunSpec], Dataset],
+    results: Path | None,
+    given: Mapping[str, Weights],
 ) -> None:
     """Find out before anything runs whether each run can start from what it names.
 
     Args:
-        network_of: the network of a run for its data, with any weights.
+        network_of: the network of a run for its data, with any weights. dataset_of: its data.
         results: where parents that are not among the specs, and weights, are looked for.
         given: weights by name that are not kept there yet (`--weights`).
 
     Raises:
-        UserError: weights that are missing or of another network; a parent that leaves no network, or another one.
+        UserError: weights that are missing or of another network; a parent that leaves no network, another one, or one
+            that a method cannot work on as it is set.
     """
     from bench.methods import check_parent, method_of
 
@@ -128,7 +139,12 @@ def check_starts(
         if parent is None:
             continue  # the plan of execution says what is missing
         check_parent(spec, parent)
-        if not method_of(spec.method).needs_parent:
+        if method_of(spec.method).needs_parent:
+            try:
+                method_of(spec.method).check_on(spec, parent, network_of(spec), dataset_of(spec).image_size)
+            except UserError as error:
+                raise UserError(f"{spec.method} on {parent.run_id}: {error}") from error
+        else:
             state = network_of(parent).state_dict() if planned else _left(parent, results)
             _check_networks(spec, parent, state, network_of(spec))
 

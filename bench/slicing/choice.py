@@ -208,6 +208,13 @@ class ChoiceSpace:
         cuts = [decision.stage for decision in self.decisions] or ([self.front] if self.front else [])
         return cuts[segments] if segments < len(cuts) else len(self.stages)
 
+    def shared_segments(self, choices: Sequence[Choice]) -> int:
+        """How many segments at the start of a network are the same under all of these choices; never all of them."""
+        count = 0
+        while (depth := self.depth_after(count)) < len(self.stages) and len({c.key(depth) for c in choices}) == 1:
+            count += 1
+        return count
+
     def sample(self, generator: random.Random) -> Choice:
         """A random choice: of the ladder with its first step left out where statistics are kept for each named choice
         (the official code draws from 1 to 13: METHODS 4.1), else an independent option at every gate.

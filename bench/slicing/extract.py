@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -34,6 +36,12 @@ def extract_collected(supernet: Supernet, collected: CollectingChoice) -> nn.Mod
 def _plain(supernet: Supernet, choice: OneChoice) -> nn.Module:
     segments = [extract_segment(segment, choice, False) for segment in supernet.segments]  # type: ignore[arg-type]
     return nn.Sequential(*[layer for segment in segments for layer in segment]).train(supernet.training)
+
+
+def extract_part(supernet: Supernet, choice: Choice, start: int, stop: int | None = None) -> nn.Sequential:
+    """Some of a sub-network's segments as plain layers, flat."""
+    segments = list(supernet.segments)[start:stop]
+    return nn.Sequential(*[layer for segment in segments for layer in extract_segment(segment, choice, False)])  # type: ignore[arg-type]
 
 
 def extract_segment(segment: Segment, choice: OneChoice, decides: bool) -> nn.Sequential:
@@ -69,3 +77,22 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
 def parameters_of(module: nn.Module) -> int:
     """Number of parameters (buffers excluded)."""
     return sum(p.numel() for p in module.parameters())
+
+
+def parameters_used(supernet: Supernet, choices: Sequence[Choice]) -> int:
+    """Number of parameters that at least one of these sub-networks uses: what they share is counted once.
+
+    Every parameter of a copy is given a number of its own, in two digits that float32 holds exactly, and the numbers
+    that extraction finds are counted.
+    """
+    copied, digits, base = copy.deepcopy(supernet), [], 1 << 20
+    for divisor in (1, base):
+        count = 0
+        with torch.no_grad():
+            for parameter in copied.parameters():
+                numbers = torch.arange(count, count + parameter.numel(), device=parameter.device)
+                parameter.copy_((numbers // divisor % base).view_as(parameter))
+                count += parameter.numel()
+        networks = [extract(copied, choice) for choice in choices]
+        digits.append(torch.cat([p.detach().flatten().long() for network in networks for p in network.parameters()]))
+    return len((digits[0] + digits[1] * base).unique())

@@ -13,10 +13,19 @@ from bench.slicing.layers import Shape
 
 
 class Features(NamedTuple):
-    """What a gate sees of an image: the pooled activation (B, C) and the trunk that it shares with attention (B, T)."""
+    """What a gate may read of an image.
 
-    pooled: Tensor
-    trunk: Tensor
+    Attributes:
+        activation: (B, C, H, W) or tokens (B, N, C), of equal width in every routed network.
+        trunk: (B, T), what channel attention in front of the gate squeezed it to; None where there is none.
+    """
+
+    activation: Tensor
+    trunk: Tensor | None = None
+
+    def detached(self) -> Features:
+        """The same, through which no gradient passes."""
+        return Features(self.activation.detach(), None if self.trunk is None else self.trunk.detach())
 
 
 class Cost(NamedTuple):
@@ -115,10 +124,11 @@ class Supernet(nn.Module):
         """All units, in network order."""
         return [unit for segment in self.segments for unit in segment.units]  # type: ignore[union-attr, misc]
 
-    def forward(self, x: Tensor, choice: AnyChoice, start: int = 0) -> Tensor:
-        """Run under a choice; with `start`, x is what arrives at that segment instead of an image."""
+    def forward(self, x: Tensor, choice: AnyChoice, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run under a choice; with `start`, x is what arrives at that segment instead of an image, and with `stop` what
+        is returned is what arrives at that one."""
         try:
-            for segment in list(self.segments)[start:]:
+            for segment in list(self.segments)[start:stop]:
                 x = segment.through(x, choice)  # type: ignore[operator]
         except (IndexError, KeyError):
             if isinstance(choice, Choice):
@@ -156,15 +166,20 @@ class Supernet(nn.Module):
 
 
 class View(nn.Module):
-    """A supernet bound to one choice: the sub-network run by slicing at run time (form `view`)."""
+    """A supernet bound to one choice: the sub-network run by slicing at run time (form `view`).
 
-    def __init__(self, supernet: Supernet, choice: Choice) -> None:
+    Args:
+        start, stop: of the segments to run, where that is not all of them.
+    """
+
+    def __init__(self, supernet: Supernet, choice: Choice, start: int = 0, stop: int | None = None) -> None:
         super().__init__()
         self.supernet = supernet
         self.choice = supernet.space.check(choice)
+        self.start, self.stop = start, stop
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.supernet(x, self.choice)
+        return self.supernet(x, self.choice, self.start, self.stop)
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -57,10 +57,17 @@ def check_images(split: Split, images: int) -> None:
 
 
 def _first(split: Split, images: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-    """The first images of a split, in batches."""
+    """The first images of a split, in batches. A remainder joins the batch in front of it: a few images are not to be
+    normalised by their own statistics."""
     check_images(split, images)
+    waiting = torch.empty(0)
     for batch in split.batches(batch_size, device=device):
-        yield batch.x[:images]
-        images -= len(batch.x)
+        x, images = batch.x[:images], images - len(batch.x)
+        if len(x) < batch_size:
+            x = torch.cat((waiting, x)) if len(waiting) else x
+        elif len(waiting):
+            yield waiting
+        waiting = x
         if images <= 0:
-            return
+            break
+    yield waiting

@@ -11,6 +11,7 @@ the gates in front of it left. A gate's input is detached, so its SGS loss train
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,14 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.data.dataset import Batch
+from bench.data.dataset import Batch, Split
 from bench.slicing.bound import SoftChoice
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import softened
-from bench.slicing.gate import GATES, Gate, Head, ScalarGate, Trunk
+from bench.slicing.gate import Gate, Head, Routing, ScalarGate, Trunk, new_gates
 from bench.slicing.supernet import Features, Supernet
+from bench.statistics.routing import level_routes
 from bench.tasks.task import Task
 from bench.training.loop import Plan, fit
+from bench.training.optim import growing_decay, move_average
 from bench.training.run import Run
 
 HardSamples = Literal["try_best", "give_up"]
@@ -37,8 +40,8 @@ GATES_DIFFER: dict[str, Any] = {
 }  # fmt: skip
 """What stage II does whatever the run says: whether an image is solved is asked of whole images with their labels, the
 gates' learning rate is one for SGD, and multiply-adds need more digits than bfloat16 has."""
-Routing = tuple[tuple[int, ...], ...]
-"""For each gate, the options that it may take, cheapest first."""
+BATCH = 250
+"""Images of a batch whose features are standardised by. Fixed, because float sums may differ between batch sizes."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class StageTwo:
         hard_samples: where to send images that even the widest routed network gets wrong: "try_best" to the widest,
             "give_up" to the slimmest.
         temperature: of the straight-through Gumbel-softmax.
+        sgs_smoothing: label smoothing of SGS. The released code has 0.1.
+        ema: decay of the average of a gate's weights over its training, a step, that is evaluated; 0 for the weights
+            themselves. The released code has 0.997. It begins lower (`growing_decay`).
         gate_head, gate_trunk: how gates are built (`new_gates`).
 
     Raises:
@@ -65,6 +71,8 @@ class StageTwo:
     madds_weight: float = 0.5
     hard_samples: HardSamples = "try_best"
     temperature: float = 1.0
+    sgs_smoothing: float = 0.0
+    ema: float = 0.0
     gate_head: Head = "one_hot"
     gate_trunk: Trunk = "shared"
 
@@ -72,6 +80,9 @@ class StageTwo:
         for name in ("epochs", "lr", "weight_decay", "task_weight", "sgs_weight", "madds_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"gate {name} must be at least 0, not {getattr(self, name):g}")
+        for name in ("sgs_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"gate {name} must be from 0 to below 1, not {getattr(self, name):g}")
 
 
 def sgs_targets(easy: Tensor, hopeless: Tensor, options: int, hard_samples: HardSamples) -> Tensor:
@@ -85,20 +96,22 @@ def sgs_targets(easy: Tensor, hopeless: Tensor, options: int, hard_samples: Hard
     return torch.where(first, 0, options - 1)
 
 
-def sgs_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of the gate's raw logits (B, K); it can reach zero."""
-    return F.cross_entropy(logits, targets)
+def sgs_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of the gate's raw logits (B, K); without label smoothing it can reach zero."""
+    return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
 
-def scalar_sgs_loss(raw: Tensor, targets: Tensor, options: int) -> Tensor:
+def scalar_sgs_loss(raw: Tensor, targets: Tensor, options: int, smoothing: float = 0.0) -> Tensor:
     """The same for a gate of one output (B, 1): binary cross-entropy towards the ends 0 and 1 of its list."""
-    wanted = targets.to(raw.dtype) / max(options - 1, 1)
+    wanted = targets.to(raw.dtype) / max(options - 1, 1) * (1 - smoothing) + smoothing / 2
     return F.binary_cross_entropy_with_logits(raw[:, 0], wanted)
 
 
-def sgs_loss_of(gate: Gate, raw: Tensor, targets: Tensor) -> Tensor:
+def sgs_loss_of(gate: Gate, raw: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """SGS by what a gate's head computed."""
-    return scalar_sgs_loss(raw, targets, gate.options) if isinstance(gate, ScalarGate) else sgs_loss(raw, targets)
+    if isinstance(gate, ScalarGate):
+        return scalar_sgs_loss(raw, targets, gate.options, smoothing)
+    return sgs_loss(raw, targets, smoothing)
 
 
 def route_costs(net: Supernet, routing: Routing, image_size: int) -> list[Tensor]:
@@ -127,21 +140,15 @@ def expected_madds(weights: Sequence[Tensor], costs: Sequence[Tensor]) -> Tensor
     return total
 
 
-def largest_madds(costs: Sequence[Tensor]) -> Tensor:
-    """Multiply-adds of the costliest route."""
-    reached = costs[0]
-    for table in costs[1:]:
-        reached = (reached[:, None] + table).amax(0)
-    return reached.max()
+def madds_penalty(weights: Sequence[Tensor], costs: Sequence[Tensor], full: float) -> Tensor:
+    """(mean multiply-adds of the batch / `full`)^2; gradient through the weights (B, K).
 
-
-def madds_penalty(weights: Sequence[Tensor], costs: Sequence[Tensor]) -> Tensor:
-    """(mean multiply-adds of the batch / those of the costliest route)^2; gradient through the weights (B, K).
-
-    The paper divides by the supernet's total and the code by 1e9 (METHODS 5.2); dividing by the costliest route of
-    the routing space makes the weight mean the same for every family and image size.
+    Args:
+        full: multiply-adds of the supernet's largest network, as published (METHODS 5.2; the released code divides by
+            1e9). Routed networks cost a fraction of it, so the penalty is weak: over choices 0 to 3 of DS-MBNet it
+            spans 0.0165 at the weight of one half.
     """
-    return (expected_madds(weights, costs).mean() / largest_madds(costs)).square()
+    return (expected_madds(weights, costs).mean() / full).square()
 
 
 class GateTrainer:
@@ -152,6 +159,7 @@ class GateTrainer:
         self.net, self.gates, self.routing, self.task = net, gates, routing, task
         device = next(net.parameters()).device
         self.costs = [table.to(device) for table in route_costs(net, routing, image_size)]
+        self.full = net.cost(space.largest, image_size).madds
         self.fixed = Choice(space.fixed)
         self.slimmest = space.routed([options[0] for options in routing])
         self.widest = space.routed([options[-1] for options in routing])
@@ -164,13 +172,14 @@ class GateTrainer:
         easy, hopeless = self.difficulty(x, batch.targets, settings.hard_samples)
         raw, weights, choice, x = self.gated(x, features, settings.temperature, joint)
         targets = [sgs_targets(easy, hopeless, len(options), settings.hard_samples) for options in self.routing]
-        sgs = torch.stack([sgs_loss_of(*told) for told in zip(self.gates, raw, targets, strict=True)]).mean()
+        each = zip(self.gates, raw, targets, strict=True)
+        sgs = torch.stack([sgs_loss_of(*one, settings.sgs_smoothing) for one in each]).mean()
         loss = settings.sgs_weight * sgs
         losses = {"sgs": sgs.item()}
         if joint:
             output, _ = self.net.segments[len(self.gates)](x, choice)
             task_loss = self.task.loss(output, batch.targets, smoothing)
-            penalty = madds_penalty(weights, self.costs)
+            penalty = madds_penalty(weights, self.costs, self.full)
             loss = loss + settings.task_weight * task_loss + settings.madds_weight * penalty
             losses |= {"task": task_loss.item(), "madds": penalty.item()}
         loss.backward()
@@ -184,7 +193,7 @@ class GateTrainer:
         choice: Choice | SoftChoice = self.fixed
         raw, weights = [], []
         for index, gate in enumerate(self.gates):
-            raw.append(gate.raw(Features(*(part.detach() for part in features))))
+            raw.append(gate.raw(features.detached()))
             weights.append(gate.sample(raw[-1], temperature))
             choice = softened(self.net.space, index, self.routing[index], weights[-1], choice)
             if index + 1 < len(self.gates):
@@ -206,38 +215,21 @@ class GateTrainer:
 
 
 @torch.no_grad()
-def new_gates(
-    net: Supernet, routing: Routing, image_size: int, head: Head = "one_hot", trunk: Trunk = "shared"
-) -> list[Gate]:
-    """Untrained gates for a routing space, each for what its place in the network shows it.
+def standardise(net: Supernet, gates: Sequence[Gate], routing: Routing, split: Split, device: torch.device) -> None:
+    """Fix the shift and scale of every gate's input by the images of a split, in evaluation mode.
 
-    Args:
-        trunk: "separate" gives a gate a hidden layer of its own, as wide as the trunk that it would share.
-
-    Raises:
-        UserError: a separate trunk for a network whose gates share none.
+    What arrives at a gate depends on those in front of it, so the images run every level route, all weighing the same.
     """
-    if trunk == "separate":
-        check_shared_trunk(net)
-    device = next(net.parameters()).device
-    x = torch.zeros(1, net.input_channels, image_size, image_size, device=device)
-    choice, gates = Choice(net.space.fixed), []
-    for index, options in enumerate(routing):
-        x, features = net.segments[index](x, choice)
-        width = features.trunk.shape[1]
-        seen, hidden = (width, net.gate_hidden) if trunk == "shared" else (features.pooled.shape[1], width)
-        gates.append(GATES[head](seen, len(options), hidden, trunk).to(device))
-        choice = choice.then(net.space.decisions[index].options[options[0]])
-    return gates
-
-
-def check_shared_trunk(net: Supernet) -> None:
-    """Raise `UserError` unless a network's gates share the trunk of channel attention."""
-    if net.gate_hidden:
-        raise UserError(
-            "the gates of this model have a layer of their own already, for it has no channel attention to share a "
-            "trunk with; leave gate_trunk at shared"
-        )
+    seen: list[list[Tensor]] = [[] for _ in gates]
+    for route in level_routes(routing):
+        choice = net.space.routed(route)
+        for batch in split.batches(BATCH, device=device):
+            x = batch.x
+            for index, gate in enumerate(gates):
+                x, features = net.segments[index](x, choice)
+                seen[index].append(gate.read(features))
+    for gate, parts in zip(gates, seen, strict=True):
+        gate.standardise(torch.cat(parts))
 
 
 def named_gates(gates: Sequence[Gate]) -> dict[str, nn.Module]:
@@ -248,21 +240,29 @@ def named_gates(gates: Sequence[Gate]) -> dict[str, nn.Module]:
 def train_gates(
     name: str, net: Supernet, routing: Routing, settings: StageTwo, task: Task, run: Run
 ) -> tuple[list[Gate], dict[str, Any]]:
-    """Stage II for one routing space: the trained gates, one a decision, by one optimizer, and the training's history.
-    The supernet does not change.
+    """Stage II for one routing space: the gates to evaluate, one a decision, trained by one optimizer, and the
+    training's history. The supernet does not change.
 
     Args:
         name: of the checkpoint. task: the run's, fitted to what the widest routed network solves.
     """
     net.eval().requires_grad_(False)
     gates = new_gates(net, routing, run.data.image_size, settings.gate_head, settings.gate_trunk)
+    standardise(net, gates, routing, run.data.calibration, run.device)
+    averages = copy.deepcopy(gates) if settings.ema else []
     trainer = GateTrainer(net, gates, routing, run.data.image_size, task)
 
     def step(batch: Batch, index: int) -> dict[str, float]:
         return trainer.step(batch, settings, run.spec.train.label_smoothing)
 
+    def average(index: int) -> None:
+        for mean, gate in zip(averages, gates, strict=False):
+            move_average(mean, gate, growing_decay(settings.ema, index))
+
     gate_spec = replace(
         run.spec.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, **GATES_DIFFER
     )
-    history = fit(Plan(name, named_gates(gates), step, gate_spec), run)
-    return [gate.eval() for gate in gates], history
+    trained = {f"trained_{key}": gate for key, gate in named_gates(gates).items()} if averages else named_gates(gates)
+    plan = Plan(name, trained, step, gate_spec, kept=named_gates(averages), after_step=average)
+    history = fit(plan, run)
+    return [gate.eval() for gate in averages or gates], history

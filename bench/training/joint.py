@@ -15,7 +15,7 @@ from bench.data.dataset import Batch
 from bench.slicing.choice import AnyChoice
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
-from bench.training.loop import Plan, fit, stable_seed
+from bench.training.loop import Plan, fit, stable_seed, total_steps
 from bench.training.precision import back_propagate
 from bench.training.run import Run
 
@@ -59,7 +59,7 @@ def joint_step(
 def train_jointly(name: str, net: Supernet, rule: Rule, run: Run) -> dict[str, Any]:
     """Train `net` in place by a rule, as the checkpoint `name`, and return the training's history."""
     spec = run.spec.train
-    steps = run.data.train.steps(spec.batch_size) * spec.epochs
+    steps = total_steps(spec, run.data.train.steps(spec.batch_size))
 
     def step(batch: Batch, index: int) -> dict[str, float]:
         lessons = rule(index / steps, random.Random(stable_seed(run.spec.seed, "lessons", index)))

@@ -84,11 +84,17 @@ def fit(plan: Plan, run: Run) -> dict[str, Any]:
     return history
 
 
+def total_steps(spec: TrainSpec, per_epoch: int) -> int:
+    """Optimizer steps of a training."""
+    steps = per_epoch * spec.epochs
+    return steps if spec.max_steps is None else min(steps, spec.max_steps)
+
+
 def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
     check_precision(spec.precision, run.device)
     split = training_split(spec, run.data)
     per_epoch = split.steps(spec.batch_size)
-    steps = per_epoch * spec.epochs if spec.max_steps is None else min(per_epoch * spec.epochs, spec.max_steps)
+    steps = total_steps(spec, per_epoch)
     optimizer = optimizer_of(plan.trained.values(), spec)
     averages = {} if not spec.ema else {name: _average_of(module) for name, module in plan.trained.items()}
     kept = {**plan.modules, **{f"{name}.average": module for name, module in averages.items()}}

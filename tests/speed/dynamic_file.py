@@ -22,7 +22,7 @@ from bench.models import PRESETS
 from bench.points import RoutedPoint
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract, folded
-from bench.slicing.gate import Gate
+from bench.slicing.gate import new_gates
 from tests.speed.harness import Comparison, at_most, compare
 from tests.speed.script import Options, script
 
@@ -80,10 +80,11 @@ def spread(name: str, size: int) -> tuple[RoutedPoint, Tensor]:
     x = torch.randn(BATCH, net.input_channels, size, size)
     (decision,) = net.space.decisions
     _, features = net.segments[0](x, net.space.smallest)
-    gate = Gate(features.trunk.shape[1], len(decision.options))
-    mean, weight = features.trunk.mean(0, keepdim=True), nn.init.normal_(gate.head.weight)
-    weight -= (weight @ mean.T) / mean.square().sum() * mean
-    return RoutedPoint("dynamic", net, [gate], [range(len(decision.options))], size), x
+    routing = (tuple(range(len(decision.options))),)
+    (gate,) = new_gates(net, routing, size)
+    gate.standardise(gate.read(features))
+    nn.init.normal_(gate.head.weight)
+    return RoutedPoint("dynamic", net, [gate], routing, size), x
 
 
 def static(network: nn.Module, example: Tensor, outputs: tuple[str, ...], threads: int) -> Network:

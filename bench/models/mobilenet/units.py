@@ -50,10 +50,9 @@ class Attention(nn.Module):
         self.expand = SlicedLinear(squeezed, channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Features]:
-        pooled = x.mean((2, 3))  # (B, C)
-        trunk = self.reduce(pooled).relu()  # (B, S)
+        trunk = self.reduce(x.mean((2, 3))).relu()  # (B, S)
         scale = self.expand(trunk, x.shape[1]).sigmoid()
-        return x * scale[:, :, None, None], Features(pooled, trunk)
+        return x * scale[:, :, None, None], Features(x, trunk)
 
     def extract(self, channels: int, decides: bool) -> nn.Module:
         plain = PlainAttentionTrunk if decides else PlainAttention
@@ -68,9 +67,8 @@ class PlainAttentionTrunk(nn.Module):
         self.reduce, self.expand = reduce, expand
 
     def forward(self, x: Tensor) -> tuple[Tensor, Features]:
-        pooled = x.mean((2, 3))
-        trunk = self.reduce(pooled).relu()
-        return x * self.expand(trunk).sigmoid()[:, :, None, None], Features(pooled, trunk)
+        trunk = self.reduce(x.mean((2, 3))).relu()
+        return x * self.expand(trunk).sigmoid()[:, :, None, None], Features(x, trunk)
 
 
 class PlainAttention(PlainAttentionTrunk):
@@ -80,17 +78,11 @@ class PlainAttention(PlainAttentionTrunk):
         return super().forward(x)[0]
 
 
-def with_pooled(x: Tensor) -> tuple[Tensor, Features]:
-    """An activation with what a gate sees of it where there is no attention: its mean over all places."""
-    pooled = x.mean((2, 3))
-    return x, Features(pooled, pooled)
-
-
 class PlainGateInput(nn.Module):
-    """`with_pooled` as a layer."""
+    """An activation, and the same for a gate to read."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Features]:
-        return with_pooled(x)
+        return x, Features(x)
 
 
 class Depthwise(Unit):
@@ -129,7 +121,7 @@ class Depthwise(Unit):
 
     def decide(self, x: Tensor, choice: AnyChoice) -> tuple[Tensor, Features]:
         x = self._convolved(x, choice)
-        return with_pooled(x) if self.attention is None else self.attention(x)
+        return (x, Features(x)) if self.attention is None else self.attention(x)
 
     def forward(self, x: Tensor, choice: AnyChoice) -> Tensor:
         x = self._convolved(x, choice)

@@ -9,8 +9,8 @@ No code or exact description of DS-ResNet is public (METHODS 3.2, 3.3, 11); what
 - In front of the first gate stands the stem, in routed networks always at its full width: it costs 3 % of ResNet-50,
   and the widest route is then ResNet-50 itself, so trained weights fit it. The uniform ladder, which serves as the
   static reference, slices the stem too.
-- A gate has no attention head, for it would change the network that trained weights fit and its cost. It sees
-  `units.moments` of its block's input through a hidden layer of its own, trained in stage II; the `1 + tanh`
+- A gate has no attention head, for it would change the network that trained weights fit and its cost. It reads
+  `moments` of its block's input through a hidden layer of its own, trained in stage II; the `1 + tanh`
   attention that the official code carries unused (METHODS 3.2) is left out.
 - `_bn`: one gate, in front of the second stage (there the rest of the network is four fifths of its cost; the first
   stage is needed to see anything), which decides the ratio of all that follows; so few networks have statistics each.

@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import overload
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.models.resnet.space import ResNetConfig
@@ -170,18 +168,6 @@ class PlainResidual(nn.Module):
         return (drop_path(self.branch(x), self.drop_path, self.training) + self.shortcut(x)).relu_()
 
 
-def moments(x: Tensor, leading: int) -> Features:
-    """What a gate sees of (B, C, H, W): mean and deviation over positions of the leading channels, to (B, 2 * leading).
-
-    Both are normalised without parameters, so a gate learns at the same rate at any depth and behind any width. The
-    deviation is there because the mean of early features says little of what is to be seen. No multiply-adds.
-    """
-    x = x[:, :leading]
-    mean = x.mean((2, 3))
-    spread = (x.var((2, 3), correction=0) + 1e-6).sqrt()  # never the root of zero: its gradient is infinite
-    return Features(mean, torch.cat([F.layer_norm(part, part.shape[1:]) for part in (mean, spread)], 1))
-
-
 class GateInput(Unit):
     """Stands in front of a gated block: passes its input on, and shows it to the gate.
 
@@ -196,7 +182,7 @@ class GateInput(Unit):
         return x
 
     def decide(self, x: Tensor, choice: AnyChoice) -> tuple[Tensor, Features]:
-        return x, moments(x, self.leading)
+        return x, Features(x[:, : self.leading])
 
     def cost(self, choice: Choice, shape: Shape) -> Cost:
         return Cost(0, 0, shape)
@@ -213,7 +199,7 @@ class PlainGateInput(nn.Module):
         self.leading = leading
 
     def forward(self, x: Tensor) -> tuple[Tensor, Features]:
-        return x, moments(x, self.leading)
+        return x, Features(x[:, : self.leading])
 
 
 class Head(Unit):

@@ -12,20 +12,6 @@ from bench.slicing.supernet import Features
 from bench.slicing.tokens import carried
 
 
-def moments(stream: Tensor) -> Features:
-    """What a gate sees of an image: mean and standard deviation of its tokens, (B, N, D) to trunk (B, 2D).
-
-    The second moment is there for the first gate: the mean of patch embeddings knows no more than the mean patch,
-    their spread knows how much there is to see (digits, micro preset: whether the smallest network solves an image is
-    told with an AUC of 0.68 in front of the first block, 0.58 by the mean alone). That was measured on the 597 test
-    images, so what these gates reach on digits was not blind to them. Both are normalised without parameters,
-    so that a gate learns at the same rate at any depth, and cost no multiply-adds.
-    """
-    mean = stream.mean(1)  # (B, D)
-    spread = (stream.var(1, correction=0) + 1e-6).sqrt()  # (B, D); never the root of zero: its gradient is infinite
-    return Features(mean, torch.cat([F.layer_norm(part, part.shape[1:]) for part in (mean, spread)], dim=1))
-
-
 class PlainEmbedding(nn.Module):
     """Image to tokens: patches by a convolution, the class token in front, the position embedding added."""
 
@@ -92,8 +78,8 @@ class PlainHead(nn.Module):
         return self.linear(self.norm(stream[:, 0]))
 
 
-class WithMoments(nn.Module):
-    """Plain layers in front of a gate: the stream, with what the gate sees of it."""
+class WithFeatures(nn.Module):
+    """Plain layers in front of a gate: the stream, and the same for the gate to read."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -101,4 +87,4 @@ class WithMoments(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Features]:
         stream = self.layers(x)
-        return stream, moments(stream)
+        return stream, Features(stream)

@@ -15,7 +15,7 @@ What the paper's choice lists, gate positions and idle slicing are is unknown to
 - A gate in front of the first block of every stage, the first stage included, so each step of the uniform ladder and
   the full network can be routed to. `gated_from` moves the first gate back; the stages in front of it then run at
   their smallest, as in DS-MBNet.
-- A gate sees `moments` of the tokens and has one hidden layer of its own. It shares no trunk with an attention head
+- A gate reads `moments` of the tokens and has one hidden layer of its own. It shares no trunk with an attention head
   (DS-Net's "double head"): that would change the network that DeiT's weights fit, and its cost.
 
 Cost: METHODS 3.4's formula, exactly; all gates together add 0.01 % of the smallest sub-network at full size, 1.4 % at
@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.core.errors import UserError
-from bench.models.vit.plain import PlainBlock, PlainEmbedding, PlainHead, PlainStage, WithMoments, moments
+from bench.models.vit.plain import PlainBlock, PlainEmbedding, PlainHead, PlainStage, WithFeatures
 from bench.models.vit.space import DIMENSIONS, ViTConfig
 from bench.slicing.attention import SlicedAttention, attention_cost
 from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
@@ -49,10 +49,10 @@ class TokenUnit(Unit):
 
     def decide(self, x: Tensor, choice: AnyChoice) -> tuple[Tensor, Features]:
         stream = self(x, choice)
-        return stream, moments(stream)
+        return stream, Features(stream)
 
     def extract(self, choice: OneChoice, decides: bool = False) -> nn.Module:
-        return WithMoments(self.plain(choice)) if decides else self.plain(choice)
+        return WithFeatures(self.plain(choice)) if decides else self.plain(choice)
 
     def plain(self, choice: OneChoice) -> nn.Module:
         """The unit under a choice as ordinary layers that return the stream."""
