@@ -19,7 +19,7 @@ from bench.runs.check import check
 from bench.runs.prepare import placed, with_overrides
 
 DS, US = "ds_mobilenet_micro8", "us_mobilenet_micro8"
-PARENT = RunSpec("ds_net", DS)
+PARENT = RunSpec("ds_net", DS, method_version=2)
 CHILD = RunSpec("random_gate", DS, init_from=PARENT.run_id)
 
 
@@ -56,33 +56,33 @@ def test_every_recipe_gives_runs_that_their_methods_accept(name):
 
 # Of the sorted run_ids with three seeds: a recipe's runs are found again in results of before.
 RUN_IDS = {
-    "ablation_bn": "8ae1f8ce787e7479",
-    "ablation_distillation": "7629a17994f19988",
-    "ablation_distillation_cifar10": "65b0d6b514c96c3c",
-    "ablation_gate": "a4402315221f00bc",
-    "ablation_mvco": "de49fcf6a3624419",
-    "ablation_routing": "938b69b96aff77ef",
-    "ablation_sandwich": "6a9a2365a0de2d69",
-    "bccd": "e8960baa59594178",
-    "channel_order": "b69e140d1e631b56",
-    "cifar10": "b24a4c426251c440",
-    "cifar100_transfer": "a2a7f2f1327d3525",
-    "cifar10_families": "6aaa5076c0843aa0",
-    "cifar10_smoke": "65f16c6573bfe2df",
-    "cifar10_transfer": "6e6b92d684d26556",
-    "digits_all": "861a4d6f0801f289",
-    "digits_families": "b3e949c23edef7e7",
-    "imagenet10_smoke": "d35d3044f9c38086",
-    "imagenet_ds_mbnet": "dfa5f7440889bc82",
-    "imagenet_ds_resnet": "f8ee5beff54d8b5d",
-    "imagenet_ds_vit": "1aaf14adbda2f13b",
+    "ablation_bn": "5044d24ee4e068d1",
+    "ablation_distillation": "de0685e66708e797",
+    "ablation_distillation_cifar10": "86dfe026eb0dd810",
+    "ablation_gate": "3068d2acf4f9a238",
+    "ablation_mvco": "20d1948cc9db3e89",
+    "ablation_routing": "2016fe867362971f",
+    "ablation_sandwich": "b885a3c020b550a2",
+    "bccd": "5051b32e60e429ee",
+    "channel_order": "d10100bcf0123d23",
+    "cifar10": "76b0bf3021370234",
+    "cifar100_transfer": "50768c3be7803c70",
+    "cifar10_families": "b4c758272c0443ad",
+    "cifar10_smoke": "cf537d731609f1ca",
+    "cifar10_transfer": "32a7b4e14a531330",
+    "digits_all": "21d225b5365e119c",
+    "digits_families": "b808ea59f0e571e3",
+    "imagenet10_smoke": "289cf227a499d4e6",
+    "imagenet_ds_mbnet": "35203a98f0c5d646",
+    "imagenet_ds_resnet": "b2216a05057a786e",
+    "imagenet_ds_vit": "514ddce400cde816",
     "official_ds_mbnet": "780a16380d048cb8",
     "official_hydravit": "fa8f2081af32e72a",
     "official_thinking_vit": "6de65fde786143a4",
     "official_us_mobilenet": "689dec731f02273a",
-    "quickstart": "152417eb24a377c6",
+    "quickstart": "69628bb440b294a8",
     "voc_animals": "43b1f0ee0ea7816e",
-    "voc_ds_mbnet": "a4549a452b0ca1df",
+    "voc_ds_mbnet": "883e7d70477ddb28",
 }
 
 
@@ -195,7 +195,7 @@ def test_what_becomes_equal_counts_once():
 
 def test_a_common_setting_reaches_every_run():
     specs = with_overrides(resolve("quickstart", range(2)), {"epochs": "1", "train.batch_size": "30"})
-    assert len(specs) == 12
+    assert len(specs) == 18
     assert {(spec.train.epochs, spec.train.batch_size) for spec in specs} == {(1, 30)}
 
 
@@ -207,7 +207,8 @@ def test_an_option_reaches_only_the_methods_that_have_it():
     assert after["uniform"] == before["uniform"]
     for control in ("random_gate", "fixed_choice"):
         assert after[control].options == {}
-        assert after[control].init_from == after["ds_net"].run_id != before["ds_net"].run_id
+        assert after[control].init_from == after["slice_cascade"].run_id != before["slice_cascade"].run_id
+    assert after["slice_cascade"].init_from == after["ds_net"].run_id != before["ds_net"].run_id
 
 
 def test_a_setting_that_no_run_has_is_named_with_the_nearest_of_all_methods():
@@ -222,8 +223,9 @@ def test_a_setting_that_no_run_has_is_named_with_the_nearest_of_all_methods():
 @pytest.mark.parametrize("key", ["budget", "options.budget"])
 def test_one_budget_stands_for_a_list_of_one(key):
     after = by_method(with_overrides(resolve("quickstart", range(1)), {key: "0.5"}))
-    assert after["pruning"].options["budgets"] == (0.5,)
-    assert all("budgets" not in spec.options for method, spec in after.items() if method != "pruning")
+    budgeted = {method for method, spec in after.items() if spec.options.get("budgets") == (0.5,)}
+    assert budgeted == {"pruning", "ds_net", "slice_cascade"}
+    assert all("budgets" not in spec.options for method, spec in after.items() if method not in budgeted)
 
 
 def test_digits_all_holds_every_method_that_classifies():

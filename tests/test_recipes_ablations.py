@@ -60,7 +60,7 @@ EXPECTED = {
         {"sgs_weight": 0.0},
         {"hard_samples": "give_up"},
         {"gate_head": "scalar"},
-        {"gate_trunk": "shared"},
+        {"gate_trunk": None},  # the default: shared
         {"model": "ds_mobilenet_plain_micro8"},
     ],
     "ablation_routing": [{"routing": ((0, 1, 2, 3), (0, 3), (0, 1, 2), (1, 3))}],

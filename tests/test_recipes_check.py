@@ -12,6 +12,7 @@ from bench import cli
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.core.store import Store
+from bench.methods import completed
 from bench.models.resnet import timm_names as resnet_timm
 from bench.runs.check import check, given_weights, keep_weights
 from bench.runs.prepare import with_overrides
@@ -69,7 +70,7 @@ def test_runs_start_from_a_file_and_need_it_no_more(tmp_path, checkpoint, monkey
 @pytest.mark.slow
 def test_a_run_starts_from_one_on_other_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    first = RunSpec("ds_net", BN, options={"gate_epochs": 1}, **BRIEF)
+    first = completed(RunSpec("ds_net", BN, options={"gate_epochs": 1}, **BRIEF))
     words = ("--executor", "serial", "--results", tmp_path / "results")
     assert slicebench("run", specs_file(tmp_path, first), *words) == 0
     change = ("--set", f"init_from={first.run_id}", "--set", "data.train_images=60")

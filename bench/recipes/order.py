@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
-from bench.recipes.arms import GATE, on_checkpoint, over_seeds
+from bench.recipes.arms import on_checkpoint, over_seeds
 from bench.recipes.families import VIT_PP, Family
 
-RESNET = Family("ds_net", {"digits": "ds_resnet_micro8"}, 4, 0.1, 12, GATE)
-RESNET_BN = Family("ds_net", {"digits": "ds_resnet_bn_micro8"}, 4, 0.1, 12, GATE)
+BRIEF_GATE = {"routing": ((1, 2),), "gate_lr": 0.1}  # of networks whose slices are looked at, not their gates
+RESNET = Family("ds_net", {"digits": "ds_resnet_micro8"}, 4, 0.1, 12, BRIEF_GATE)
+RESNET_BN = Family("ds_net", {"digits": "ds_resnet_bn_micro8"}, 4, 0.1, 12, BRIEF_GATE)
 ORDERED = (RESNET, RESNET_BN, VIT_PP)
 """Group norm, batch norm, layer norm."""
 

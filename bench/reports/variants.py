@@ -14,15 +14,23 @@ def variants(runs: Sequence[Run]) -> dict[str, str]:
     """For each config_id, what sets it apart from the other configs of its method: "epochs=20, random_widths=1".
 
     Settings at their default are not named, nor what a run and its parent have in common; so it is empty where a method
-    was run in one way only, and for the plain one of several ways. A run that was stopped after a few steps, or that
-    evaluates its authors' weights, says so first, in every table and figure.
+    was run in one way only, and for the plain one of several ways. A control says of which method it is, where there
+    are controls of several. A run that was stopped after a few steps, or that evaluates its authors' weights, says so
+    first, in every table and figure.
     """
     families: dict[tuple, dict[str, dict[str, Any]]] = {}
+    parents: dict[tuple, set[str]] = {}
     for run in runs:
         spec = run.spec
         family = (spec.method, spec.model, spec.data.name, spec.data.protocol)
-        families.setdefault(family, {})[run.config_id] = run.settings
-    labels = {config: label for family in families.values() for config, label in _labels(family).items()}
+        parent = run.settings.get("parent.method", "") if run.control else ""
+        parents.setdefault(family, set()).add(parent)
+        families.setdefault((*family, parent), {})[run.config_id] = run.settings
+    labels = {}
+    for (*family, parent), configs in families.items():
+        several = len(parents[tuple(family)]) > 1
+        for config, label in _labels(configs).items():
+            labels[config] = ", ".join(filter(None, (f"of {parent}" if parent and several else "", label)))
     return labels | {
         run.config_id: ", ".join(filter(None, (run.mark, labels[run.config_id]))) for run in runs if run.mark
     }
