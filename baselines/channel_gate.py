@@ -200,7 +200,9 @@ class ChannelGate(Method):
         options: ChannelGateOptions = run.options
         base = staged(build_model(run))
         train_network("base", base, run)
-        together = replace(run.spec.train, epochs=options.gate_epochs, lr=options.gate_lr, warmup_epochs=0.0)
+        together = replace(
+            run.spec.train, epochs=options.gate_epochs, lr=options.gate_lr, warmup_epochs=0.0, warmup_steps=None
+        )
         for density in options.densities:
             network = gated(base, density, run)
 

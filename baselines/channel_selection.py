@@ -13,6 +13,7 @@ from baselines.staged import Staged, pooled
 from bench.core.errors import UserError
 from bench.models.resnet.units import PlainResidual
 from bench.slicing.groups import split, take, together
+from bench.slicing.ops import drop_path
 
 Run = Callable[[nn.Module, Tensor], Tensor]
 """How each step of a network is run; that of a `GatedConv` needs to be said."""
@@ -113,15 +114,17 @@ def masked(step: nn.Module, x: Tensor) -> Tensor:
 class GatedBlock(nn.Module):
     """Steps that run one after the other, and for a residual block what is added to them."""
 
-    def __init__(self, steps: Iterable[nn.Module], shortcut: nn.Module | None) -> None:
+    def __init__(self, steps: Iterable[nn.Module], shortcut: nn.Module | None, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.steps, self.shortcut = nn.Sequential(*steps), shortcut
+        self.steps, self.shortcut, self.drop_path = nn.Sequential(*steps), shortcut, drop_path
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
         y = x
         for step in self.steps:
             y = run(step, y)
-        return y if self.shortcut is None else (y + self.shortcut(x)).relu_()
+        if self.shortcut is None:
+            return y
+        return (drop_path(y, self.drop_path, self.training) + self.shortcut(x)).relu_()
 
 
 class GatedNetwork(nn.Module):
@@ -156,7 +159,7 @@ def gated_block(block: nn.Module, groups: int, kept: int) -> GatedBlock:
             continue  # the norm of the convolution in front of it
         is_gated = isinstance(layer, nn.Conv2d) and layer.groups == 1 and place + 2 < len(layers)
         steps.append(GatedConv(layer, layers[place + 1], groups, kept) if is_gated else layer)  # type: ignore[arg-type]
-    return GatedBlock(steps, block.shortcut if is_residual else None)
+    return GatedBlock(steps, block.shortcut, block.drop_path) if is_residual else GatedBlock(steps, None)
 
 
 def leaves(module: nn.Module) -> list[nn.Module]:

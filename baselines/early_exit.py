@@ -28,6 +28,7 @@ from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.groups import take, together
+from bench.slicing.parts import Part
 from bench.slicing.supernet import Supernet
 
 
@@ -170,6 +171,34 @@ class Exits(nn.Module):
         return self.predict(x).output
 
 
+class ExitPart(nn.Module):
+    """A part with the classifier behind it: what arrives to the logits, the activation and whether an image goes on."""
+
+    def __init__(self, layers: nn.Module, head: nn.Module, threshold: float, measure: Measure) -> None:
+        super().__init__()
+        self.layers, self.head, self.threshold, self.measure = layers, head, threshold, measure
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.layers(x)
+        logits = self.head(x)
+        return logits, x, (self.measure(logits) < self.threshold).long()
+
+
+def exit_parts(network: ExitNetwork, exits: Exits, numbers: Sequence[int]) -> list[Part]:
+    """The parts of a network with exits, to be written to one file. The last one decides nothing.
+
+    Args:
+        exits: it as it is run. numbers: what a decision for each exit is called.
+    """
+    parts = []
+    pieces = list(zip(network.parts, network.heads, exits.thresholds, strict=True))
+    for index, (layers, head, threshold) in enumerate(pieces[:-1]):
+        gives, following = ("output", "activation", "decision"), (None, f"part{index + 1}")
+        exit = ExitPart(layers, head, threshold, exits.measure)
+        parts.append(Part(f"part{index}", exit, gives, following, 0, (numbers[index], numbers[index + 1])))
+    return [*parts, Part(f"part{len(parts)}", nn.Sequential(*pieces[-1][:2]), ("output",), (None,))]
+
+
 class ExitPoint(OperatingPoint):
     """A network with exits at given thresholds. The decision of an image is the number of its exit.
 
@@ -193,12 +222,13 @@ class ExitPoint(OperatingPoint):
         numbers: Sequence[int] | None = None,
     ) -> None:
         self.name, self.network, self.forms = name, network.eval(), forms
+        self.exits = next(iter(forms.values()))
         self.numbers = torch.tensor(numbers or range(len(costs)))
         self.routing_space = (self.numbers.tolist(),)
         self.costs, self.params, self.stored = torch.tensor(costs), torch.tensor(params), stored
 
     def __call__(self, x: Tensor) -> Prediction:
-        output, exits = next(iter(self.forms.values())).predict(x)
+        output, exits = self.exits.predict(x)
         return Prediction(output, self.numbers.to(exits.device)[exits])
 
     def places(self, route: Tensor) -> Tensor:
@@ -214,6 +244,14 @@ class ExitPoint(OperatingPoint):
     @property
     def params_stored(self) -> int:
         return self.stored
+
+    def parts(self) -> list[Part]:
+        return exit_parts(self.network, self.exits, self.numbers.tolist())
+
+    @torch.no_grad()
+    def margins(self, x: Tensor) -> Tensor:
+        pairs = zip(self.network(x)[:-1], self.exits.thresholds, strict=False)
+        return torch.stack([(self.exits.measure(logits) - threshold).abs() for logits, threshold in pairs]).amin(0)
 
     def executables(self) -> dict[str, nn.Module]:
         return dict(self.forms)

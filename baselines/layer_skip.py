@@ -228,7 +228,9 @@ class LayerSkip(Method):
         base = staged(build_model(run))
         widths = arriving(base, run)
         train_network("base", base, run)
-        together = replace(run.spec.train, epochs=options.gate_epochs, lr=options.gate_lr, warmup_epochs=0.0)
+        together = replace(
+            run.spec.train, epochs=options.gate_epochs, lr=options.gate_lr, warmup_epochs=0.0, warmup_steps=None
+        )
         for target in options.targets:
             network = gated(base, widths, target, run)
             train_network(f"rate{target:g}", network, run, skip_loss(network, target, run), together)
@@ -262,7 +264,7 @@ def skip_loss(network: SkipNetwork, target: float, run: Run) -> Loss:
 
     def loss(batch: Batch, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         output, runs = network.sampled(batch.x, run.options.temperature)
-        labels, rate = run.loss(output, batch), rate_loss(runs, target)
+        labels, rate = run.loss(output, batch), rate_loss(runs.float(), target)
         return labels + run.options.rate_weight * rate, {"loss": labels, "rate": rate}
 
     return loss

@@ -125,7 +125,7 @@ def prune(name: str, base: nn.Module, budget: float, run: Run) -> None:
         network, full = channels_last(pruned.network), pruned.full_madds
         epochs = options.finetune_epochs * step // steps - options.finetune_epochs * (step - 1) // steps
         spec = run.spec.train
-        spec = replace(spec, epochs=epochs, lr=options.finetune_lr or spec.lr, warmup_epochs=0.0)
+        spec = replace(spec, epochs=epochs, lr=options.finetune_lr or spec.lr, warmup_epochs=0.0, warmup_steps=None)
         train_network(name if step == steps else f"{name}.{step}of{steps}", network, run, spec=spec)
 
 

@@ -8,21 +8,26 @@ alpha starting at 0. Both rounds use the same weights; the loss is the mean of b
 Different here: the second round is skipped for images that are done, where the released evaluation runs both and
 selects, and its projection is counted. It trains from scratch by the suite's loop, where the authors start from a
 trained DeiT-Ti. The preset gives the sizes; its gates play no part.
+
+The authors' weights (`--weights official:thinking_vit=FILE`, preset `ds_vit_s`) bring the recycling too; with
+train.epochs=0 and thresholds alone they are evaluated as they are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from baselines.one_decision import OneDecisionPoint, check_budgets, fit_thresholds, fitted_thresholds, named_budgets
+from baselines.pretrained import require_authors_classes
 from baselines.thinking_rounds import Nested, NestedRounds, RoundWidth
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
-from bench.data.dataset import Batch
-from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
+from bench.data.dataset import Batch, Dataset
+from bench.methods import Method, Run, beside_of, build_model, fresh_model, reseed, train_network
 from bench.points import OperatingPoint
 from bench.slicing.extract import parameters_of
 from bench.slicing.supernet import Supernet
@@ -67,28 +72,42 @@ class ThinkingViT(Method):
     paper = "ThinkingViT, CVPR 2026, arXiv 2507.10800"
     trains = ("dynamic weight slicing",)
     families = ("vit",)
+    beside: ClassVar = {"alpha.0": "alpha", "proj_layer.weight": "recycle.weight", "proj_layer.bias": "recycle.bias"}
+    as_given = True
     Options = ThinkingViTOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: ThinkingViTOptions = self.options(spec)
+        if not spec.train.epochs and spec.weights is None and spec.init_from is None:
+            raise UserError("where nothing is trained (train.epochs=0) it needs --weights official:thinking_vit=FILE")
         cheapest, _ = rounds_of(net, options).costs()
         check_budgets(options.budgets, cheapest, net.cost(net.space.largest, image_size).madds)
+
+    def check_data(self, spec: RunSpec, data: Dataset) -> None:
+        require_authors_classes(spec, data)
 
     def train(self, run: Run) -> None:
         net = build_model(run)
         network = seeded_rounds(net, run)
+        if recycling := beside_of(run):
+            network.nested.load_state_dict(recycling, strict=False)
         train_rounds(network, run)
-        fit_thresholds(network, network.costs(), net.cost(net.space.largest, run.data.image_size).madds, run)
+        if run.options.budgets:
+            fit_thresholds(network, network.costs(), net.cost(net.space.largest, run.data.image_size).madds, run)
 
     def points(self, run: Run) -> list[OperatingPoint]:
         network = seeded_rounds(fresh_model(run), run)
         run.restore("rounds", {"network": network})
-        thresholds = fitted_thresholds(run)
+        thresholds = fitted_thresholds(run) if run.options.budgets else {}
         thresholds |= {name: -value for name, value in run.options.named_thresholds.items()}  # sure = of low entropy
         plain = network.eval().extract().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         forms = {"view": network, "extracted": plain}
         costs, params = network.costs(), (parameters_of(plain.first), parameters_of(network))
-        return [OneDecisionPoint(name, forms, threshold, costs, params) for name, threshold in thresholds.items()]
+        points: list[OperatingPoint] = []
+        for name, threshold in thresholds.items():
+            points.append(OneDecisionPoint(name, forms, threshold, costs, params))
+            points[-1].reported = f"thinking_vit/deit_s/entropy {abs(threshold)}"  # of the authors' weights
+        return points
 
 
 def seeded_rounds(net: Supernet, run: Run) -> NestedRounds:

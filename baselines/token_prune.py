@@ -41,6 +41,7 @@ from bench.models.vit.plain import PlainBlock, PlainEmbedding, PlainHead, PlainS
 from bench.points import OperatingPoint
 from bench.slicing.attention import attention_cost
 from bench.slicing.extract import parameters_of
+from bench.slicing.ops import drop_path
 from bench.slicing.supernet import Supernet
 from bench.training.loop import stable_seed
 
@@ -97,7 +98,8 @@ class TokenPruned(OneDecision):
         importance, order = class_attention(qkv, attention.heads, attention.head_dim).sort(1, descending=True)
         held = importance.cumsum(1) / importance.sum(1, keepdim=True)
         ends = [count - 1 for count in self.counts[:-1]]
-        return (stream + attention.mix(qkv), order), held[:, ends]
+        mixed = drop_path(attention.mix(qkv), dropping.drop_path, self.training)
+        return (stream + mixed, order), held[:, ends]
 
     def finish(self, state: State, option: int) -> Tensor:
         stream, order = state

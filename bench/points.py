@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from bench.core.errors import UserError
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import (
     ExtractedSegments,
@@ -24,7 +25,8 @@ from bench.slicing.dynamic import (
 )
 from bench.slicing.extract import extract, folded, parameters_of
 from bench.slicing.gate import Gate
-from bench.slicing.supernet import Supernet, View
+from bench.slicing.parts import Part, gated_parts
+from bench.slicing.supernet import Features, Supernet, View
 
 STATIC_ROUTE = 0  # a static point takes no decisions: its routes have no columns
 
@@ -39,6 +41,7 @@ class OperatingPoint:
             or what is decided is no such option.
         front_madds: of a cascade, the multiply-adds that all its sub-networks share; 0 where they share no layer.
         route: of a static point that is one route through a network with gates, the options taken; else None.
+        reported: of a point with its authors' weights, the key of what they report of it (`results/reported`).
     """
 
     name: str
@@ -46,6 +49,7 @@ class OperatingPoint:
     routing_space: Sequence[Sequence[int]] | None = None
     front_madds: int | None = None
     route: tuple[int, ...] | None = None
+    reported: str | None = None
 
     def __call__(self, x: Tensor) -> Prediction:
         """(B, C, H, W) to the output (B, ...) and the decisions taken for each image, int64 (B, G)."""
@@ -80,6 +84,18 @@ class OperatingPoint:
     def overhead(self) -> int:
         """Multiply-adds of each image that no plain network of `subnetworks` holds (gates)."""
         return 0
+
+    def parts(self) -> list[Part]:
+        """A dynamic point as plain networks with decisions between them, to be written to one file.
+
+        Raises:
+            UserError: what decides is no network.
+        """
+        raise UserError(f"{self.name} is of a kind that has no exported form")
+
+    def margins(self, x: Tensor) -> Tensor:
+        """(B,): how far the closest decision of each image is from another one, in what is compared."""
+        raise TypeError(f"{type(self).__name__} does not say how close its decisions are")
 
     def on(self, images: Iterable[Tensor]) -> OperatingPoint:
         """This point for unlabelled batches of images it will be judged on; only controls make use of them."""
@@ -193,6 +209,24 @@ class RoutedPoint(OperatingPoint):
     def run(self, segments: Segments, x: Tensor) -> Prediction:
         """Grouped inference with the supernet's views or with extracted copies."""
         return run_grouped(segments, self.supernet.space, self.router_for(x), x)
+
+    def parts(self) -> list[Part]:
+        if len(self.gates) != len(self.routing):
+            raise UserError(f"{self.name} is not routed by a network, so it cannot be exported")
+        return gated_parts(self.supernet, self.gates, self.routing, self.image_size)
+
+    @torch.no_grad()
+    def margins(self, x: Tensor) -> Tensor:
+        closest, router = torch.full((len(x),), torch.inf), self.router_for(x)
+
+        def measured(index: int, features: Features, rows: Tensor) -> Tensor:
+            if len(self.routing[index]) > 1:
+                best = self.gates[index](features).topk(2).values
+                closest[rows] = torch.minimum(closest[rows], best[:, 0] - best[:, 1])
+            return router(index, features, rows)
+
+        run_grouped(ViewSegments(self.supernet), self.supernet.space, measured, x)
+        return closest
 
     def overhead(self) -> int:
         return sum(gate.madds for gate in self.gates)  # type: ignore[misc]

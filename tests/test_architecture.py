@@ -40,6 +40,7 @@ WIRING = {"cli", "commands", "speed"}
 SIDEWAYS = {
     ("evaluation", "profilers"),  # the executed proof is evaluated by the counters
     ("runs", "recipes"),  # what is found out before anything runs, and the settings of a command
+    ("training", "profilers"),  # that a network can be counted is known before it trains
     ("export", "runs"),  # what is exported is a run
 }
 # Single modules that may import a module which the rows would refuse.
@@ -73,7 +74,8 @@ NAME_READERS = {
     "bench/models/vit/timm_names.py": "names of tensors in a state dict, which are paths",
     "bench/models/weights.py": "names of weights, whose two kinds this file makes",
     "bench/reports/old_files.py:_space": "the routing space of an old file stands in its points' names alone",
-    "bench/profilers/madds.py:fvcore_madds": "names of operators, as fvcore gives them",
+    "bench/profilers/cost_free.py:is_cost_free": "names of operators, as torch gives them",
+    "bench/profilers/madds.py": "names of operators, as torch and fvcore give them",
 }
 NOT_YET = (  # places that still take names apart, until the meter says what these say
     "bench/profilers/timing.py",

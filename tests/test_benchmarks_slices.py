@@ -11,7 +11,7 @@ from bench.profilers.choices import routable
 from bench.profilers.madds import executed_madds
 from bench.slicing.dynamic import ExtractedSegments, by_path, by_segment, fixed_router, run_grouped
 from bench.slicing.extract import extract
-from tests.speed import export, multigate, vit_slicing
+from tests.speed import dynamic_file, export, multigate, vit_slicing
 from tests.speed.__main__ import scripts
 from tests.speed.script import Options
 
@@ -24,7 +24,7 @@ def rows(comparison):
 
 
 def test_the_scripts_are_found():
-    assert {"export", "multigate", "vit_slicing"} <= set(scripts())
+    assert {"dynamic_file", "export", "multigate", "vit_slicing"} <= set(scripts())
 
 
 @pytest.mark.slow
@@ -56,6 +56,22 @@ def test_all_served_forms_give_one_output():
         outputs = [form.step()() for form in forms.values()]
     for output in outputs[1:]:
         torch.testing.assert_close(output, outputs[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ONNX, reason="the extra onnx is not installed")
+def test_the_dynamic_file_is_held_against_its_parts_and_the_chosen_width():
+    batch, single = dynamic_file.comparisons("ds_mobilenet_micro8", 8, SHORT)
+    assert list(rows(batch)) == ["one file", "its parts", "all at the widest"]
+    assert list(rows(single)) == ["one file", "the chosen width alone"]
+    goals = [row.goal for comparison in (batch, single) for row in comparison.rows if row.goal]
+    assert [(goal.against, goal.ratio) for goal in goals] == [("its parts", 1.05), (None, 1.05)]
+    point, x = dynamic_file.spread("ds_mobilenet_micro8", 8)
+    with torch.no_grad():
+        counts = point(x).route[:, 0].bincount()
+        steps = dynamic_file.parts_of(point, x, 1)()
+    assert (counts > 0).sum() > 1
+    assert [len(tensors[0]) for tensors in steps] == [64, *counts[counts > 0].tolist()]
 
 
 def test_the_slices_of_deit_vary_one_thing_each():

@@ -12,7 +12,8 @@ from voc_folder import make_set, painted, write_image, write_xml
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec
 from bench.data import load
-from bench.data.voc_files import read_annotation
+from bench.data.voc import VOC
+from bench.data.voc_files import has_list, image_list, read_annotation
 
 REAL = Path(os.environ.get("SLICEBENCH_DATA", "/nowhere")) / "VOCdevkit"
 
@@ -330,3 +331,41 @@ def test_the_real_sets_have_their_sizes():
     animals = load(DataSpec("voc", "VOC2011animals"), REAL.parent)
     assert [len(s) for s in (animals.train, animals.calibration, animals.validation)] == [640, 80, 80]
     assert len(animals.open_test()) == 200
+
+
+@pytest.fixture(scope="module")
+def voc07():
+    """VOC 2007 with its train and val lists alone; with a test list it would be divided otherwise."""
+    folder = REAL / "VOC2007"
+    if not folder.is_dir() or has_list(folder, "test"):
+        pytest.skip("SLICEBENCH_DATA has no VOCdevkit/VOC2007 without a test list")
+    data = load(DataSpec("voc", "VOC2007"), REAL.parent)
+    return data, (data.train, data.calibration, data.validation, data.open_test()), folder
+
+
+@pytest.mark.slow
+def test_voc_2007_holds_500_of_train_out_and_tests_on_val(voc07):
+    data, splits, folder = voc07
+    train, val = len(image_list(folder, "train")), len(image_list(folder, "val"))
+    assert [len(split) for split in splits] == [train - 500, 250, 250, val]
+    assert (train, val) in ((2_500, 2_508), (2_501, 2_510)), "three photographs are missing here"
+    assert (data.id, data.task, data.channels, data.image_size) == ("voc/VOC2007@1", "detection", 3, 160)
+
+
+@pytest.mark.slow
+def test_every_split_of_voc_2007_has_all_classes_and_difficult_objects(voc07):
+    data, splits, folder = voc07
+    assert data.classes == VOC
+    tables = [split.targets[split.targets[:, :, 4] >= 0] for split in splits]
+    for rows in tables:
+        assert set(rows[:, 4]) == set(range(20))
+        assert 0 < rows[:, 5].sum() < len(rows) / 3
+    images = [*image_list(folder, "train"), *image_list(folder, "val")]
+    flags = [flag for image in images for flag in flags_of(folder, image)]
+    assert sum(len(rows) for rows in tables) == len(flags) == 15_655
+    assert sum(rows[:, 5].sum() for rows in tables) == flags.count("1") == 3_054
+
+
+def flags_of(folder, image):
+    """The flags of an annotation by another reader: a search for the tag."""
+    return re.findall(r"<difficult>\s*([01])\s*</difficult>", (folder / "Annotations" / f"{image}.xml").read_text())

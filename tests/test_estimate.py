@@ -89,3 +89,10 @@ def test_an_excerpt_has_the_steps_of_the_whole_and_few_images():
     assert [len(batch.targets) for batch in excerpt.train_batches(32, seed=0, epoch=0)] == [8, 8, 8]
     assert list(excerpt.train_batches(32, seed=0, epoch=1)) == []
     assert [len(batch.targets) for batch in excerpt.batches(100)] == [8]
+
+
+def test_a_batch_in_many_parts_can_be_timed():
+    """Each part of the few images that are timed still has images to mix."""
+    train = TrainSpec(epochs=2, batch_size=32, accumulate=8, mixup=0.5)
+    spec = small_spec("uniform", options={"choices": [3]}, train=train)
+    assert estimate(spec, digits()).hours

@@ -236,7 +236,7 @@ def test_a_supernet_is_left_exactly_where_a_method_says_so(case):
 
 
 def test_a_run_takes_whole_epochs(case):
-    assert case.steps >= 2 or METHODS.get(case.name).kind == "control"
+    assert case.steps >= 2 or METHODS.get(case.name).kind == "control" or case.name == "pretrained"
     assert case.steps % 2 == 0, "128 images are two steps an epoch"
 
 

@@ -1,5 +1,7 @@
 """Pretrained weights: read from files and from timm, kept by name, put where they belong, or refused in a sentence."""
 
+import argparse
+
 import pytest
 import timm
 import torch
@@ -12,7 +14,8 @@ from bench.models import PRESETS
 from bench.models.resnet import timm_names as resnet_timm
 from bench.models.resnet.presets import RESNET
 from bench.models.transfer import from_timm, head_of, transfer
-from bench.models.weights import Weights, fetch, find, given, keep, read_file
+from bench.models.weights import Weights, fetch, find, given, keep, origin_of
+from bench.models.weights_file import read_file
 from bench.slicing.extract import extract
 
 VIT = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 64, "depth": 4, "num_heads": 4, "mlp_ratio": 2}
@@ -69,7 +72,10 @@ def test_other_tensors_have_another_name(tmp_path):
         (lambda file: file.write_bytes(b"not a checkpoint"), "cannot be read as weights"),
         (lambda file: file.write_bytes(b""), "cannot be read as weights"),
         (lambda file: torch.save(nn.Linear(2, 2), file), "cannot be read as weights"),
-        (lambda file: torch.save({"epoch": 3}, file), "holds no state dict, alone or under 'state_dict' or 'model'"),
+        (
+            lambda file: torch.save({"epoch": 3}, file),
+            "holds no state dict, alone or under 'state_dict_ema' or .* or 'model'",
+        ),
         (lambda file: torch.save([torch.zeros(2)], file), "holds no state dict"),
         (lambda file: torch.save({}, file), "holds no state dict"),
     ],
@@ -80,6 +86,114 @@ def test_a_file_that_holds_no_weights(tmp_path, write, says, suffix):
     write(file)
     with pytest.raises(UserError, match=says if suffix == "pth" or "no file" in says else "cannot be read as weights"):
         read_file(file)
+
+
+def test_the_averaged_weights_of_a_timm_checkpoint_are_taken_and_that_is_kept(tmp_path):
+    raw, averaged = timm_vit().state_dict(), {key: value + 1 for key, value in timm_vit().state_dict().items()}
+    content = {"epoch": 3, "state_dict": raw, "state_dict_ema": averaged, "args": argparse.Namespace(lr=0.1)}
+    torch.save(content, tmp_path / "timm_train.pth.tar")
+    weights = given(str(tmp_path / "timm_train.pth.tar"))
+    assert all(torch.equal(weights.state[key], value) for key, value in averaged.items())
+    keep(weights, tmp_path / "kept")
+    assert origin_of(weights.name, tmp_path / "kept") == {"taken": "state_dict_ema", "beside": "state_dict"}
+    assert find(weights.name, tmp_path / "kept").keys() == averaged.keys()
+
+
+def test_a_file_with_one_state_dict_keeps_no_origin(tmp_path):
+    torch.save({"state_dict": timm_vit().state_dict(), "state_dict_ema": None}, tmp_path / "a.pth")
+    weights = given(str(tmp_path / "a.pth"))
+    keep(weights, tmp_path / "kept")
+    assert origin_of(weights.name, tmp_path / "kept") == {}
+
+
+def of_lightning(state):
+    inside = {f"model.{key}": value for key, value in state.items()}
+    return {"state_dict": {**inside, "criterion.weight": torch.ones(10)}, "pytorch-lightning_version": "2.4.0"}
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "beside"),
+    [
+        (lambda state: {f"_orig_mod.{key}": value for key, value in state.items()}, ()),
+        (lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()}, ()),
+        (lambda state: {key.replace("attn.", "attn._orig_mod."): value for key, value in state.items()}, ()),
+        (lambda state: {f"model.{key}": value for key, value in state.items()}, ()),
+        (lambda state: {f"module.model.{key}": value for key, value in state.items()}, ()),
+        (lambda state: torch.optim.swa_utils.AveragedModel(timm_vit()).state_dict(), ("n_averaged",)),
+        (of_lightning, ("criterion.weight",)),
+    ],
+)
+def test_what_wrappers_put_in_front_of_names_is_taken_off(tmp_path, wrapped, beside):
+    state = timm_vit().state_dict()
+    torch.save(wrapped(state), tmp_path / "a.pth")
+    checkpoint = read_file(tmp_path / "a.pth")
+    assert checkpoint.beside == beside
+    assert checkpoint.state.keys() == state.keys()
+    assert all(torch.equal(checkpoint.state[key], value) for key, value in state.items())
+
+
+def test_a_prefix_of_some_names_alone_is_part_of_them(tmp_path):
+    torch.save({"model.weight": torch.ones(2), "head.weight": torch.ones(3)}, tmp_path / "a.pth")
+    assert list(read_file(tmp_path / "a.pth").state) == ["head.weight", "model.weight"]
+
+
+def changed(change):
+    """A state dict with one kind of change in every tensor of `blocks.1`."""
+    return {key: change(value) if "blocks.1." in key else value for key, value in timm_vit().state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (
+            lambda: changed(lambda value: (value * 10).to(torch.int8)),
+            r"holds int8 and no .* in blocks.1.attn.proj.bias;",
+        ),
+        (lambda: changed(lambda value: value.long()), "holds int64 and no floating-point numbers in blocks.1"),
+        (lambda: {"a": torch.zeros(2, dtype=torch.uint8)}, "holds uint8 and no floating-point numbers in a;"),
+        (lambda: changed(lambda value: value * float("nan")), r"tensor blocks.1.attn.proj.bias of .*file is to blame"),
+        (lambda: changed(lambda value: value / 0), "holds NaN or infinity: not the run, but the file is to blame"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused_when_they_are_read(tmp_path, state, says):
+    torch.save(state(), tmp_path / "a.pth")
+    with pytest.raises(UserError, match=says):
+        given(str(tmp_path / "a.pth"))
+    weights = Weights("timm:before", state())  # kept by a version that did not look
+    keep(weights, tmp_path / "kept")
+    with pytest.raises(UserError, match=says):
+        find("timm:before", tmp_path / "kept")
+
+
+def test_counters_and_tables_of_indices_are_no_weights(tmp_path):
+    state = {**timm_resnet(), "bn1.num_batches_tracked": torch.tensor(3), "index": torch.zeros(2, 2, dtype=torch.int64)}
+    torch.save(state, tmp_path / "a.pth")
+    assert read_file(tmp_path / "a.pth").state.keys() == state.keys()
+
+
+class Own:
+    """A class that a checkpoint may hold and that reading it must not build."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_that_would_run_code_is_one_plain_sentence(tmp_path, zipped):
+    content = {"state_dict": timm_vit().state_dict(), "settings": Own()}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        UserError, match=r"holds a test_models_weights.Own, which runs code .*; save its state dict"
+    ) as told:
+        read_file(tmp_path / "a.pth")
+    assert str(told.value).isprintable()
+
+
+def test_a_damaged_file_is_said_without_escape_codes(tmp_path):
+    torch.save(timm_vit().state_dict(), tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:5000])
+    (tmp_path / "pickle.pth").write_bytes(b"\x80\x02}q\x00(X")
+    for name in ("cut.pth", "pickle.pth"):
+        with pytest.raises(UserError, match="cannot be read as weights") as told:
+            read_file(tmp_path / name)
+        assert str(told.value).isprintable()
 
 
 def test_weights_that_are_missing_or_were_changed(tmp_path):

@@ -192,5 +192,5 @@ def test_a_wrong_operator_is_not_taken_for_a_wrong_size(monkeypatch):
 
     monkeypatch.setattr("timm.is_model", lambda name: True)
     monkeypatch.setattr("timm.create_model", lambda name: Spectral())
-    with pytest.raises(UserError, match=r"no rule says what _fft_\w+ costs"):
+    with pytest.raises(UserError, match=r"no rule says what the operator _fft_\w+ costs"):
         profile_timm("spectral", 8, NONE)

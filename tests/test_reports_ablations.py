@@ -11,9 +11,10 @@ from bench.core.ablation import Group, read_ablations, write_ablation
 from bench.core.store import Store
 from bench.reports import figures, generate
 from bench.reports.ablations import changed_settings, sections
+from bench.reports.differences import scores_by_row
 from bench.reports.frame import points_frame
 from bench.reports.runs import read_runs
-from bench.statistics.significance import PairedBootstrap
+from bench.statistics.crossed import compare
 
 SEEDS = range(3)
 
@@ -53,15 +54,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def found(store: Path, recipe: str):
     runs = read_runs(store)
-    (section,) = sections(read_ablations(store)[recipe], points_frame(runs), runs)
+    (section,) = sections(read_ablations(store)[recipe], points_frame(runs), runs, scores_by_row(runs))
     return section
 
 
 def test_a_row_by_another_way(store: Path):
     section = found(store, "ablation_x")
-    assert section.title == "digits/official@1:test, ds_net on ds_mobilenet_v1_micro"
-    assert section.full == "gate_lr=20.0"
-    rows = section.rows.set_index("point")
+    assert section.heading == "digits/official@1:test, ds_net on ds_mobilenet_v1_micro"
+    assert section.text == "Full method: gate_lr=20.0."
+    rows = section.frame.set_index("point")
     assert list(rows.index) == ["dynamic0-1", *WIDTHS], "points that both have, and no other"
     assert set(rows["arm"]) == {"much worse"}
     assert set(rows["changed"]) == {"gate_lr=2.0, recalibrate=false"}
@@ -69,9 +70,9 @@ def test_a_row_by_another_way(store: Path):
     theirs = {seed: full_points(seed)["dynamic0-1"]["score"] for seed in SEEDS}
     row = rows.loc["dynamic0-1"]
     assert row["difference"] == pytest.approx(np.mean([ours[s].mean() - theirs[s].mean() for s in SEEDS]))
-    pair = PairedBootstrap({"ours": ours, "theirs": theirs}).compare("ours", "theirs")
+    pair = compare(ours, theirs)
     assert pair is not None
-    assert (row["low"], row["high"]) == pytest.approx((pair.low, pair.high), abs=5e-3)
+    assert (row["low"], row["high"], row["p_value"]) == (pair.low, pair.high, pair.p_value)
     assert (row["seeds"], row["verdict"]) == (3, "worse")
     halves = [full_points(s)["dynamic0-1"]["madds"] // 2 for s in SEEDS]
     whole = [full_points(s)["dynamic0-1"]["madds"] for s in SEEDS]
@@ -79,7 +80,7 @@ def test_a_row_by_another_way(store: Path):
 
 
 def test_equal_sub_networks_differ_by_nothing(store: Path):
-    rows = found(store, "ablation_x").rows.set_index("point").loc[list(WIDTHS)]
+    rows = found(store, "ablation_x").frame.set_index("point").loc[list(WIDTHS)]
     assert (rows["difference"] == 0).all()
     assert (rows["madds_change"] == 0).all()
     assert (rows["p_holm"] == 1).all()
@@ -87,7 +88,7 @@ def test_equal_sub_networks_differ_by_nothing(store: Path):
 
 
 def test_dynamic_points_may_all_be_held_against_one(store: Path):
-    rows = found(store, "spaces").rows
+    rows = found(store, "spaces").frame
     assert list(zip(rows["arm"], rows["point"], rows["against"], strict=True)) == [
         ("full", "dynamic1-2", "dynamic0-1"),
         ("another", "dynamic0-3", "dynamic0-1"),
@@ -97,14 +98,18 @@ def test_dynamic_points_may_all_be_held_against_one(store: Path):
 
 def test_the_same_comparison_counts_once_and_missing_runs_are_left_out(store: Path):
     runs = read_runs(store)
-    points = points_frame(runs)
+    points, scores = points_frame(runs), scores_by_row(runs)
     (group,) = read_ablations(store)["ablation_x"]
     fewer = Group({words: ids[:2] for words, ids in group.arms.items()}, None)
-    assert len(sections([group, fewer], points, runs)) == 1, "all seeds of a config count, however few were noted"
+    assert len(sections([group, fewer], points, runs, scores)) == 1, (
+        "all seeds of a config count, however few were noted"
+    )
     absent = Group({**group.arms, "never run": ["ds_net-0123456789ab"]}, None)
-    (section,) = sections([absent], points, runs)
-    assert set(section.rows["arm"]) == {"much worse"}
-    assert sections([Group({"full": ["ds_net-0123456789ab"], "b": fewer.arms["full"]}, None)], points, runs) == []
+    (section,) = sections([absent], points, runs, scores)
+    assert set(section.frame["arm"]) == {"much worse"}
+    assert (
+        sections([Group({"full": ["ds_net-0123456789ab"], "b": fewer.arms["full"]}, None)], points, runs, scores) == []
+    )
 
 
 def test_a_setting_that_only_the_full_method_names_is_at_its_default(store: Path):
@@ -150,11 +155,11 @@ def test_multiply_adds_are_of_the_seeds_that_both_have(tmp_path: Path):
     for spec in some:
         write_eval(store, spec, costly(spec.seed))
     write_ablation(store.root, "ablation_x", [Group({"full": full, "some": [spec.run_id for spec in some]}, None)])
-    (row,) = found(tmp_path, "ablation_x").rows.to_dict("records")
+    (row,) = found(tmp_path, "ablation_x").frame.to_dict("records")
     assert row["seeds"] == 2
     assert (
         row["madds_mean"]
-        == row["full_madds"]
+        == row["other_madds"]
         == np.mean([costly(seed)["dynamic0-1"]["madds"].mean() for seed in (1, 2)])
     )
     assert row["madds_change"] == 0

@@ -10,7 +10,8 @@ from report_store import make_store
 from bench.methods import METHODS, method_of
 from bench.reports import figures
 from bench.reports.figures import write_accuracy_latency, write_accuracy_madds, write_routing
-from bench.reports.frame import latency_frame, observations, points_frame
+from bench.reports.frame import observations, points_frame
+from bench.reports.latency import latency_frame
 from bench.reports.runs import Run, read_runs
 from bench.reports.series import series_of
 from bench.reports.style import LOOKS, human, log_axis, looks_of, save, slug
@@ -33,9 +34,12 @@ def test_files(runs: list[Run], tmp_path: Path):
     points = points_frame(runs)
     written = write_accuracy_madds(tmp_path, points)
     assert [path.name for path in written] == [
-        f"accuracy_madds_digits-official-1-test.{kind}" for kind in ("png", "svg")
+        f"accuracy_madds_digits-official-1-test.{kind}" for kind in ("png", "svg", "pdf")
     ]
-    png, svg = (path.read_bytes() for path in written)
+    png, svg, pdf = (path.read_bytes() for path in written)
+    assert pdf.startswith(b"%PDF")
+    assert b"Date" not in pdf
+    assert b"matplotlib" not in pdf.lower()
     assert png.startswith(b"\x89PNG")
     assert b"Software" not in png
     assert b"<svg" in svg
@@ -154,3 +158,16 @@ def test_a_log_axis_has_readable_ticks(span: tuple[float, float], tmp_path: Path
 def test_words():
     assert [human(v) for v in (0.25, 950.0, 132_890_144, 4.1e9)] == ["0.25", "950", "133 M", "4.1 G"]
     assert slug("digits/official@1:test") == "digits-official-1-test"
+
+
+def test_a_figure_names_no_more_configs_than_can_be_read(tmp_path: Path, monkeypatch, drawn: list[Figure]):
+    """Those on the front are among the named; the points of all others are there, grey."""
+    monkeypatch.setattr("bench.reports.series.MOST", 2)
+    points = points_frame(read_runs(make_store(tmp_path / "store", profile=False).root))
+    write_accuracy_madds(tmp_path, points)
+    named = {series.config_id for series in series_of(points)}
+    assert named <= set(points[points["on_front"]]["config_id"])
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert len(labels) == 3
+    (grey,) = [line for line in drawn[0].axes[0].lines if line.get_marker() == "."]
+    assert len(grey.get_xdata()) == (~points["config_id"].isin(named)).sum() > 0  # type: ignore[arg-type]

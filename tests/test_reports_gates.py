@@ -6,13 +6,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from report_store import DYNAMIC, WIDTHS, make_store, points_of
+from report_store import (
+    DYNAMIC,
+    IMAGES,
+    WIDTHS,
+    dynamic_point,
+    make_store,
+    points_of,
+    spec_of,
+    static_point,
+    write_eval,
+)
 
 from bench.core.metrics import METRICS
+from bench.core.store import Store
 from bench.reports import figures, generate
-from bench.reports.compare import HULL, compare
+from bench.reports.controls import HULL, controls_frame, fixed_points, on_the_hull
+from bench.reports.differences import Scored, scores_by_row
 from bench.reports.frame import points_frame
-from bench.reports.gates import fixed_points, gates_frame
+from bench.reports.gates import gates_frame
 from bench.reports.runs import EvaluatedPoint, read_runs
 from bench.statistics.routing import entropy_bits, is_wide, level_routes, oracle, sent_on, separation
 
@@ -101,6 +113,61 @@ def test_which_fixed_points_lie_in_a_routing_space():
     assert fixed_points(evaluated("x", None), fixed) == []
 
 
+def test_the_hull_by_hand():
+    narrow, middle, wide = (np.array(score, np.uint8) for score in ([1, 0, 0, 0], [0, 0, 0, 1], [1, 1, 1, 0]))
+    fixed = {"a": Scored(narrow, 10.0), "b": Scored(middle, 20.0), "c": Scored(wide, 30.0)}
+    found = on_the_hull(15.0, fixed)
+    assert found is not None
+    mixture, members = found
+    assert (mixture.score.tolist(), mixture.madds, members) == ([1.0, 0.25, 0.25, 0.0], 15.0, ["a", "c"])
+    assert on_the_hull(5.0, fixed) is None
+    assert on_the_hull(99.0, {}) is None
+    alone = on_the_hull(99.0, fixed)
+    assert alone is not None
+    assert (alone[0].madds, alone[1]) == (30.0, ["c"])
+
+
+@pytest.mark.parametrize(("options", "members"), [([0, 1, 2], "uniform1, uniform2"), ([0, 3], "uniform0, uniform3")])
+def test_the_hull_is_of_what_the_gate_may_choose(tmp_path: Path, options: list[int], members: str):
+    """The others are no control of it, however good they are; those that are mixed are named."""
+    store = Store(tmp_path)
+    for seed in range(3):
+        gate = spec_of("ds_net", seed)
+        write_eval(store, gate, {"gate": dynamic_point(seed, clever=True) | {"options": options}})
+        write_eval(store, spec_of("fixed_choice", seed, gate), points_of("fixed_choice", seed))
+    runs = read_runs(tmp_path)
+    (row,) = controls_frame(points_frame(runs), runs, scores_by_row(runs)).to_dict("records")
+    assert row["members"] == members
+    assert row["other_madds"] == pytest.approx(row["madds_mean"])
+    assert row["verdict"] != "collapsed"
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_gate_that_sends_all_images_one_way_has_collapsed(tmp_path: Path, seeds: int):
+    """In every seed, be it another way in each."""
+    store = Store(tmp_path)
+    for seed in range(seeds):
+        gate = spec_of("ds_net", seed)
+        point = dynamic_point(seed, clever=True)
+        taken = static_point("fixed_choice", f"uniform{seed}", seed)
+        one_way = taken | {"kind": "dynamic", "route": np.full_like(point["route"], seed)}
+        other = one_way | {"route": np.where(np.arange(IMAGES) < (seed == 1), 3, seed)[:, None]}
+        points = {"gate": one_way, "other": other}
+        write_eval(store, gate, points)
+        write_eval(store, spec_of("random_gate", seed, gate), points)
+        write_eval(store, spec_of("fixed_choice", seed, gate), points_of("fixed_choice", seed))
+    runs = read_runs(tmp_path)
+    points = points_frame(runs)
+    controls = controls_frame(points, runs, scores_by_row(runs))
+    told = {(row["point"], row["role"]): row["verdict"] for row in controls.to_dict("records")}
+    rest = "fewer than 3 seeds" if seeds < 3 else "no difference shown"
+    assert (told["gate", "random"], told["gate", "fixed"]) == ("collapsed", "collapsed")
+    assert told["other", "random"] == rest, "one image of one seed went another way"
+    gates = gates_frame(points, runs, controls).set_index("point")
+    assert (gates["random_verdict"]["gate"], gates["hull_verdict"]["gate"]) == ("collapsed", "collapsed")
+    assert gates["random_verdict"]["other"] == rest
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("store"), profile=False).root
@@ -109,7 +176,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_frame_by_another_way(store: Path):
     runs = read_runs(store)
     points = points_frame(runs)
-    _, controls = compare(points, runs)
+    controls = controls_frame(points, runs, scores_by_row(runs))
     (row,) = gates_frame(points, runs, controls).to_dict("records")
     regrets, oracles, spent, auc = [], [], [], []
     for seed in range(3):
@@ -161,7 +228,7 @@ def test_without_fixed_choices_there_is_no_oracle(tmp_path: Path):
         shutil.rmtree(folder)
     runs = read_runs(root)
     points = points_frame(runs)
-    _, controls = compare(points, runs)
+    controls = controls_frame(points, runs, scores_by_row(runs))
     (row,) = gates_frame(points, runs, controls).to_dict("records")
     assert math.isnan(row["oracle_score"])
     assert math.isnan(row["separation"])

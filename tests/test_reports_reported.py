@@ -1,14 +1,24 @@
 """The quoted numbers: every row checked, every kind of contradiction found."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.core.errors import UserError
+from bench.core.metrics import METRICS
+from bench.core.record import Record
+from bench.core.spec import DataSpec, RunSpec, TrainSpec
+from bench.core.store import Store
+from bench.models import PRESETS
+from bench.recipes.official import THRESHOLDS
+from bench.reports.authors import write_authors
 from bench.reports.layout import Stamp
-from bench.reports.listings import write_reported
-from bench.reports.reported import load_reported, printed_count, problems
+from bench.reports.reported import load_reported, printed_count, problems, write_reported
+from bench.reports.runs import read_runs
+from bench.reports.variants import variants
 
 FOLDER = Path(__file__).parent.parent / "results" / "reported"
 
@@ -47,6 +57,8 @@ def test_all_rows_in_the_repository_hold():
         "eagleeye",
         "thinking_vit",
         "scala",
+        "slimmable_convnext",
+        "hydravit",
     }
     assert len(rows) == len({row.key for row in rows}) > 100
 
@@ -78,6 +90,20 @@ def test_the_rows_of_thinking_vit():
         stopped = float(row.note.split("; ")[1].split(" %")[0]) / 100
         assert row.madds == pytest.approx(1.25e9 + (1 - stopped) * 4.6e9, abs=1e6)
     assert [row.top1 for row in rows if "800" in row.table] == [81.85, 81.758, 80.636, 78.846, 74.514]
+
+
+def test_the_rows_of_the_abstract_of_slimmable_convnext():
+    """Its own arithmetic: 2.4 points above HydraViT's 6 heads at 4.5 G, 4.4 above its 3 heads at 1.2 G."""
+    rows = {row.key: row for row in load_reported(FOLDER) if "2605.22677" in row.source}
+    top1 = {key: Decimal(str(row.top1)) for key, row in rows.items()}
+    assert len(rows) == 7
+    assert top1["slimmable_convnext/convnext_t/4.5G"] - top1["hydravit/deit_b/6 heads"] == Decimal("2.4")
+    assert top1["slimmable_convnext/convnext_t/1.2G"] - top1["hydravit/deit_b/3 heads"] == Decimal("4.4")
+    space = PRESETS.get("nested_vit_b").config.space()
+    with torch.device("meta"):
+        net = PRESETS.get("nested_vit_b").build()
+    for heads in (3, 6):
+        assert rows[f"hydravit/deit_b/{heads} heads"].madds_exact == net.cost(space.uniform(heads - 3), 224).madds
 
 
 def test_counts_that_no_source_prints_are_ours_and_follow_the_formula():
@@ -121,7 +147,7 @@ def test_a_row_that_contradicts_itself_is_named(tmp_path: Path, change: dict, me
 def test_a_row_may_have_no_count(tmp_path: Path):
     (row,) = load(tmp_path, GOOD | {"madds": None, "madds_printed": None, "madds_exact": 12})
     assert (row.madds, row.madds_exact) == (None, 12)
-    (path,) = write_reported(tmp_path, Stamp("c", "d"), [row])
+    path, _ = write_reported(tmp_path, Stamp("c", "d"), [row])
     assert "MAdds (reported)" not in path.read_text()
 
 
@@ -148,9 +174,47 @@ def test_printed_counts():
 
 
 def test_the_table_says_that_its_numbers_are_quoted(tmp_path: Path):
-    (path,) = write_reported(tmp_path, Stamp("c", "d"), load(tmp_path, GOOD))
+    path, _ = write_reported(tmp_path, Stamp("c", "d"), load(tmp_path, GOOD))
     header = next(line for line in path.read_text().splitlines() if line.startswith("| method"))
     assert "top-1 % (reported)" in header
     assert "MAdds (reported)" in header
     assert "our count" not in header  # no row has one
     assert write_reported(tmp_path, Stamp("c", "d"), []) == []
+
+
+def test_the_reported_row_stands_beside_what_was_evaluated_here(tmp_path: Path):
+    """400 test images: 64.25 % is as the reported 64.2 %, 60 % is not; on a part of the classes nothing is said."""
+    store = Store(tmp_path)
+    for solved, protocol in ((257, "official"), (240, "official"), (257, "subset")):
+        data = DataSpec("imagenet", protocol)
+        spec = RunSpec("pretrained", "us_mobilenet_v1", data, TrainSpec(epochs=0), options={"steps": [solved]})
+        names = (spec.run_id, spec.method, spec.model, protocol, "test", "uniform10", 0, "top1")
+        record = Record(*names, solved / 400, METRICS["top1"].unit, 400)
+        point = {
+            "kind": "static", "method_kind": "slimmable", "control": None, "routing_space": None, "route": None,
+            "headline": "top1", "routing": {}, "tier": "authors' weights, evaluated here", "reported": GOOD["key"],
+        }  # fmt: skip
+        store.open_run(spec)
+        store.write(spec.run_id, "train", {"results": {}})
+        store.write(spec.run_id, "eval", {"records": [record], "results": {"points": {"uniform10": point}}})
+    runs, quoted = read_runs(tmp_path), load_reported(FOLDER)
+    path = write_authors(tmp_path, Stamp("c", "d"), runs, quoted)[0]
+    rows = [[cell.strip() for cell in line.split("|")[2:-2]] for line in path.read_text().splitlines()[-3:]]
+    assert sorted(rows) == [
+        ["uniform10", "400", "60.00", "64.2", "-4.20", "differs"],
+        ["uniform10", "400", "64.25", "64.2", "+0.05", "as reported"],
+        ["uniform10", "400", "64.25", "64.2", "n/a", "other images"],
+    ]
+    assert {run.mark for run in runs} == {"authors' weights, evaluated here"}
+    assert all(label.startswith("authors' weights, evaluated here") for label in variants(runs).values())
+    assert write_authors(tmp_path, Stamp("c", "d"), runs, []) == []
+
+
+def test_every_format_names_rows_that_are_reported():
+    keys = {row.key for row in load_reported(FOLDER)}
+    formats = [one for preset in map(PRESETS.get, PRESETS.names()) for one in preset.family.official]
+    for one in formats:
+        for name in one.presets:
+            assert len(one.reported) in (0, len(PRESETS.get(name).config.space().uniform_choices))
+        assert one.name == "hydravit" or set(one.reported) <= keys
+    assert {f"thinking_vit/deit_s/entropy {threshold}" for threshold in THRESHOLDS} <= keys

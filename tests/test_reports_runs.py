@@ -24,10 +24,11 @@ from bench.core.settings import with_settings
 from bench.core.spec import RunSpec
 from bench.core.store import Store
 from bench.reports import figures, generate
+from bench.reports.differences import read_scores
 from bench.reports.frame import load, observations, points_frame
 from bench.reports.old_files import _space
-from bench.reports.runs import Run, config_of, read_runs, settings_of, variants
-from bench.reports.scores import read_scores
+from bench.reports.runs import Run, config_of, read_runs, settings_of
+from bench.reports.variants import variants
 from bench.statistics.per_image import PointScores
 
 

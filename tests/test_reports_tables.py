@@ -6,10 +6,12 @@ import shutil
 import statistics
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from report_store import (
     DYNAMIC,
@@ -28,12 +30,28 @@ from bench.core.errors import UserError
 from bench.core.record import Record
 from bench.core.store import Store
 from bench.reports import figures, generate
-from bench.reports.compare import HULL, compare
+from bench.reports.controls import HULL, controls_frame
 from bench.reports.curves import curves_frame
-from bench.reports.frame import latency_frame, natural, observations, points_frame
-from bench.reports.layout import NONE, count, fixed, interval, number, signed
+from bench.reports.differences import Row, Scored, only_scores, p_text, scores_by_row, verdicts
+from bench.reports.frame import natural, observations, points_frame
+from bench.reports.latency import latency_frame
+from bench.reports.layout import (
+    NONE,
+    Column,
+    Section,
+    Stamp,
+    count,
+    fixed,
+    interval,
+    name_column,
+    number,
+    signed,
+    write_page,
+)
+from bench.reports.leaderboard import _interval, _root, leaderboard_frame
 from bench.reports.runs import read_runs, records_digest
-from bench.statistics.significance import PairedBootstrap
+from bench.statistics.crossed import P_FLOOR, compare, row_interval
+from bench.statistics.intervals import holm
 
 COMMAND = "slicebench report --results results"
 
@@ -86,10 +104,11 @@ def test_the_leaderboard_by_another_way(report: Path):
     assert len(table) == 3 * 4 + 2
     for (method, point), row in table.iterrows():  # type: ignore[misc]
         values = accuracies(method, point)
-        half = 4.302653 * statistics.stdev(values) / math.sqrt(3)
+        interval = row_interval({seed: points_of(method, seed)[point]["score"] for seed in range(3)})
         assert row["score_percent"] == pytest.approx(statistics.mean(values), abs=1e-4)
         assert row["score_percent_std"] == pytest.approx(statistics.stdev(values), abs=1e-4)
-        assert row["score_percent_low"] == pytest.approx(statistics.mean(values) - half, abs=1e-3)
+        assert row["score_percent_low"] == pytest.approx(100 * interval.low, abs=1e-4)
+        assert row["score_percent_high"] == pytest.approx(100 * interval.high, abs=1e-4)
         assert row["madds_mean"] == pytest.approx(points_of(method, 0)[point]["madds"].mean())
         assert row["madds_relative"] == pytest.approx(row["madds_mean"] / 430_000, abs=1e-6)
         assert (row["seeds"], row["images"], row["params_stored"]) == (3, IMAGES, 7_676_204)
@@ -124,11 +143,91 @@ def test_the_front_holds_what_nothing_beats(report: Path):
         assert (on_front == "yes") is not beaten
 
 
+def obvious_places(scores: dict[Row, dict[int, Scored]]) -> list[str]:
+    """The rank ranges of these rows, pair by pair."""
+    pairs = {(a, b): compare(only_scores(scores[a]), only_scores(scores[b])) for a, b in combinations(scores, 2)}
+    adjusted = holm([pair.p_value for pair in pairs.values() if pair])
+    better = [
+        both if pair and pair.difference > 0 else both[::-1]
+        for (both, pair), p in zip(pairs.items(), adjusted, strict=True)
+        if p <= 0.05
+    ]
+    low = [1 + sum(loser == row for _, loser in better) for row in scores]
+    high = [len(scores) - sum(winner == row for winner, _ in better) for row in scores]
+    return [str(a) if a == b else f"{a} to {b}" for a, b in zip(low, high, strict=True)]
+
+
+def test_ranks_by_another_way(store: Path):
+    """Two of the rows solve nothing, so that there is something to be sure of."""
+    runs = read_runs(store)
+    points, scores = points_frame(runs), scores_by_row(runs)
+    by_method = {run.spec.method: run.config_id for run in runs}
+    bad = [(SPLIT, by_method["us_net"], "uniform0"), (SPLIT, by_method["uniform"], "uniform2")]
+    scores |= {row: {seed: one._replace(score=one.score * 0) for seed, one in scores[row].items()} for row in bad}
+    frame = leaderboard_frame(points, runs, scores)
+    rows = [(row["split"], row["config_id"], row["point"]) for row in frame.to_dict("records")]
+    assert list(frame["rank"]) == obvious_places({row: scores[row] for row in rows})
+    assert set(frame["rank"]) == {"1 to 12", "13 to 14"}
+    assert [frame["tied"][rows.index(row)] for row in (bad[0], rows[0])] == [1, 11]
+    assert [frame["unbeaten"][rows.index(row)] for row in (*bad, rows[0])] == ["no", "no", "yes"]
+    cheap = [row for row in rows if row[2] == "uniform0"]
+    assert [frame["rank_in_budget"][rows.index(row)] for row in cheap] == obvious_places({r: scores[r] for r in cheap})
+    assert frame["rank_in_budget"][rows.index(bad[0])] == "3"
+    assert {frame["budget"][rows.index(row)] for row in cheap} == {0.25 * 430_000}
+    assert frame["rank_in_budget"][rows.index(bad[1])] == "10 to 11", "within 75 % of the largest MAdds"
+    assert frame["rank_pooled"].isna().all(), "three trainings are too few to pool"
+
+
 def test_ranks_in_the_table(report: Path):
-    table = csv(report, "leaderboard").set_index(["method", "point"])["rank"]
-    assert table["uniform", "uniform3"] == 1
-    assert table["ds_net", DYNAMIC] == 1  # shared: 300 images cannot tell them apart
-    assert table["us_net", "uniform0"] > 1
+    table = csv(report, "leaderboard").set_index(["method", "point"])
+    assert set(table["rank"]) == {"1 to 14"}, "300 images and three seeds tell nothing apart"
+    assert set(table["tied_with"]) == {13}
+    assert set(table["not_worse_at_its_madds"]) == {"yes"}
+    assert (table["smallest_difference_percent"] > 0).all()
+    assert table["budget_madds"]["us_net", "uniform0"] == round(0.25 * 430_000)
+    assert math.isnan(table["budget_madds"]["us_net", "uniform3"])
+
+
+def test_the_interval_of_a_mean_average_precision_takes_the_images_part_from_the_measure():
+    """It is no mean over images: the t interval over the seeds and the measure's own, in quadrature, within 0 and 1."""
+    row = {"metric": "map50_voc", "seeds": 3, "score_mean": 0.5, "score_std": 0.02, "half_over_images": 0.03}
+    half = math.hypot(4.302653 * 0.02 / math.sqrt(3), 0.03)
+    assert _interval(row, {}) == {"score_low": pytest.approx(0.5 - half), "score_high": pytest.approx(0.5 + half)}
+    one = _interval(row | {"seeds": 1, "score_std": math.nan, "score_mean": 0.99}, {})
+    assert one == {"score_low": pytest.approx(0.96), "score_high": 1.0}
+
+
+def test_points_of_one_checkpoint_share_a_cluster(store: Path):
+    """A control, and a control of it, count with the training that they began with; a stranger does not."""
+    runs = read_runs(store)
+    parents = {run.config_id: run.parent_config for run in runs}
+    by_method = {run.spec.method: run.config_id for run in runs}
+    parents["grandchild"] = by_method["random_gate"]
+    assert _root("grandchild", parents) == _root(by_method["fixed_choice"], parents) == by_method["ds_net"]
+    assert _root(by_method["uniform"], parents) == by_method["uniform"]
+
+
+def test_ranks_that_would_not_fit_are_refused_before_any_image_is_read(store: Path, tmp_path: Path, monkeypatch):
+    free = psutil.virtual_memory()._replace(available=10_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr("bench.reports.report.scores_by_row", lambda runs: pytest.fail("it has begun"))
+    with pytest.raises(UserError, match=r"14 rows of digits.*memory.*slicebench report --no-ranks"):
+        generate(store, tmp_path, COMMAND)
+
+
+def test_a_report_without_ranks(store: Path, report: Path, tmp_path: Path, tables_only, monkeypatch):
+    monkeypatch.setattr("bench.reports.leaderboard.compare_all", lambda *_: pytest.fail("rows are compared"))
+    generate(store, tmp_path, COMMAND, ranks=False)
+    table, ranked = csv(tmp_path, "leaderboard"), csv(report, "leaderboard")
+    told = ["rank", "tied_with", "budget_madds", "rank_in_budget", "smallest_difference_percent"]
+    told += ["not_worse_at_its_madds"]
+    assert table[told].isna().all(axis=None)
+    pd.testing.assert_frame_equal(
+        table.drop(columns=[*told, "rank_pooled"]), ranked.drop(columns=[*told, "rank_pooled"])
+    )
+    text = (tmp_path / "tables" / "leaderboard.md").read_text()
+    assert "rank" not in text
+    assert csv(tmp_path, "controls").equals(csv(report, "controls"))
 
 
 @pytest.mark.usefixtures("tables_only")
@@ -147,7 +246,7 @@ def test_fewer_than_three_seeds_get_no_rank(tmp_path: Path):
 
 def test_markdown_is_for_reading(report: Path):
     text = (report / "tables" / "leaderboard.md").read_text()
-    assert f"## {SPLIT}, 300 images, ds_mobilenet_v1_micro" in text
+    assert f"## {SPLIT}, 300 images, 3 seeds, ds_mobilenet_v1_micro" in text
     assert " 430,000 |" in text
     assert "variant" not in text  # every method was run in one way
     assert "dynamic (control)" in text
@@ -160,7 +259,7 @@ def test_every_table_names_its_command_and_digest(store: Path, report: Path):
     for file in (report / "tables").iterdir():
         first = file.read_text().splitlines()[0]
         assert f"generated by: {COMMAND}; records sha256: " in first
-        assert (measured in first) is (file.name != "reported.md")
+        assert (measured in first) is (file.stem != "reported")
         assert b"\r" not in file.read_bytes()
 
 
@@ -180,22 +279,33 @@ def test_a_dynamic_point_against_its_controls(report: Path):
     assert table.loc[HULL]["control_madds"] == pytest.approx(286_264)
 
 
-def test_verdicts_follow_from_the_bootstrap(store: Path):
+def test_verdicts_follow_from_the_closed_form(store: Path):
     runs = read_runs(store)
-    _, controls = compare(points_frame(runs), runs)
+    controls = controls_frame(points_frame(runs), runs, scores_by_row(runs))
     rows = {
         method: {seed: points_of(method, seed)[DYNAMIC]["score"] for seed in range(3)}
         for method in ("ds_net", "random_gate")
     }
-    alone = PairedBootstrap(rows, 2000).compare("ds_net", "random_gate")
+    alone = compare(rows["ds_net"], rows["random_gate"])
     found = controls.set_index("control").loc["random_gate"]
     assert alone is not None
-    assert found["p_value"] == pytest.approx(alone.p_value)
-    assert found["low"] == pytest.approx(alone.low)
+    assert (found["p_value"], found["low"], found["high"]) == (alone.p_value, alone.low, alone.high)
     for _, row in controls.iterrows():
         assert row["p_holm"] >= row["p_value"]
         expected = "no difference shown" if row["p_holm"] > 0.05 else "better" if row["difference"] > 0 else "worse"
         assert row["verdict"] == expected
+
+
+def test_no_p_is_printed_below_what_it_is_known_to_be():
+    line = {"seeds": 3, "difference": 0.1, "low": 0.05, "high": 0.15}
+    floor, other = verdicts([line | {"p_value": P_FLOOR}, line | {"p_value": 0.01}])
+    assert (floor["p_printed"], other["p_printed"]) == ("<=2e-12", "0.01")
+    assert [p_text(p) for p in (floor["p_holm"], 0.00004, 0.00012, 1.0)] == [
+        "<= 0.0001",
+        "<= 0.0001",
+        "0.0001",
+        "1.0000",
+    ]
 
 
 def test_curves_in_numbers(store: Path):
@@ -304,13 +414,39 @@ def test_what_has_nothing_to_show_any_more_is_removed(tmp_path: Path):
 def test_before_anything_is_evaluated_only_the_listings_are_written(tmp_path: Path):
     Store(tmp_path).open_run(spec_of("us_net", 0))
     names = {path.name for path in generate(tmp_path, tmp_path, COMMAND)}
-    assert names == {"failures.md", "reported.md"}
+    assert names == {"failures.md", "failures.tex", "reported.md", "reported.tex"}
 
 
 def test_an_unwritable_place_is_one_sentence(store: Path, tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot create"):
         generate(store, tmp_path / "file", COMMAND)
+
+
+def test_latex_says_what_markdown_says(report: Path):
+    for page in (report / "tables").glob("*.md"):
+        text = page.with_suffix(".tex").read_text()
+        tables = text.split(r"\begin{table*}")[1:]
+        rows = [line for line in page.read_text().splitlines() if line.startswith("|")]
+        assert len(tables) == sum(set(row) <= set("|:- ") for row in rows)
+        assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\caption{") == len(tables)
+        assert sum(line.endswith(r"\\") for line in text.splitlines()) == len(rows) - len(tables)
+    leaderboard = (report / "tables" / "leaderboard.tex").read_text()
+    assert (
+        r"\caption{Leaderboard: digits/official@1:test, 300 images, 3 seeds, ds\_mobilenet\_v1\_micro.}" in leaderboard
+    )
+
+
+def test_hostile_names_stay_in_their_cells(tmp_path: Path):
+    name = r"a|b & 50 % of_x {y} \input{z} #1 ~^ $"
+    frame = pd.DataFrame({"split": ["s_1"], "point": [name], "x": [1]})
+    section = Section("s_1", frame, [name_column("point"), Column("x", "x")])
+    md, tex = write_page(tmp_path / "t", Stamp("c", "d"), "T", [], [section])
+    assert r"a\|b & 50 % of_x" in md.read_text()
+    (row,) = [line for line in tex.read_text().splitlines() if "of" in line]
+    assert row.replace(r"\&", "").count("&") == 1
+    assert r"50 \% of\_x \{y\} \textbackslash{}input" in row
+    assert r"\caption{T: s\_1.}" in tex.read_text()
 
 
 def test_numbers_in_tables():

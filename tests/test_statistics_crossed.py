@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from bootstrap import PairedBootstrap, image_means, seed_stretch, seed_weights
 from scipy import stats
 
 from bench.statistics.crossed import P_FLOOR, compare, half_width, p_values, row_interval
-from bench.statistics.significance import PairedBootstrap, image_means, seed_stretch, seed_weights
 
 
 def simulated(generator, seeds=3, images=600, luck=0.1, shift=0.0, rest=0.5, soft=False):

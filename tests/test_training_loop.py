@@ -11,10 +11,19 @@ from small_runs import Interrupted, changed, checkpoint_bytes, interrupt_after, 
 from torch import nn
 
 from bench.core.errors import UserError
-from bench.core.spec import TrainSpec
+from bench.core.spec import OPTIMIZERS, TrainSpec
 from bench.training import checkpoint
 from bench.training.loop import Plan, fit, stable_seed, train_network
-from bench.training.optim import learning_rate, move_average, parameter_groups, sgd
+from bench.training.optim import (
+    falling_by_steps,
+    growing_decay,
+    learning_rate,
+    move_average,
+    optimizer_of,
+    parameter_groups,
+    rate_of,
+    sgd,
+)
 
 SPEC = TrainSpec(epochs=2, batch_size=32, warmup_epochs=0.5)
 RUN_ID = run_at(Path(), SPEC, 3).run_id
@@ -221,6 +230,139 @@ def test_a_training_may_be_stopped_after_a_few_steps_and_still_resumes(tmp_path,
     assert not changed(state_of(whole[0]), longer)
 
 
+TECHNIQUES = {
+    **{name: {"optimizer": name, "lr": 0.003, "clip_grad": 1.0} for name in OPTIMIZERS if name != "sgd"},
+    "mixed and averaged": {
+        "optimizer": "adamw", "lr": 0.003, "schedule": "linear", "mixup": 0.8, "cutmix": 1.0, "ema": 0.9,
+        "accumulate": 2,
+    },
+    "erased": {"random_erasing": 0.7, "schedule": "step", "decay_epochs": 1, "warmup_steps": 3, "accumulate": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_every_technique_resumes_to_the_same_bytes(tmp_path, technique):
+    """Among them counters of steps that optimizers keep as tensors, as numbers, for a parameter or for a group; the
+    convolution lies channels last, as all networks of the suite do, and must come back so: LAMB takes norms."""
+    spec = replace(SPEC, **TECHNIQUES[technique])
+
+    def fresh(seed):
+        return network(seed).to(memory_format=torch.channels_last)
+
+    initial = fresh(0)
+    net, history = train(tmp_path / "whole", spec, net=fresh(0))
+    for seed in (0, 5):
+        with pytest.raises(Interrupted):
+            train(tmp_path / "broken", spec, fresh(seed), progress=interrupt_after(3), checkpoint_s=0.0)
+    again, told = train(tmp_path / "broken", spec, fresh(7))
+    assert told == history
+    assert checkpoint_bytes(tmp_path / "broken") == checkpoint_bytes(tmp_path / "whole")
+    assert not changed(state_of(net), again)
+    assert changed(state_of(initial), net) >= {"0.weight", "5.weight", "1.running_mean"}
+
+
+def test_techniques_change_the_outcome(tmp_path, whole):
+    """None of them is a name alone."""
+    outcomes = [whole[0]]
+    for index, setting in enumerate(
+        [{"optimizer": "adamw"}, {"schedule": "linear"}, {"warmup_steps": 5}, {"mixup": 0.5}, {"cutmix": 0.5},
+         {"random_erasing": 1.0}, {"clip_grad": 0.1}, {"accumulate": 2}, {"ema": 0.5}]
+    ):  # fmt: skip
+        net, _ = train(tmp_path / str(index), replace(SPEC, **setting))
+        assert all(changed(state_of(net), other) for other in outcomes), setting
+        outcomes.append(net)
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path):
+    """Without batch norm and dropout, whose parts see other images: a step in four parts is a step in one."""
+    nets = []
+    for accumulate in (1, 4):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+        spec = replace(SPEC, accumulate=accumulate, max_steps=3)
+        nets.append(train(tmp_path / str(accumulate), spec, net=net)[0])
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_each_part_has_its_images_and_the_choices_of_the_step(tmp_path):
+    net, seen = nn.Linear(1, 1), []
+
+    def step(batch, index):
+        seen.append((index, batch.x, batch.targets, torch.rand(1).item()))
+        net.weight.sum().backward()
+        return {"loss": float(len(seen))}
+
+    spec = TrainSpec(epochs=1, batch_size=32, accumulate=4, max_steps=1)
+    history = fit(Plan("net", {"network": net}, step), run_at(tmp_path, spec))
+    batch = next(run_at(tmp_path, spec).data.train.train_batches(32, seed=0, epoch=0))
+    assert [index for index, *_ in seen] == [0] * 4
+    for part, (_, x, targets, _) in enumerate(seen):
+        assert torch.equal(x, batch.x[part::4])
+        assert torch.equal(targets, batch.targets[part::4])
+    assert len({noise for *_, noise in seen}) == 4, "dropout differs, as on processes of a group"
+    assert history["losses"] == {"loss": 2.5}
+    assert net.weight.grad is not None
+    assert net.weight.grad.item() == 1.0, "the mean of the parts' gradients"
+
+
+def test_a_limit_of_the_gradient_by_hand(tmp_path):
+    net = nn.Linear(4, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    spec = TrainSpec(epochs=1, batch_size=64, lr=0.5, momentum=0.0, weight_decay=0.0, clip_grad=0.25, max_steps=1)
+    train_network("net", net, run_at(tmp_path, spec), lambda batch, index: 3 * net.weight.sum())
+    assert net.weight.norm().item() == pytest.approx(0.5 * 0.25, rel=1e-4)
+
+
+def test_the_average_that_is_kept_is_the_loop_written_out(tmp_path):
+    weights, average = [], 0.0
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+
+    def remember(batch, index):
+        weights.append(net.weight.item())
+        return net.weight.sum()
+
+    spec = TrainSpec(epochs=2, batch_size=64, lr=0.5, momentum=0.0, weight_decay=0.0, min_lr=0.5, ema=0.15)
+    train_network("net", net, run_at(tmp_path, spec), remember)
+    assert weights == [0.0, -0.5, -1.0, -1.5]
+    for step, weight in enumerate([-0.5, -1.0, -1.5, -2.0]):
+        decay = min(0.15, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+    assert net.weight.item() == pytest.approx(average, rel=1e-6)
+    assert [growing_decay(0.15, step) for step in (0, 1)] == [0.1, 0.15]
+
+
+def test_the_schedules_are_those_of_timm():
+    """Two implementations: timm's schedulers and ours. timm counts a warm-up from its first value."""
+    from timm.scheduler.cosine_lr import CosineLRScheduler
+    from timm.scheduler.poly_lr import PolyLRScheduler
+    from timm.scheduler.step_lr import StepLRScheduler
+
+    def rates(kind, *args, **how):
+        optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.4)
+        scheduler, seen = kind(optimizer, *args, **how), []
+        for step in range(20):
+            scheduler.step(step)
+            seen.append(optimizer.param_groups[0]["lr"])
+        return seen
+
+    spec = TrainSpec(lr=0.4, min_lr=0.04, decay_epochs=1, decay_rate=0.5)
+    warm = replace(spec, warmup_steps=4)
+    ours = {
+        schedule: [rate_of(replace(spec, schedule=schedule), step, 20, 3) for step in range(20)]
+        for schedule in ("cosine", "linear", "step")
+    }
+    assert ours["cosine"] == pytest.approx(rates(CosineLRScheduler, 20, lr_min=0.04))
+    assert ours["linear"] == pytest.approx(rates(PolyLRScheduler, 20, power=1.0, lr_min=0.04))
+    assert ours["step"] == pytest.approx([max(rate, 0.04) for rate in rates(StepLRScheduler, 3, 0.5)])
+    for schedule in ("cosine", "linear", "step"):
+        rising = [rate_of(replace(warm, schedule=schedule), step, 20, 3) for step in range(5)]
+        assert rising[:4] == pytest.approx([0.13, 0.22, 0.31, 0.4])
+        assert rising[4] <= 0.4
+    assert falling_by_steps(7, 0, 1.0, 0.0, 3, 0.5) == 0.25
+
+
 def test_the_schedule_by_hand():
     rates = [learning_rate(step, 8, 2, 1.0, 0.2) for step in range(8)]
     assert rates[:3] == pytest.approx([0.6, 1.0, 1.0])  # half way, at the peak, then the cosine starts at the peak
@@ -245,6 +387,25 @@ def test_the_loop_follows_the_schedule_and_sgd_by_hand(tmp_path):
         velocity = 0.9 * velocity + gradient
         weight -= rate * (gradient + 0.9 * velocity)
     assert net.weight.item() == pytest.approx(weight, rel=1e-6)
+
+
+class Distances(nn.Module):
+    """Distances to ten points: a product of matrices inside one operator that no formula counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.points = nn.Parameter(torch.randn(10, 64))
+
+    def forward(self, x):
+        return torch.cdist(x.flatten(1), self.points)
+
+
+def test_a_network_that_cannot_be_counted_is_refused_before_it_trains(tmp_path):
+    done = []
+    with pytest.raises(UserError, match="no rule says what the operator _cdist_forward costs"):
+        train(tmp_path, net=Distances(), progress=lambda *said: done.append(said), checkpoint_s=0.0)
+    assert done == []
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_each_step_has_noise_of_its_own_and_clean_gradients(tmp_path):
@@ -273,6 +434,12 @@ def test_only_weights_decay():
     }
     assert not sgd([network()], TrainSpec(momentum=0.0)).param_groups[0]["nesterov"]
     assert [group["weight_decay"] for group in parameter_groups([nn.BatchNorm2d(2)], 0.3)] == [0.0]
+    for name in OPTIMIZERS:
+        made = optimizer_of([network()], TrainSpec(optimizer=name, weight_decay=0.3, momentum=0.8, lr=0.01))
+        assert [(g["weight_decay"], g["lr"], g.get("momentum", 0.8)) for g in made.param_groups] == [
+            (0.3, 0.01, 0.8),
+            (0.0, 0.01, 0.8),
+        ]
 
 
 def test_a_moving_average_equals_the_loop():

@@ -11,7 +11,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.methods import build_model, build_network, completed, fresh_model, method_of, start_of
 from bench.models.transfer import head_of
-from bench.models.weights import Weights, keep
+from bench.models.weights import Weights, given, keep
 from bench.training import checkpoint
 
 RESNET = "ds_resnet_micro8"
@@ -138,6 +138,18 @@ def vit(tmp_path, classes=10):
 def started(tmp_path, name, method, **options):
     spec = completed(RunSpec(method, "ds_vit_micro8", data=DATA, train=TRAIN, weights=name, options=options))
     return run_of(spec, tmp_path / method, weights=tmp_path / "weights")
+
+
+def test_the_start_says_that_the_averaged_weights_of_a_file_were_taken(tmp_path):
+    theirs, name = vit(tmp_path)
+    raw = {key: torch.zeros_like(value) for key, value in theirs.state_dict().items()}
+    torch.save({"state_dict": raw, "state_dict_ema": theirs.state_dict()}, tmp_path / "train.pth")
+    averaged = given(str(tmp_path / "train.pth"))
+    keep(averaged, tmp_path / "weights")
+    start = start_of(started(tmp_path, averaged.name, "uniform"))
+    origin = {"taken": "state_dict_ema", "beside": "state_dict"}
+    assert start == {"from": averaged.name, "stayed": [], "unused": [], "origin": origin}
+    assert "origin" not in start_of(started(tmp_path, name, "uniform"))
 
 
 @torch.no_grad()

@@ -9,14 +9,15 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.core.errors import UserError
-from bench.core.spec import RunSpec
+from bench.core.spec import RunSpec, canonical
 from bench.core.store import PHASES, Store
 from bench.executors.plan import Plan
 from bench.runs.estimate import Estimate, estimates
 
 
 def runs_table(specs: Sequence[RunSpec], results: Path, data: Path | None = None) -> str:
-    """The runs of a recipe, what each costs, and what is left to do of it. Nothing is created.
+    """The runs of a recipe, how each is trained where that is not by default, what it costs, and what is left to do of
+    it. Nothing is created.
 
     A few training steps of each distinct run are timed for the hours.
 
@@ -50,6 +51,7 @@ def _run_row(spec: RunSpec, store: Store, cost: Estimate) -> dict[str, object]:
         "data": f"{spec.data.name}/{spec.data.protocol}",
         "seed": spec.seed,
         "epochs": spec.train.epochs,
+        "training": " ".join(f"{name}={value}" for name, value in canonical(spec.train).items() if name != "epochs"),
         "MAdds": f"{cost.madds:,}",
         "images/epoch": f"{cost.images:,}",
         "hours": "-" if cost.hours is None else f"{cost.hours:.2f}",

@@ -13,17 +13,19 @@ from bench.commands.shared import Results, working
 def report(
     results: Results = Path("results"),
     out: Annotated[Path | None, typer.Option(help="where tables/ and figures/ go (default: the results)")] = None,
+    ranks: Annotated[bool, typer.Option(help="compare every row of the leaderboard with all others")] = True,
 ) -> None:
     """Write the tables and figures of all runs in the results directory."""
-    write_and_print(results, out or results)
+    write_and_print(results, out or results, ranks)
 
 
-def write_and_print(results: Path, out: Path) -> None:
+def write_and_print(results: Path, out: Path, ranks: bool = True) -> None:
     """Write tables and figures, print the leaderboard and the paths of all."""
     from bench.reports import generate
 
     with working("writing tables and figures"):
-        written = generate(results, out, "slicebench report")  # no path: equal records give equal bytes anywhere
+        # The command names no path: equal records give equal bytes anywhere.
+        written = generate(results, out, f"slicebench report{'' if ranks else ' --no-ranks'}", ranks=ranks)
     leaderboard = next((path for path in written if path.name == "leaderboard.md"), None)
     if leaderboard is not None:
         _stamp, _, table = leaderboard.read_text(encoding="utf-8").partition("\n")

@@ -34,7 +34,7 @@ def run(
     results: Results = Path("results"),
     device: Device = Device.auto,
     executor: Executor = Executor.ray,
-    weights: Annotated[str | None, typer.Option(help="start from pretrained weights: a file or timm:NAME")] = None,
+    weights: Annotated[str | None, typer.Option(help="to start from: timm:NAME, FILE, official:FORMAT=FILE")] = None,
     address: Annotated[str | None, typer.Option(help="an existing Ray cluster to join")] = None,
     plugin: Plugins = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs, time a few steps, stop")] = False,

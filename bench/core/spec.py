@@ -16,8 +16,12 @@ from bench.core.errors import UserError
 from bench.core.frozen import FrozenDict, freeze
 
 DEVICES = ("cpu", "cuda")
+OPTIMIZERS = ("sgd", "adamw", "nadamw", "lamb", "lars", "lion", "rmsproptf")
+SCHEDULES = ("cosine", "linear", "step")
+PRECISIONS = ("float32", "bfloat16")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # method names and run ids name folders
-_WEIGHTS = re.compile(r"timm:[A-Za-z0-9_.-]+|sha256:[0-9a-f]{64}")
+_WEIGHTS = re.compile(r"timm:[A-Za-z0-9_.-]+|(official:[a-z0-9_]+=)?sha256:[0-9a-f]{64}")
+_RANDAUGMENT = re.compile(r"none|rand(-(mstd|mmax|inc|m|n|p)[0-9]+(\.[0-9]+)?)*")  # as timm names its policies
 _STRICT = {"extra": "forbid"}  # read by pydantic: an unknown key is an error
 
 
@@ -64,6 +68,17 @@ class DataSpec:
 class TrainSpec:
     """How one network is trained: the learning rate falls from `lr` to `min_lr` after a linear warm-up.
 
+    optimizer: "sgd" with Nesterov momentum, or timm's of that name; one-dimensional parameters are without decay.
+    schedule: how the rate falls: along a cosine, a line, or by the factor `decay_rate` every `decay_epochs` ("step").
+    warmup_steps: length of the warm-up in steps; None: as `warmup_epochs` says.
+    mixup, cutmix: the alpha of the beta distribution that mixes images and labels of a batch; where both are set, half
+    of the batches are mixed by each; 0: off. random_erasing: the chance that a part of an image is replaced by noise;
+    randaugment: timm's name of a policy ("rand-m9-mstd0.5") or "none"; None: as the data's own augmentation has them.
+    drop_path: the chance that the last residual block is skipped, which rises linearly from 0 at the first; 0: off.
+    clip_grad: largest norm of the gradient of a step; 0: no limit.
+    accumulate: a batch is forwarded in so many equal parts, one after the other, whose gradients are averaged.
+    ema: decay of the moving average of the weights that is kept in the end, a step; 0: the weights themselves are.
+    precision: of the forward passes; weights, batch-norm statistics and losses are float32 always.
     max_steps: stop every training of the run after so many steps, to see that all works; what comes out of it is marked
     "not trained here" everywhere.
     """
@@ -79,16 +94,66 @@ class TrainSpec:
     label_smoothing: float = 0.1
     min_lr: float = 1e-5
     max_steps: int | None = None
+    optimizer: str = "sgd"
+    schedule: str = "cosine"
+    decay_epochs: float = 30.0
+    decay_rate: float = 0.1
+    warmup_steps: int | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    random_erasing: float | None = None
+    randaugment: str | None = None
+    drop_path: float = 0.0
+    clip_grad: float = 0.0
+    accumulate: int = 1
+    ema: float = 0.0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.max_steps is not None:
-            _number("train.max_steps", self.max_steps, 1, integer=True)
+        for name, least in (("max_steps", 1), ("warmup_steps", 0)):
+            if getattr(self, name) is not None:
+                _number(f"train.{name}", getattr(self, name), least, integer=True)
         _number("train.epochs", self.epochs, 0, integer=True)
         _number("train.batch_size", self.batch_size, 1, integer=True)
-        for name in ("lr", "weight_decay", "warmup_epochs", "min_lr"):
+        _number("train.accumulate", self.accumulate, 1, integer=True)
+        for name in ("lr", "weight_decay", "warmup_epochs", "min_lr", "mixup", "cutmix", "clip_grad"):
             _number(f"train.{name}", getattr(self, name), 0)
-        for name in ("momentum", "label_smoothing"):
+        for name in ("momentum", "label_smoothing", "drop_path", "ema"):
             _number(f"train.{name}", getattr(self, name), 0, 1)
+        self._check_names()
+        self._check_parts()
+
+    def _check_names(self) -> None:
+        for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"train.{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        for name in ("decay_epochs", "decay_rate"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"train.{name} must be above 0, not {getattr(self, name)!r}")
+        if self.random_erasing is not None and not 0 <= self.random_erasing <= 1:
+            raise UserError(f"train.random_erasing must be a chance from 0 to 1, not {self.random_erasing!r}")
+        if self.randaugment is not None and not _RANDAUGMENT.fullmatch(self.randaugment):
+            raise UserError(
+                f"train.randaugment must be none or a policy such as rand-m9-mstd0.5, not {self.randaugment!r}"
+            )
+
+    def _check_parts(self) -> None:
+        """Raise `UserError` for a batch that cannot be cut into the parts that it is forwarded in."""
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"train.accumulate must divide train.batch_size, and {self.accumulate} does not divide "
+                f"{self.batch_size}"
+            )
+        if self.mixes and self.batch_size // self.accumulate % 2:
+            raise UserError(
+                "mixup and cutmix pair the images of what is forwarded at once, and "
+                f"{self.batch_size // self.accumulate} is an odd number of them; change train.batch_size"
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images and labels of a batch are mixed, so that targets are shares of classes."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)
@@ -123,7 +188,8 @@ class RunSpec:
     `method`, `model` and `data.name` are registry keys, never paths. `options` are the method's own settings
     (JSON values; kept frozen, lists as tuples). `init_from` is the run_id of the run whose checkpoint this
     one starts from; `weights` names pretrained ones, "timm:NAME" or "sha256:" and the 64 hex digits of a
-    kept file. Raises UserError when a value is impossible.
+    kept file, in front of them "official:FORMAT=" where it is in its authors' names. Raises UserError when a
+    value is impossible.
     """
 
     __pydantic_config__ = _STRICT

@@ -1,9 +1,11 @@
 """`cifar10`, `cifar100`: 32x32 colour photographs of 10 or of 100 classes (Krizhevsky 2009).
 
-Protocol `official` trains on the 50,000 training images and tests on the 10,000 test images. `holdout`, of CIFAR-10
-alone, trains on batches 1 to 4 and tests on batch 5, for where the official test set is not at hand; its numbers do
-not compare with published ones. Calibration and validation images are taken out of the training images, by a fixed
-balanced permutation. CIFAR-100 is learnt by its fine labels; the coarse ones are read and not used.
+Protocol `official` tests on the authors' 10,000 test images, so its numbers compare with published ones. Of the
+50,000 training images 45,000 train, 1,000 are for calibration and 4,000 for validation, by a fixed balanced
+permutation. `holdout`, of CIFAR-10 alone, trains on batches 1 to 4, of which 5,000 images are held out likewise, and
+tests on batch 5: for a data directory without the test images; its numbers do not compare with published ones.
+CIFAR-100 is learnt by its fine labels; the coarse ones are read and not used. Ten of its test pictures are also among
+its training pictures, six of them under another label: the authors' files are taken as they are.
 """
 
 import os

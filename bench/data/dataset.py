@@ -80,6 +80,17 @@ class Split(ABC):
         `views` is not positive.
         """
 
+    def augmented_with(self, randaugment: str | None, erasing: float | None) -> "Split":
+        """This split with another augmentation in `train_batches`; None leaves a part of it as it is.
+
+        Args:
+            randaugment: timm's name of a policy, or "none". erasing: chance that a part of an image becomes noise.
+
+        Raises:
+            UserError: these data cannot be augmented so.
+        """
+        raise UserError(f"{self.id} takes neither train.randaugment nor train.random_erasing: they know no boxes")
+
     def steps(self, batch_size: int) -> int:
         """How many batches `train_batches` yields in all. Raises UserError when there would be none."""
         self._require_positive(batch_size)

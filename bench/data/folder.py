@@ -60,6 +60,11 @@ class FolderSplit(Split):
             raise ValueError(f"rank must be below the {processes} processes, not {rank}")
         return FolderSplit(self.name, self.id, self.index, self.rows, self.pipeline, (rank, processes))
 
+    def augmented_with(self, randaugment: str | None, erasing: float | None) -> "FolderSplit":
+        """See `Split.augmented_with`."""
+        pixels = self.pipeline.with_augmentation(randaugment, erasing)
+        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.part)
+
     @cached_property
     def digest(self) -> str:
         """sha256 over the size that is evaluated and, image by image, the label, the length and bytes of the file.

@@ -1,5 +1,6 @@
 """Datasets whose images lie in memory, on the CPU or on a GPU."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from bench.core.errors import UserError
 from bench.core.spec import DataSpec
 from bench.data.augment import Augmentation, Canvas, Draws, Normalisation
 from bench.data.dataset import Batch, Dataset, Split, dataset_id, refuse_strict
-from bench.data.splits import keyed_order, train_subset
+from bench.data.splits import keyed_integers, keyed_order, train_subset
+from bench.data.transforms import eraser, random_state_kept, seed_all
 
 
 class InMemorySplit(Split):
@@ -40,10 +42,19 @@ class InMemorySplit(Split):
         self.normalisation = normalisation
         self.augmentation = augmentation
         self.size = size
+        self.erasing = 0.0
         self._residents: dict[torch.device, _Resident] = {}
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def augmented_with(self, randaugment: str | None, erasing: float | None) -> "InMemorySplit":
+        """See `Split.augmented_with`; images are shared. Raises UserError for a policy, which needs single images."""
+        if randaugment not in (None, "none"):
+            raise UserError(f"train.randaugment is for images in folders; {self.id} lies in memory as whole batches")
+        split = copy.copy(self)
+        split.erasing = erasing or 0.0
+        return split
 
     @cached_property
     def digest(self) -> str:
@@ -77,7 +88,17 @@ class InMemorySplit(Split):
             draws = [self.draws(seed, epoch, view) for view in range(views)]
             corners = [here.canvas.corners(order, each) for each in draws]
         rows = [slice(step * batch_size, (step + 1) * batch_size) for step in numbers]
-        return self._shuffled(rows, torch.from_numpy(order).to(device), corners, views, here)
+        made = self._shuffled(rows, torch.from_numpy(order).to(device), corners, views, here)
+        return self._erased(made, numbers, seed, epoch) if augment and self.erasing else made
+
+    def _erased(self, batches: Iterator[Batch], numbers: range, seed: int, epoch: int) -> Iterator[Batch]:
+        erase, keys = eraser(self.erasing), keyed_integers(numbers.stop, "erase", seed, epoch).tolist()
+        for number, batch in zip(numbers, batches, strict=True):
+            for index, view in enumerate(batch.views):
+                with random_state_kept():
+                    seed_all(keys[number] ^ index)
+                    erase(view)
+            yield batch
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """(N,) int64, the order in which `train_batches` takes the images in that epoch."""

@@ -12,7 +12,7 @@ back for each batch, so that a view is a function of its seed in any process.
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,14 +47,26 @@ AUGMENTATIONS = {
 class Pipeline:
     """From decoded images to what a network sees: `clean` for evaluation, `augmented` and then `erase` for training.
 
-    `erase` works in place on one normalised image (3, size, size).
+    `erase` works in place on one normalised image (3, size, size). recipe: what `augmented` and `erase` do; crop: the
+    share of the resized side that `clean` keeps.
     """
 
     size: int
     clean: ToPixels
     augmented: ToPixels
     erase: Callable[[Tensor], object] | None
+    recipe: Recipe
+    crop: float
     normalisation: Normalisation = IMAGENET
+
+    def with_augmentation(self, randaugment: str | None, erasing: float | None) -> "Pipeline":
+        """The same with another policy ("none": without one) and chance of erasing; None: as it is."""
+        recipe = self.recipe
+        if randaugment is not None:
+            recipe = replace(recipe, policy=None if randaugment == "none" else randaugment)
+        if erasing is not None:
+            recipe = replace(recipe, erasing=erasing)
+        return _made(self.size, recipe, self.crop)
 
 
 def pipeline(size: int, augmentation: str, crop: float) -> Pipeline:
@@ -62,12 +74,14 @@ def pipeline(size: int, augmentation: str, crop: float) -> Pipeline:
 
     Raises UserError for an augmentation that has no such name.
     """
-    from timm.data.random_erasing import RandomErasing  # takes seconds to import
-    from timm.data.transforms_factory import create_transform
-
     if augmentation not in AUGMENTATIONS:
         raise unknown("data.augmentation", augmentation, AUGMENTATIONS)
-    recipe = AUGMENTATIONS[augmentation]
+    return _made(size, AUGMENTATIONS[augmentation], crop)
+
+
+def _made(size: int, recipe: Recipe, crop: float) -> Pipeline:
+    from timm.data.transforms_factory import create_transform  # takes seconds to import
+
     common = {"input_size": size, "use_prefetcher": True, "mean": IMAGENET.mean, "std": IMAGENET.std}  # uint8 comes out
     clean = create_transform(is_training=False, interpolation="bicubic", crop_pct=crop, **common)
     augmented = create_transform(
@@ -78,8 +92,16 @@ def pipeline(size: int, augmentation: str, crop: float) -> Pipeline:
         interpolation="random",
         **common,
     )
-    erase = RandomErasing(recipe.erasing, mode="pixel", max_count=1, device="cpu") if recipe.erasing else None
-    return Pipeline(size, clean, augmented, erase)  # type: ignore[arg-type]
+    erase = eraser(recipe.erasing) if recipe.erasing else None
+    return Pipeline(size, clean, augmented, erase, recipe, crop)  # type: ignore[arg-type]
+
+
+def eraser(chance: float) -> Callable[[Tensor], object]:
+    """Random erasing (Zhong et al. 2020) of normalised images (C, H, W) or (B, C, H, W) in place, by noise that
+    is drawn on the CPU, so that it is the same on every device."""
+    from timm.data.random_erasing import RandomErasing  # takes seconds to import
+
+    return RandomErasing(chance, mode="pixel", max_count=1, device="cpu")
 
 
 def seed_all(key: int) -> None:

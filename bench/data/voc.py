@@ -6,6 +6,10 @@ its val list is halved into calibration and validation. Of one without, val is t
 images each are held out for calibration and validation, as from 07+12; joined with a set that has a test list, all of
 its training images train, for the val list of the other is held out already. All by fixed permutations.
 
+So `VOC2007`, of a folder without the test list (which is another download), holds 500 of its 2,501 train images out,
+half for calibration and half for validation, and tests on its 2,510 val images. With the test list in the folder it is
+the authors' division of train, val and test; the digests of the splits tell the two apart.
+
 Images are resized to a square (160 pixels unless `data.image_size` says otherwise; `official` 300, as SSD) without
 keeping their proportions; an overlap of boxes does not depend on that.
 """

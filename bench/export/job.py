@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.errors import UserError, unknown
 from bench.core.store import Store
 from bench.data.dataset import Dataset
 from bench.export import onnx_file, pt2_file, safetensors_file
 from bench.export.agreement import Agreement, Predictor, compare
-from bench.export.routed import Tell, Writer, load_routed, write_routed
+from bench.export.routed import load_routed, write_routed
 from bench.export.source import Plain, find, origin
-from bench.points import Prediction, RoutedPoint
+from bench.points import OperatingPoint, Prediction
 from bench.runs.run import open_run
 from bench.slicing.extract import folded
 from bench.training.run import Run, silent
 
+Writer = Callable[[Path, nn.Module, Tensor, tuple[str, ...], Mapping[str, Any]], None]
+Tell = Callable[[str, int, int], None]
 IMAGES = 200  # of the validation split, then of the calibration split: real ones, and none that final numbers are of
 
 
@@ -64,23 +65,27 @@ class Exported(NamedTuple):
 
 def export_run(
     run_id: str,
-    choice: str,
+    choice: str | None,
     form: str,
     out: Path,
     results: Path = Path("results"),
     data_root: Path | None = None,
     tell: Tell = silent,
+    point: str | None = None,
 ) -> Exported:
-    """Export a sub-network (one file) or the routed network (a folder) of a trained run.
+    """Export a sub-network or a point of a trained run to one file.
 
     Args:
-        choice: an index of the ladder, `largest`, a point's name, `dynamic`, or a choice spelled out.
-        form: "onnx", "pt2" or "safetensors".
-        out: the file, or for a routed network the directory, which must not exist yet or be empty.
+        choice: an index of the ladder, `largest`, a point's name, `dynamic`, or a choice spelled out. None where
+            `point` says it.
+        form: "onnx", "pt2" or "safetensors". A dynamic point is one ONNX file that routes a batch inside itself.
+        out: the file.
+        point: a point's name.
 
     Raises:
-        UserError: an unknown run, choice or format; a run that is not trained; a package of the extra `onnx` that is
-            missing; a place that cannot be written; a result that does not agree with the view. Nothing is left then.
+        UserError: an unknown run, choice, point or format; a run that is not trained; a package of the extra `onnx`
+            that is missing; a place that cannot be written; a result that does not agree with the view. Nothing is
+            left then.
     """
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
@@ -89,13 +94,24 @@ def export_run(
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out} cannot be written: there is no directory {out.parent}")
     run = open_run(Store(results, writable=False), run_id, data_root)
-    source = find(run, choice)
+    source = find(run, choice, point)
+    if out.is_dir():
+        raise UserError(f"{out} is a directory; {source.name} is exported to one file")
     images = _images(run.data)
-    export = _export_routed if isinstance(source, RoutedPoint) else _export_plain
+    export = _export_plain if isinstance(source, Plain) else _export_routed
     try:
-        return export(run, source, form, out, images, tell)  # type: ignore[arg-type]
+        with _temporary(out, f".{form}") as path:
+            tell(f"exporting {source.name}", 0, 2)
+            with failing_as(f"{source.name} cannot be exported as {form}"):
+                exported = export(run, source, form, path, images)  # type: ignore[arg-type]
+            tell("comparing with the view", 1, 2)
+            reference = source.reference if isinstance(source, Plain) else source
+            what = f"the {form} file of {source.name}"
+            agreement = compare(exported, reference, images, what, getattr(source, "margins", None))
+            os.replace(path, out)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+    return Exported(source.name, out, out.stat().st_size, agreement)
 
 
 def _images(data: Dataset) -> Tensor:
@@ -105,42 +121,21 @@ def _images(data: Dataset) -> Tensor:
     return torch.cat(first)[:IMAGES].contiguous()
 
 
-def _export_plain(run: Run, source: Plain, form: str, out: Path, images: Tensor, tell: Tell) -> Exported:
-    if out.is_dir():
-        raise UserError(f"{out} is a directory; {source.name} is exported to one file")
+def _export_plain(run: Run, source: Plain, form: str, path: Path, images: Tensor) -> Predictor:
     how = FORMATS[form]
     network = folded(source.network) if how.folds else source.network
     network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     about = origin(run) | {"choice": source.name, "base": source.base.indices}
-    with _temporary(out, f".{form}") as path:
-        tell(f"exporting {source.name}", 0, 2)
-        with failing_as(f"{source.name} cannot be exported as {form}"):
-            how.write(path, network, images[:2], ("output",), about)
-            loaded = how.load(path)
-        tell("comparing with the view", 1, 2)
-        agreement = compare(_static(loaded), source.reference, images, f"the {form} file of {source.name}")
-        os.replace(path, out)
-    return Exported(source.name, out, out.stat().st_size, agreement)
-
-
-def _static(loaded: Callable[[Tensor], tuple[Tensor, ...]]) -> Predictor:
+    how.write(path, network, images[:2], ("output",), about)
+    loaded = how.load(path)
     return lambda x: Prediction(loaded(x)[0], torch.empty(len(x), 0, dtype=torch.int64))
 
 
-def _export_routed(run: Run, point: RoutedPoint, form: str, out: Path, images: Tensor, tell: Tell) -> Exported:
-    if form == "safetensors":
-        raise UserError(f"safetensors holds one plain network; export {point.name} as onnx or pt2")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already; {point.name} is exported to a new directory")
-    about = origin(run) | {"choice": point.name}
-    with _temporary(out, "") as folder:
-        folder.mkdir()
-        with failing_as(f"{point.name} cannot be exported as {form}"):
-            write_routed(folder, form, FORMATS[form].write, point, images[:2], about, tell)
-            loaded = load_routed(folder)
-        agreement = compare(loaded, point, images, f"the {form} files of {point.name}")
-        os.replace(folder, out)
-    return Exported(point.name, out, sum(file.stat().st_size for file in out.iterdir()), agreement)
+def _export_routed(run: Run, point: OperatingPoint, form: str, path: Path, images: Tensor) -> Predictor:
+    if form != "onnx":
+        raise UserError(f"a {form} file holds one network without branches; export {point.name} as onnx")
+    write_routed(path, point, images[:2], origin(run) | {"point": point.name})
+    return load_routed(path)
 
 
 @contextmanager
@@ -150,8 +145,6 @@ def _temporary(out: Path, suffix: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        if path.is_dir():
-            shutil.rmtree(path)
         path.unlink(missing_ok=True)
 
 

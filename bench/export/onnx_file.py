@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,16 +32,42 @@ def check_extra() -> None:
 
 
 def write(path: Path, network: nn.Module, example: Tensor, outputs: tuple[str, ...], about: Mapping[str, Any]) -> None:
-    check_extra()
-    with quiet():
-        program: Any = torch.onnx.export(
-            traced(network, example), dynamo=True, input_names=[INPUT], output_names=list(outputs), verbose=False
-        )
-    model = program.model_proto
-    _forget_traces(model)
+    model = model_of(network, example, [INPUT], outputs)
     entry = model.metadata_props.add()
     entry.key, entry.value = SPEC, json.dumps(about, sort_keys=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def model_of(
+    network: nn.Module,
+    example: Tensor | list[Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    fuses: bool = True,
+) -> Any:
+    """The ONNX model of a network, for any batch size.
+
+    Args:
+        example: two images, or a list of what arrives at each input, two of each.
+        fuses: False leaves batch norm out of the weights of convolutions.
+    """
+    check_extra()
+    import onnxscript.optimizer
+
+    with quiet():
+        program: Any = torch.onnx.export(
+            traced(network, example),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            verbose=False,
+            optimize=fuses,
+        )
+        if not fuses:
+            onnxscript.optimizer.optimize_ir(program.model, input_size_limit=1024, output_size_limit=1024)
+    model = program.model_proto
+    _forget_traces(model)
+    return model
 
 
 def _forget_traces(model: Any) -> None:

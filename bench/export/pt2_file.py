@@ -24,10 +24,17 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def traced(network: nn.Module, example: Tensor) -> ExportedProgram:
-    """The graph of a network for any batch size; `example` must hold more than one image, or one is all it takes."""
+def traced(network: nn.Module, example: Tensor | list[Tensor]) -> ExportedProgram:
+    """The graph of a network for any batch size, or of one that takes a list of tensors, each of any batch size.
+
+    Args:
+        example: must hold more than one image, or one is all that the network takes.
+    """
+    free: Any = {0: Dim("batch", min=1)}
+    if isinstance(example, list):
+        free = [{0: Dim(f"batch{index}", min=1)} for index in range(len(example))]
     with quiet(), torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))
+        program = torch.export.export(network, (example,), dynamic_shapes=(free,))
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)  # paths of this machine

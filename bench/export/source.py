@@ -52,15 +52,24 @@ class Plain:
     base: Choice
 
 
-def find(run: Run, text: str) -> Plain | RoutedPoint:
-    """What `--choice` names: a point, `dynamic` where there is one such point, `largest`, an index of the ladder, or a
-    choice spelled out (`0.0.1-2`).
+def find(run: Run, text: str | None, name: str | None = None) -> Plain | OperatingPoint:
+    """What is to be exported of a run.
+
+    Args:
+        text: a point, `dynamic` where there is one such point, `largest`, an index of the ladder, or a choice spelled
+            out (`0.0.1-2`).
+        name: of a point, instead of `text`.
 
     Raises:
         UserError: nothing in this run goes by that name, or it is of a kind that cannot be exported.
     """
     points = {point.name: point for point in points_of(run)}
     source = Source(run.run_id, points, fresh_model(run).space)
+    if (text is None) == (name is None):
+        raise UserError("say what to export: a choice or a point's name, one of them")
+    if name is not None and name not in points:
+        raise unknown(f"point of {run.run_id}", name, points)
+    text = name or text or ""
     if text in points:
         return source.of_point(points[text])
     if text == "dynamic":
@@ -95,11 +104,9 @@ class Source:
         name = self.space.name_of(choice)
         raise UserError(f"{self.run_id} trained no sub-network {name}; it has {', '.join(self.points)}")
 
-    def of_point(self, point: OperatingPoint) -> Plain | RoutedPoint:
-        """A point as it is exported. Raises `UserError` for one of a kind that cannot be."""
-        if isinstance(point, RoutedPoint):
-            if len(point.gates) != len(self.space.decisions):
-                raise UserError(f"{point.name} of {self.run_id} is not routed by a network, so it cannot be exported")
+    def of_point(self, point: OperatingPoint) -> Plain | OperatingPoint:
+        """A point as it is exported: a dynamic one is itself. Raises `UserError` for one of a kind that cannot be."""
+        if point.kind == "dynamic":
             return point
         if not isinstance(point, StaticPoint):
             raise UserError(f"{point.name} of {self.run_id} is of a kind that has no exported form")

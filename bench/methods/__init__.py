@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bench.methods.registry import check_parent, completed, method_of
     from bench.methods.start import (
         SUPERNET,
+        beside_of,
         build_model,
         build_network,
         check_task,
@@ -32,6 +33,7 @@ __all__ = [
     "SUPERNET",
     "Method",
     "Run",
+    "beside_of",
     "build_model",
     "build_network",
     "check_parent",

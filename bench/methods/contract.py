@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from bench.core.errors import UserError, unknown
@@ -40,6 +41,8 @@ class Method:
             Other methods may start from one, on any data, and train on.
         leaves: what a finished run holds for others to start from: the checkpoint `final` with a supernet, a checkpoint
             for each network that was trained alone (by the name of its choice), or, where it does not say, nothing.
+        beside: what it takes of the weights that it starts from beside the supernet's own: their names to its own.
+        as_given: True where with train.epochs=0 its points run the weights that it was given, and nothing is changed.
         takes_networks: True where it may start from networks trained alone (`build_network`), not from supernets only.
     """
 
@@ -53,6 +56,8 @@ class Method:
     Options: ClassVar[type] = NoOptions
     needs_parent: ClassVar[bool] = False
     leaves: ClassVar[Literal["supernet", "networks", "nothing"]] = "nothing"
+    beside: ClassVar[Mapping[str, str]] = {}
+    as_given: ClassVar[bool] = False
     takes_networks: ClassVar[bool] = False
 
     def train(self, run: Run) -> None:

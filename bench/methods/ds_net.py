@@ -118,7 +118,11 @@ class DSNet(Method):
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options = self.options(spec)
-        self.stage_one(options, PRESETS.get(spec.model))
+        if self.stage_one(options, PRESETS.get(spec.model)).averages and spec.train.ema:
+            raise UserError(
+                "train.ema is for networks without a moving average of their own, and distillation "
+                f"{options.distillation!r} keeps one; set options.ema"
+            )
         options.stage_two()
         spaces = routing_spaces(net, options)
         check_order(PRESETS.get(spec.model), options.channel_order)

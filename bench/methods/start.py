@@ -6,7 +6,7 @@ head where it has as many classes (`models/transfer.py`).
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods.registry import check_parent, method_of
-from bench.models.preset import Family, Preset
-from bench.models.transfer import Transferred, from_timm, head_of, transfer
-from bench.models.weights import find
+from bench.models.preset import Preset
+from bench.models.transfer import Transferred, head_of, transfer
+from bench.models.weights import find, origin_of, start_from
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
@@ -38,7 +38,7 @@ def fresh_model(run: Run) -> Supernet:
     spec, data = run.spec, run.data
     check_task(run.preset, data)
     reseed(spec, spec.model, "init")
-    net = run.preset.build(len(data.classes), data.channels)
+    net = run.preset.build(len(data.classes), data.channels, spec.train.drop_path)
     return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -87,22 +87,33 @@ def start_of(run: Run) -> dict[str, Any]:
     """What a run took to start from, for `train.json`; empty where it started from its seed or works on its parent.
 
     `stayed` names the tensors that kept the values drawn by the seed (the new head), `unused` those of the source that
-    found no place.
+    found no place, `beside` those that the method has put beside the supernet, `origin` which part of a file was
+    taken, and of an official checkpoint its digest.
     """
     spec = run.spec
     start = _start(fresh_model(run), run)
     if start is not None:
-        source = spec.weights or spec.init_from
-        return {"from": source, "stayed": sorted(start.stayed), "unused": sorted(start.unused)}
+        used = [key for key in start.beside if key in method_of(spec.method).beside]
+        unused = sorted((*start.unused, *(start.beside.keys() - used)))
+        body = {"from": spec.weights or spec.init_from, "stayed": sorted(start.stayed), "unused": unused}
+        origin = origin_of(spec.weights, run.weights) if spec.weights and run.weights else {}
+        return body | ({"beside": used} if used else {}) | ({"origin": origin} if origin else {})
     alone = run.parent is not None and not method_of(spec.method).needs_parent
     return {"from": spec.init_from, "networks": "each from the parent's of its name"} if alone else {}
+
+
+def beside_of(run: Run) -> Mapping[str, Tensor]:
+    """What the weights that a run starts from hold for its method to put beside the supernet, by its names there."""
+    start = _start(fresh_model(run), run)
+    names = method_of(run.spec.method).beside
+    return {} if start is None else {names[key]: value for key, value in start.beside.items() if key in names}
 
 
 def _start(net: Supernet, run: Run) -> Transferred | None:
     """The state that a fresh supernet starts from, if it is not to start as it is."""
     spec, parent = run.spec, run.parent
     if spec.weights is not None:
-        return _from_pretrained(net, run.preset.family, spec.weights, run.weights)
+        return _from_pretrained(net, run, spec.weights)
     if parent is None or method_of(spec.method).needs_parent:
         return None
     check_parent(spec, parent.spec)
@@ -111,11 +122,11 @@ def _start(net: Supernet, run: Run) -> Transferred | None:
     return _from_parent(net, parent, SUPERNET, "supernet")
 
 
-def _from_pretrained(net: Supernet, family: Family, weights: str, folder: Path | None) -> Transferred:
-    if folder is None:
+def _from_pretrained(net: Supernet, run: Run, weights: str) -> Transferred:
+    if run.weights is None:
         raise UserError(f"weights {weights} are kept in a results directory, and there is none")
     try:
-        return from_timm(find(weights, folder), net, family)
+        return start_from(weights, find(weights, run.weights), net, run.preset, run.data.classes)
     except UserError as error:
         raise UserError(f"cannot start from {weights}: {error}") from error
 

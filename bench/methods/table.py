@@ -72,6 +72,12 @@ METHODS = Registry(
             "scala: NeurIPS 2024, arXiv 2412.04786",
             trains=("nested",),
         ),
+        "pretrained": MethodEntry(
+            "baselines.pretrained:Pretrained",
+            "sub-networks with the weights that their authors published, not trained",
+            "slimmable",
+            "the authors' of the weights",
+        ),
         "pruning": MethodEntry(
             "baselines.pruning:Pruning",
             "structured pruning with real removal to a budget, then fine-tuning",

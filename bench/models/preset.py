@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
+
+from bench.core.errors import UserError
 
 if TYPE_CHECKING:  # presets are listed without torch
     from bench.slicing.supernet import Supernet
@@ -29,6 +31,24 @@ def load(path: Lazy) -> Any:
 
 
 @dataclass(frozen=True)
+class Official:
+    """A format in which authors published trained weights; a user names it, for shapes alone do not tell formats apart.
+
+    Attributes:
+        presets: the networks whose weights it holds.
+        adapt: (the authors' state dict, the network with all of its classes) to `Adapted`; None where no network here
+            computes what the authors' code does, and `refused` says why.
+        reported: keys of what is reported of the steps of the network's ladder (`results/reported`), cheapest first.
+    """
+
+    name: str
+    presets: tuple[str, ...]
+    adapt: Lazy | None = None
+    refused: str = ""
+    reported: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Family:
     """Networks of the same units, whose channels are ordered and whose foreign weights are named alike.
 
@@ -38,6 +58,7 @@ class Family:
         timm: the module with `key_map` and `from_timm`, None where timm has no counterpart; `timm_head`: how timm's
             names of the classifier begin.
         tokens: activations are tokens (transformers) and not maps of channels.
+        official: the formats of trained weights that authors published of such networks.
     """
 
     name: str
@@ -46,6 +67,7 @@ class Family:
     timm: str | None = None
     timm_head: str = ""
     tokens: bool = False
+    official: tuple[Official, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +98,18 @@ class Preset:
     builder: Lazy | None = None
     task: str = "classification"
 
-    def build(self, classes: int | None = None, channels: int | None = None) -> Supernet:
-        """The supernet for a number of classes and of image channels, with weights from torch's global generator."""
-        make = load(self.builder or self.family.build)
-        return make(self.config, classes or self.classes, channels or self.channels)
+    def build(self, classes: int | None = None, channels: int | None = None, drop_path: float = 0.0) -> Supernet:
+        """The supernet for a number of classes and of image channels, with weights from torch's global generator.
+
+        Args:
+            drop_path: chance that training leaves out what the last residual block adds.
+
+        Raises:
+            UserError: a chance for a network that is not made of residual blocks.
+        """
+        config = self.config
+        if drop_path:
+            if not hasattr(config, "drop_path"):
+                raise UserError(f"train.drop_path leaves out residual blocks, and {self.name} has none that it reaches")
+            config = replace(config, drop_path=drop_path)
+        return load(self.builder or self.family.build)(config, classes or self.classes, channels or self.channels)

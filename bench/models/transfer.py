@@ -21,11 +21,29 @@ State = Mapping[str, Tensor]
 
 class Transferred(NamedTuple):
     """A network's whole state, the names of its tensors that stayed as they were, and those of the source's tensors
-    that found no place in it."""
+    that found no place in it; `beside`: tensors of the source, by its names, that are no supernet's but a method may
+    use (a gate)."""
 
     state: dict[str, Tensor]
     stayed: tuple[str, ...]
     unused: tuple[str, ...]
+    beside: Mapping[str, Tensor] = {}
+
+
+def check_tensors(state: State, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises `UserError` unless a state dict holds exactly the expected names, each in its shape."""
+    missing = [name for name in expected if name not in state]
+    foreign = [name for name in state if name not in expected]
+    for names, verb in ((missing, "lacks"), (foreign, "also holds")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(f"the checkpoint {verb} {names[0]}{more}: it is another architecture")
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise UserError(
+                f"the checkpoint's {name} has shape {tuple(state[name].shape)}, this network needs {shape}; "
+                "use the preset of the checkpoint's size and number of classes"
+            )
 
 
 def transfer(state: State, net: nn.Module, head_prefixes: Sequence[str]) -> Transferred:

@@ -1,21 +1,50 @@
-"""Operators that multiply no matrices: element-wise, reductions, normalisation, pooling, views, copies, indexing."""
+"""Which of torch's operators multiply no matrices, by their kind: what torch says of them, else a word of their name.
 
-NAMES = """
-_adaptive_avg_pool2d _batch_norm_no_update _batch_norm_with_update _local_scalar_dense _log_softmax
-_native_batch_norm_legit _native_batch_norm_legit_no_training _softmax _to_copy _unique2 _unsafe_view abs
-adaptive_max_pool2d add add_ alias aminmax any arange argmax as_strided as_strided_ avg_pool2d bernoulli
-bernoulli_ bitwise_and bitwise_or bucketize cat ceil clamp clamp_min clone constant_pad_nd copy_
-cudnn_batch_norm cumsum detach detach_ div div_ dropout embedding empty empty_like empty_strided eq equal exp
-expand fill_ flatten floor full full_like gather ge gelu gt hardsigmoid hardsigmoid_ hardswish hardswish_
-hardtanh hardtanh_ index index_copy index_copy_ index_put index_put_ index_select is_same_size item le
-leaky_relu lift_fresh log logical_and logical_not logical_or logsumexp lt masked_fill max max_pool2d
-max_pool2d_with_indices maximum mean min minimum miopen_batch_norm mul mul_ native_batch_norm native_dropout
-native_group_norm native_layer_norm ne neg new_empty new_empty_strided new_full new_ones new_zeros nonzero
-normal_ one_hot ones ones_like permute pixel_shuffle pow rand rand_like randn reciprocal relu relu_ repeat reshape
-rms_norm round rsqrt rsub scalar_tensor scatter scatter_ select select_backward set_ sigmoid sigmoid_ sign silu silu_
-slice sort split split_with_sizes sqrt squeeze stack std sub sub_ sum t tanh topk transpose tril triu unbind
-unfold uniform_ unique_consecutive unique_dim unsqueeze upsample_bilinear2d upsample_nearest2d var var_mean
-view where zero_ zeros zeros_like
+Element-wise, reducing and viewing operators, norms, pools, interpolation, indexing, joining, copying and sorting are
+such kinds. So is an operator of one tensor, for a product needs two, unless it is of linear algebra. Of an operator
+that is none of these, or that another library brought, nothing is known. A product that is written as element-wise
+multiplication and a sum is, here as in all counters, none of matrices.
 """
 
-COST_FREE = frozenset(NAMES.split())
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+TAGS = {torch.Tag.pointwise, torch.Tag.reduction}
+_FREE = """
+norm renorm upsample sampler softmax prelu rrelu unpool2d unpool3d similarity
+index gather scatter select embedding masked take put bucketize searchsorted repeat max min
+cat concat concatenate stack hstack vstack dstack meshgrid copy fill set as to
+multiply divide subtract less greater equal arctan2 complex polar bernoulli normal linspace
+"""
+_ALGEBRA = """
+affine attention cholesky convolution corrcoef cov det fbgemm fft geqrf inverse linalg logdet lu matrix nested nuclear
+pdist pinverse qr slogdet sparse svd
+"""
+FREE = frozenset(_FREE.split())  # in the names of operators that take several tensors and multiply no matrices
+ALGEBRA = frozenset(_ALGEBRA.split())  # in the names of those that do, although they take one tensor or are a norm
+
+
+@cache
+def is_cost_free(name: str) -> bool:
+    """Whether the operator `aten::name` multiplies no matrices, whatever it is given; False where nothing is known."""
+    aten = torch.ops.aten
+    name = name[:-1] if name.endswith("_") and hasattr(aten, name[:-1]) else name  # in place
+    if not hasattr(aten, name):
+        return False
+    packet = getattr(aten, name)
+    overloads = [getattr(packet, overload) for overload in packet.overloads()]
+    if any(TAGS & set(each.tags) or each.is_view for each in overloads):
+        return True
+    words = set(name.split("_"))
+    return not words & ALGEBRA and (bool(words & FREE) or not any(map(_may_multiply, overloads)))
+
+
+def _may_multiply(overload: torch._ops.OpOverload) -> bool:
+    """Whether an operator makes tensors of several others, or of a list of them."""
+    arguments = [argument for argument in overload._schema.arguments if not argument.is_out]
+    tensors = [str(argument.type) for argument in arguments if "Tensor" in str(argument.type)]
+    makes = any("Tensor" in str(value.type) for value in overload._schema.returns)
+    return makes and (len(tensors) > 1 or any("List" in kind for kind in tensors))

@@ -20,7 +20,7 @@ from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.dynamic import segment_slot
 from bench.slicing.extract import extract_segment, parameters_of
 from bench.slicing.gate import new_gates
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, View
 
 
 @dataclass
@@ -44,9 +44,11 @@ class SubnetworkProfile:
 
 
 def check_size(net: Supernet, name: str, image_size: int) -> None:
-    """Raise `UserError` for images that a network cannot take. The network is put into evaluation mode."""
+    """Raise `UserError` for images that a network cannot take, and for an operator of which no rule says what it costs.
+    The network is put into evaluation mode."""
     x = torch.zeros(1, net.input_channels, image_size, image_size)
     tried(lambda: net.eval()(x, net.space.smallest), _too_small_or_large(name, image_size))
+    executed_madds(View(net, net.space.smallest), x)
 
 
 def _too_small_or_large(name: str, image_size: int) -> str:

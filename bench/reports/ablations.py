@@ -1,114 +1,117 @@
-"""Variants against their full method, by what recipes wrote down: differences with intervals and verdicts."""
+"""The tables of ablations: variants against their full method, by what recipes wrote down."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench.core.ablation import Group
-from bench.core.errors import UserError
 from bench.core.metrics import paired_metric
 from bench.core.spec import RunSpec
-from bench.reports.compare import Row, common_means, difference, madds_by_seed, scores_by_seed, verdicts
+from bench.reports.differences import DIFFERENCE, DIFFERENCE_NOTE, BySeed, Row, compared, verdicts
 from bench.reports.frame import natural
+from bench.reports.layout import (
+    PERCENT,
+    PERCENT_CSV,
+    PLACE,
+    SCORE,
+    SEEDS,
+    Column,
+    Section,
+    Stamp,
+    count,
+    name_column,
+    number,
+    signed,
+    write_csv,
+    write_page,
+)
 from bench.reports.rows import rows_of
-from bench.reports.runs import Run, settings_of, short
-from bench.reports.scores import read_scores
-from bench.statistics.significance import PairedBootstrap
+from bench.reports.runs import Run, settings_of
+from bench.reports.variants import short
 
-Configs = dict[str, str]
-"""Of one arm: method -> config_id."""
+COLUMNS = [
+    *PLACE,
+    Column("model", None),
+    Column("method", None),
+    name_column("arm", "variant"),
+    name_column("changed"),
+    name_column("point"),
+    name_column("against"),
+    SEEDS,
+    Column("metric", None),
+    Column("score_mean", f"{SCORE} %", PERCENT, PERCENT_CSV, "score_percent"),
+    Column("other_score", "full %", PERCENT, PERCENT_CSV, "full_score_percent"),
+    *DIFFERENCE,
+    Column("madds_mean", "MAdds/image", count, number),
+    Column("other_madds", None, plain=number, header="full_madds"),
+    Column("madds_change", "MAdds change %", signed(1, 100), PERCENT_CSV, "madds_change_percent"),
+    Column("config_id", None),
+    Column("against_config", None),
+]
+NOTE = """
+Each variant against the full method of the same recipe, point by point. Dynamic points are what the gates reach; the
+others are fixed sub-networks of the same supernet. Changed: the settings in which the variant's runs differ.
+"""
 
 
-@dataclass(frozen=True)
-class Section:
-    """One full method and the differences of its variants from it, a row for each point (columns: `_line`)."""
-
-    title: str
-    full: str
-    rows: pd.DataFrame
-
-
-def sections(groups: Sequence[Group], points: pd.DataFrame, runs: Sequence[Run]) -> list[Section]:
+def sections(
+    groups: Sequence[Group], points: pd.DataFrame, runs: Sequence[Run], scores: Mapping[Row, BySeed]
+) -> list[Section]:
     """What was evaluated of the groups of one recipe; the same comparison counts once, however often it was noted.
 
-    points: as by `points_frame`. All runs of an arm's configs count, with whatever seeds they are there. Raises
-    UserError when runs on one split were scored on different numbers of images.
+    points: as by `points_frame`; scores: as by `scores_by_row`. One section for each full method, with a row for each
+    point of a variant: what names it, arm, changed, against, against_config, madds_change, and what `compared` and
+    `verdicts` say. All runs of an arm's configs count, with whatever seeds they are there. Raises UserError when
+    runs on one split were scored on different numbers of images.
     """
+    by_id = {run.run_id: run for run in runs if "eval" in run.bodies}
+    named = {(row["split"], row["config_id"], row["point"]): row for row in rows_of(points)}
     found: dict[str, Section] = {}
     for group in groups:
-        arms = {words: _evaluated(ids, runs) for words, ids in group.arms.items()}
-        full = next(iter(arms.values()))
-        if not full:
+        arms = {words: [by_id[run_id] for run_id in ids if run_id in by_id] for words, ids in group.arms.items()}
+        if not (full := next(iter(arms.values()))):
             continue
-        first = full[0]
-        named = {(row["config_id"], row["point"]): row for row in rows_of(points)}
-        pairs = list(_pairs({words: _configs(arm) for words, arm in arms.items()}, group.reference, named))
+        configs = {words: {run.spec.method: run.config_id for run in arm} for words, arm in arms.items()}
+        pairs = list(_pairs(configs, group.reference, named))
         key = json.dumps([[words, *pair] for words, *pair in pairs])
-        if pairs and key not in found:
-            changed = {words: changed_settings(arm[0], first) for words, arm in arms.items() if arm}
-            found[key] = Section(_title(named[pairs[0][2]]), _full(first), _lines(pairs, changed, named, runs))
-    return [section for section in found.values() if not section.rows.empty]
-
-
-def _evaluated(run_ids: Sequence[str], runs: Sequence[Run]) -> list[Run]:
-    by_id = {run.run_id: run for run in runs if "eval" in run.bodies}
-    return [by_id[run_id] for run_id in run_ids if run_id in by_id]
-
-
-def _configs(arm: Sequence[Run]) -> Configs:
-    return {run.spec.method: run.config_id for run in arm}
+        if key in found:
+            continue
+        lines = []
+        for words, row, other in pairs:
+            if pair := compared(scores[row], scores[other]):
+                names = ("dataset", "split", "model", "method", "kind", "config_id", "point")
+                line = {name: named[row][name] for name in names} | {"metric": paired_metric(named[row]["metric"])}
+                line |= {"arm": words, "changed": changed_settings(arms[words][0], full[0])}
+                line |= {"against": other[2], "against_config": other[1]}
+                lines.append(line | pair | {"madds_change": pair["madds_mean"] / pair["other_madds"] - 1})
+        if lines:
+            first = named[pairs[0][2]]
+            is_crossed = any(line["point"] != line["against"] for line in lines)
+            found[key] = Section(
+                f"{first['split']}, {first['method']} on {first['model']}",
+                pd.DataFrame(verdicts(lines)),
+                [column for column in COLUMNS if column.name != "against" or is_crossed],
+                f"Full method: {_full(full[0])}.",
+            )
+    return list(found.values())
 
 
 def _pairs(
-    arms: Mapping[str, Configs], reference: str | None, named: Mapping[Row, dict[str, Any]]
+    arms: Mapping[str, Mapping[str, str]], reference: str | None, named: Mapping[Row, dict[str, Any]]
 ) -> Iterator[tuple[str, Row, Row]]:
-    """(arm, a point of it, the full method's point that it is held against)."""
+    """(arm, a point of it, the full method's point that it is held against); of each arm: method -> config_id."""
     full = next(iter(arms.values()))
     for words, configs in arms.items():
         for method, config in configs.items():
-            mine = [row for row in named if row[0] == config and method in full]
-            for row in sorted(mine, key=lambda row: natural(row[1])):
-                dynamic = named[row]["kind"] == "dynamic"
-                other = (full[method], reference if reference and dynamic else row[1])
+            ours = [row for row in named if row[1] == config and method in full]
+            for row in sorted(ours, key=lambda row: natural(row[2])):
+                is_dynamic = named[row]["kind"] == "dynamic"
+                other = (row[0], full[method], reference if reference and is_dynamic else row[2])
                 if other in named and other != row:
                     yield words, row, other
-
-
-def _lines(
-    pairs: Sequence[tuple[str, Row, Row]],
-    changed: Mapping[str, str],
-    named: Mapping[Row, dict[str, Any]],
-    runs: Sequence[Run],
-) -> pd.DataFrame:
-    held = {row for _, *both in pairs for row in both}
-    configs = {config for config, _ in held}
-    mine = [run for run in runs if run.config_id in configs and "eval" in run.bodies]
-    scores = {run.run_id: read_scores(run) for run in mine}
-    by_row = {row: scores_by_seed(row, mine, scores) for row in sorted(held)}
-    costs = {row: madds_by_seed(row, mine, scores) for row in held}
-    try:
-        bootstrap = PairedBootstrap(by_row)
-    except ValueError as error:
-        raise UserError(f"the arms of an ablation cannot be compared: {error}") from error
-    lines = []
-    for words, row, other in pairs:
-        if not by_row[row].keys() & by_row[other].keys():
-            continue
-        ours, theirs = common_means(by_row[row], by_row[other])
-        madds, full_madds = common_means(costs[row], costs[other])
-        pair = difference(bootstrap, row, other, ours - theirs)
-        lines.append(
-            {name: named[row][name] for name in ("dataset", "split", "model", "method", "kind", "config_id", "point")}
-            | {"metric": paired_metric(named[row]["metric"]), "arm": words, "changed": changed[words]}
-            | {"against": other[1], "against_config": other[0]}
-            | {"score_mean": ours, "full_score": theirs, "seeds": pair.seeds, "difference": pair.difference}
-            | {"low": pair.low, "high": pair.high, "p_value": pair.p_value}
-            | {"madds_mean": madds, "full_madds": full_madds, "madds_change": madds / full_madds - 1}
-        )
-    return pd.DataFrame(verdicts(lines))
 
 
 def changed_settings(variant: Run, full: Run) -> str:
@@ -122,13 +125,22 @@ def _spelled(value: Any) -> str:
     return json.dumps(value).strip('"')
 
 
-def _title(row: Mapping[str, Any]) -> str:
-    return f"{row['split']}, {row['method']} on {row['model']}"
-
-
 def _full(run: Run) -> str:
     """The settings of the full method that are not the defaults of a spec, but for how it was timed."""
     defaults = settings_of(RunSpec(run.spec.method, run.spec.model), {})
     differing = {key: value for key, value in run.settings.items() if value != defaults.get(key)}
     named = {key: value for key, value in differing.items() if not key.startswith("profile.")}
     return ", ".join(f"{short(key)}={_spelled(value)}" for key, value in sorted(named.items()))
+
+
+def write_ablations(folder: Path, stamp: Stamp, studies: Mapping[str, Sequence[Section]]) -> list[Path]:
+    """ablation_<name>.md and .csv for each recipe that has something to compare."""
+    written = []
+    for recipe, parts in sorted(studies.items()):
+        name = recipe.removeprefix("ablation_")
+        file = folder / f"ablation_{name}"
+        written += write_page(file, stamp, f"Ablation: {name.replace('_', ' ')}", [NOTE, DIFFERENCE_NOTE], parts)
+        if parts:
+            whole = pd.concat([part.frame for part in parts], ignore_index=True)
+            written.append(write_csv(file.with_suffix(".csv"), stamp, whole, COLUMNS))
+    return written

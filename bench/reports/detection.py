@@ -9,23 +9,23 @@ import pandas as pd
 from bench.core.metrics import metrics_of
 from bench.reports.frame import natural
 from bench.reports.layout import (
+    PERCENT,
+    PERCENT_CSV,
     Column,
+    Section,
     Stamp,
     count,
-    fixed,
     integer,
     interval,
-    markdown_table,
     name_column,
     number,
-    used,
     write_csv,
-    write_markdown,
+    write_page,
 )
 from bench.reports.rows import groups_of, rows_of
-from bench.reports.runs import Run, variants
+from bench.reports.runs import Run
+from bench.reports.variants import variants
 
-PERCENT, PERCENT_CSV = fixed(2, 100), fixed(4, 100)
 NAMES = ("method", "model", "variant", "point")
 MAPS = {metric.name: f"{metric.title} %" for metric in metrics_of("detection")}
 NOTE = """
@@ -75,7 +75,7 @@ def write_detection(folder: Path, stamp: Stamp, found: pd.DataFrame) -> list[Pat
     """detection.md and .csv (a row for each class); nothing where no detector was evaluated."""
     if found.empty:
         return []
-    parts = ["# Detectors", NOTE]
+    sections = []
     for (split,), group in groups_of(found, "split"):
         classes = list(next(iter(group["ap"])))
         shown = group.assign(
@@ -83,10 +83,10 @@ def write_detection(folder: Path, stamp: Stamp, found: pd.DataFrame) -> list[Pat
             **{f"ap/{name}": [ap[name] for ap in group["ap"]] for name in classes},
         )
         objects = next(iter(group["objects"]))
-        told = ", ".join(f"{objects[name]:,} {name}" for name in classes)
-        parts += [f"## {split}", f"Objects: {told}.", markdown_table(shown, used(shown, _columns(classes)))]
+        text = f"Objects: {', '.join(f'{objects[name]:,} {name}' for name in classes)}."
+        sections.append(Section(str(split), shown, _columns(classes), text))
     return [
-        write_markdown(folder / "detection.md", stamp, *parts),
+        *write_page(folder / "detection", stamp, "Detectors", [NOTE], sections),
         write_csv(folder / "detection.csv", stamp, _long(found), LONG),
     ]
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from bench.reports.frame import natural
 from bench.reports.layout import metric_of
 from bench.reports.rows import groups_of, rows_of, select
-from bench.reports.series import Series, draw, draw_front, legend, legend_width, series_of
+from bench.reports.series import Series, draw, draw_front, draw_rest, legend, legend_width, series_of
 from bench.reports.style import RC, log_axis, save, slug
 
 FORMS = ("extracted", "view")
@@ -29,6 +29,7 @@ def write_accuracy_madds(folder: Path, points: pd.DataFrame) -> list[Path]:
             axes = figure.add_subplot()
             for one in series:
                 draw(axes, one, group, "madds_mean", "madds_std")
+            draw_rest(axes, series, group, "madds_mean")
             draw_front(axes, select(group, on_front=True), "madds_mean")
             log_axis(axes, list(group["madds_mean"]))
             axes.set_xlabel("multiply-adds per image (MAdds, log scale)")
@@ -62,6 +63,7 @@ def write_accuracy_latency(folder: Path, points: pd.DataFrame, latency: pd.DataF
 def _draw_latency(axes: Axes, panel: pd.DataFrame, series: list[Series]) -> None:
     for one in series:
         draw(axes, one, panel, "median_ms")
+    draw_rest(axes, series, panel, "median_ms")
     log_axis(axes, list(panel["median_ms"]))
     axes.set_xlabel("median latency (ms per batch, log scale)")
     how, forms = rows_of(panel)[0], ", ".join(sorted(set(panel["form"])))

@@ -1,17 +1,17 @@
-"""The store as tables in memory: records, evaluated points, points over seeds, latencies."""
+"""The store as tables in memory: records, evaluated points, points over seeds."""
 
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pandas as pd
 
 from bench.core.files import damaged
-from bench.reports.rows import groups_of, rows_of
-from bench.reports.runs import EvaluatedPoint, Run, read_runs, variants
+from bench.reports.rows import groups_of
+from bench.reports.runs import EvaluatedPoint, Run, read_runs
+from bench.reports.variants import variants
 from bench.statistics.intervals import summarise
 from bench.statistics.tradeoff import pareto_front
 
@@ -42,10 +42,15 @@ def load(results_root: str | Path) -> pd.DataFrame:
 def observations(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each evaluated run, so one for each seed.
 
-    Beside ROW: kind, control, seed, images, metric (the headline's name), score (its value, a fraction), madds_mean,
-    madds_min, madds_max, params_stored, params_active, routing (route -> images), madds_theoretical (None where it is
-    not another number). Raises UserError when an evaluation lacks one of the others.
+    Beside ROW: kind, control, seed, images, metric (the headline's name), score (its value, a fraction),
+    half_over_images (of its own interval over images; nan where it has none), madds_mean, madds_min, madds_max,
+    params_stored, params_active, routing (route -> images), madds_theoretical (None where it is not another number).
+    Raises UserError when an evaluation lacks one of the others.
     """
+    return pd.DataFrame(_observed_rows(runs))
+
+
+def _observed_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     label = variants(runs)
     rows = []
     for run in runs:
@@ -53,7 +58,7 @@ def observations(runs: Sequence[Run]) -> pd.DataFrame:
             rows += [_observed(run, label[run.config_id], point) for point in run.points.values()]
         except KeyError as error:
             raise damaged(run.folder / "eval.json", f"its records lack {error.args[0]!r}") from error
-    return pd.DataFrame(rows)
+    return rows
 
 
 def _observed(run: Run, label: str, point: EvaluatedPoint) -> dict[str, Any]:
@@ -73,6 +78,7 @@ def _observed(run: Run, label: str, point: EvaluatedPoint) -> dict[str, Any]:
         "images": score.n,
         "metric": point.headline.name,
         "score": score.value,
+        "half_over_images": _half(score.details.get("interval")),
         "madds_mean": madds.value,
         "madds_min": madds.details["min"],
         "madds_max": madds.details["max"],
@@ -83,96 +89,57 @@ def _observed(run: Run, label: str, point: EvaluatedPoint) -> dict[str, Any]:
     }
 
 
+def _half(interval: Sequence[float] | None) -> float:
+    """Half width of an interval that a measure brings along; nan without one."""
+    return (interval[1] - interval[0]) / 2 if interval else float("nan")
+
+
 def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each config, over its seeds: what the leaderboard shows.
 
-    Beside ROW: kind, control, seeds (their number), images, metric, score_mean, score_std, score_low, score_high (of
-    the headline metric: fractions; std with n - 1, t interval), madds_mean, madds_std, madds_min, madds_max,
+    Beside ROW: kind, control, seeds (their number), images, metric, score_mean, score_std (of the headline
+    metric: fractions, std with n - 1), half_over_images (of the metric's own interval over images, where it has one),
+    madds_mean, madds_std, madds_min, madds_max,
     madds_relative (to the costliest row of the same split), madds_theoretical (NaN where it is not another number),
     params_stored, params_active, routing (route -> mean share of the images), on_front (of all rows of the split).
     Sorted by split, then best first.
     """
-    observed = observations(runs)
-    if observed.empty:
-        return observed
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in _observed_rows(runs):
+        groups.setdefault(tuple(row[name] for name in ROW), []).append(row)
+    if not groups:
+        return pd.DataFrame()
     rows = []
-    for key, group in groups_of(observed, *ROW):
-        first = rows_of(group)[0]
-        score, madds = summarise(group["score"].to_numpy()), summarise(group["madds_mean"].to_numpy())
+    for group in groups.values():
+        score, madds = (summarise([row[name] for row in group]) for name in ("score", "madds_mean"))
+        theoretical = [row["madds_theoretical"] for row in group if row["madds_theoretical"] is not None]
         rows.append(
-            dict(zip(ROW, key, strict=True))
-            | {"kind": first["kind"], "control": first["control"], "seeds": score.n, "images": first["images"]}
-            | {"metric": first["metric"]}
-            | {"score_mean": score.mean, "score_std": score.std, "score_low": score.low, "score_high": score.high}
+            {name: group[0][name] for name in (*ROW, "kind", "control", "images", "metric")}
+            | {"seeds": score.n, "score_mean": score.mean, "score_std": score.std}
+            | {"half_over_images": summarise([row["half_over_images"] for row in group]).mean}
             | {"madds_mean": madds.mean, "madds_std": madds.std}
-            | {"madds_min": group["madds_min"].min(), "madds_max": group["madds_max"].max()}
-            | {"madds_theoretical": group["madds_theoretical"].astype(float).mean()}
-            | {"params_stored": group["params_stored"].mean(), "params_active": group["params_active"].mean()}
+            | {"madds_min": min(row["madds_min"] for row in group), "madds_max": max(row["madds_max"] for row in group)}
+            | {"madds_theoretical": summarise(theoretical).mean}
+            | {name: summarise([row[name] for row in group]).mean for name in ("params_stored", "params_active")}
             | {"routing": _mean_shares(group)}
         )
-    points = pd.DataFrame(rows)
-    costliest = points.groupby("split")["madds_mean"].transform("max")
-    points["madds_relative"] = points["madds_mean"] / costliest
+    points = pd.DataFrame(sorted(rows, key=_best_first))
+    points["madds_relative"] = points["madds_mean"] / points.groupby("split")["madds_mean"].transform("max")
     points["on_front"] = False
     for _, group in groups_of(points, "split"):
         points.loc[group.index, "on_front"] = pareto_front(group["madds_mean"], group["score_mean"])
-    return _best_first(points)
+    return points
 
 
-def _mean_shares(group: pd.DataFrame) -> dict[str, float]:
+def _mean_shares(group: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Share of the images on each route, mean over the seeds; routes in natural order."""
-    routes = sorted({route for routing in group["routing"] for route in routing}, key=natural)
-    counts = zip(group["routing"], group["images"], strict=True)
-    shares = [{route: routing.get(route, 0) / images for route in routes} for routing, images in counts]
-    return {route: sum(share[route] for share in shares) / len(shares) for route in routes}
+    routes = sorted({route for row in group for route in row["routing"]}, key=natural)
+    return {route: sum(row["routing"].get(route, 0) / row["images"] for row in group) / len(group) for route in routes}
 
 
-def _best_first(points: pd.DataFrame) -> pd.DataFrame:
-    def order(row: dict[str, Any]) -> tuple:
-        names = (natural(row[name]) for name in ("model", "method", "variant", "point", "config_id"))
-        return (row["split"], -row["score_mean"], row["madds_mean"], *names)
-
-    return pd.DataFrame(sorted(rows_of(points), key=order), columns=points.columns)
-
-
-def latency_frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """Latencies over seeds: one row for each config, point, form, device, batch size and number of threads.
-
-    median_ms, iqr_ms, p90_ms, p99_ms (ms a batch) and ratio_to_full (of the time of the full network in the same
-    rounds) are each the median over the runs; calls is the number of timed calls of all runs, busy whether other work
-    ran on the machine during any of them.
-    """
-    label = variants(runs)
-    groups: dict[tuple, list[tuple[float, dict[str, Any]]]] = {}
-    for run in runs:
-        for record in run.records("profile"):
-            if record.metric != "latency_ms":
-                continue
-            how = record.details
-            key = (record.dataset, record.model, record.method, label[run.config_id], run.config_id, record.point)
-            key += (record.form or "", str(how.get("device", run.spec.device)), int(how["batch"]))
-            key += (int(how.get("threads", run.spec.threads)),)
-            groups.setdefault(key, []).append((record.value, {"calls": record.n} | how))
-    names = ["dataset", "model", "method", "variant", "config_id", "point", "form", "device", "batch", "threads"]
-    ordered = sorted(groups, key=lambda key: [natural(str(part)) for part in key])
-    return pd.DataFrame([dict(zip(names, key, strict=True)) | _timed(groups[key]) for key in ordered])
-
-
-def _timed(timings: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
-    """The statistics of one row, over the runs that timed it."""
-    spread = {
-        name: median(values) if (values := [how[name] for _, how in timings if name in how]) else float("nan")
-        for name in ("iqr_ms", "p90_ms", "p99_ms")
-    }
-    ratios = [how["ratio_to_full"]["median"] for _, how in timings if "ratio_to_full" in how]
-    return {
-        "runs": len(timings),
-        "calls": sum(how["calls"] for _, how in timings),
-        "median_ms": median(value for value, _ in timings),
-        **spread,
-        "ratio_to_full": median(ratios) if ratios else float("nan"),
-        "busy": any(how.get("busy", False) for _, how in timings),
-    }
+def _best_first(row: dict[str, Any]) -> tuple:
+    names = (natural(row[name]) for name in ("model", "method", "variant", "point", "config_id"))
+    return (row["split"], -row["score_mean"], row["madds_mean"], *names)
 
 
 def natural(text: str) -> tuple:

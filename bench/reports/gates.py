@@ -1,64 +1,135 @@
-"""What gates do with images, from per-image scores: where they send them, whether rightly, and what that is worth."""
+"""The table of gates: where they send images, whether rightly, and what that is worth, from per-image scores."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.core.metrics import paired_metric
+from bench.reports.controls import fixed_points
+from bench.reports.differences import read_scores
 from bench.reports.frame import natural
-from bench.reports.rows import rows_of, select
+from bench.reports.layout import (
+    NAMES,
+    PERCENT,
+    PERCENT_CSV,
+    PLACE,
+    SCORE,
+    SEEDS,
+    Column,
+    Section,
+    Stamp,
+    by,
+    count,
+    fixed,
+    interval,
+    name_column,
+    number,
+    signed,
+    write_csv,
+    write_page,
+)
+from bench.reports.rows import rows_of
 from bench.reports.runs import EvaluatedPoint, Run
-from bench.reports.scores import read_scores
 from bench.statistics.intervals import summarise
-from bench.statistics.routing import entropy_bits, is_wide, level_routes, oracle, sent_on, separation
+from bench.statistics.routing import entropy_bits, is_wide, oracle, sent_on, separation
 
 
-def fixed_points(point: EvaluatedPoint, fixed: Iterable[EvaluatedPoint]) -> list[str]:
-    """Those of the fixed sub-networks on whose routes all gates of a dynamic point stand at one place; none where one
-    of these was not run, or the point has no list of options."""
-    levels = level_routes(point.routing_space) if point.routing_space else []
-    by_route = {each.route: each.name for each in fixed}
-    return [by_route[route] for route in levels] if levels and by_route.keys() >= set(levels) else []
+def _share(value: Mapping[str, float]) -> str:
+    return ", ".join(f"{route}: {share:.0%}" for route, share in value.items())
+
+
+def _against(short: str, title: str) -> list[Column]:
+    return [
+        Column(f"{short}_difference", f"over {title}", signed(2, 100), PERCENT_CSV, f"{short}_difference_percent"),
+        Column(f"{short}_interval", "95 % interval", plain=None),
+        Column(f"{short}_low", None, plain=PERCENT_CSV, header=f"{short}_difference_percent_low"),
+        Column(f"{short}_high", None, plain=PERCENT_CSV, header=f"{short}_difference_percent_high"),
+        name_column(f"{short}_verdict", "verdict"),
+    ]
+
+
+DOING = [
+    Column("routing", "routing", _share, _share, right=False),
+    Column("entropy", "entropy (bits)", fixed(2), fixed(4)),
+    Column("wide_if_wrong", "sent on if wrong %", fixed(1, 100), PERCENT_CSV, "sent_on_if_wrong_percent"),
+    Column("wide_if_right", "if right %", fixed(1, 100), PERCENT_CSV, "sent_on_if_right_percent"),
+    Column("separation", "separation", fixed(3), fixed(6)),
+    Column("separation_interval", "95 % interval", plain=None),
+    Column("separation_low", None, plain=fixed(6)),
+    Column("separation_high", None, plain=fixed(6)),
+]
+WORTH = [
+    Column("metric", None),
+    Column("score_mean", f"{SCORE} %", PERCENT, PERCENT_CSV, "score_percent"),
+    Column("madds_mean", "MAdds/image", count, number),
+    Column("oracle_score", "oracle % (derived)", PERCENT, PERCENT_CSV, "oracle_score_percent_derived"),
+    Column("oracle_madds", "oracle MAdds (derived)", count, number, "oracle_madds_derived"),
+    Column("regret", "regret", PERCENT, PERCENT_CSV, "regret_percent"),
+    Column("excess", "MAdds over oracle %", signed(1, 100), PERCENT_CSV, "madds_over_oracle_percent"),
+    *_against("random", "random"),
+    *_against("hull", "hull"),
+]
+ROW = ("split", "config_id", "point")
+COLUMNS = [*PLACE, *NAMES, SEEDS, *DOING, *WORTH, Column("config_id", None)]
+NOTE = """
+What the gates of each dynamic point do with the images, means over seeds. Entropy: of the share of images on each
+route. Sent on: how many images go past the narrowest network, of those that it gets wrong and of those that it gets
+right when it runs alone. Separation: the probability that an image which it gets wrong is given more MAdds than one
+that it gets right, ties counted half; 0.5 is routing that knows nothing of difficulty (t interval over seeds).
+"""
+WORTH_NOTE = """
+What the routing is worth. The oracle is derived from the scores of the fixed choices, never run, and pays for no gate:
+the cheapest choice of the routing space that solves an image, else the cheapest. Regret: its score less the gate's, in
+percentage points. The advantages over random routing in the same proportions and over the hull of the fixed choices at
+equal MAdds, with their intervals, are those of the table of controls. n/a: that control was not run, or several gates,
+whose fixed choices are a few of the routes that an oracle could take. Collapsed: in every seed all images go one way.
+"""
 
 
 def gates_frame(points: pd.DataFrame, runs: Sequence[Run], controls: pd.DataFrame) -> pd.DataFrame:
     """One row for each dynamic point that has controls on its checkpoint.
 
-    points: as by `points_frame`; controls: as by `compare`. Columns: what names the point, metric (of the images' mean
-    score), madds_mean, routing; the means over seeds of `_told`; separation_low and _high (t interval); and of each
-    control, random and hull, the difference, its interval, and the verdict. nan or None where a control was not run.
+    points: as by `points_frame`; controls: as by `controls_frame`. Columns: what names the point, metric (of the
+    images' mean score), madds_mean, routing; the means over seeds of `_told`; separation_low and _high (t interval);
+    and of each control, random and hull, the difference, its interval, and the verdict. nan or None where a control was
+    not run.
     """
-    rows = []
     if controls.empty:
         return pd.DataFrame()
-    for row in sorted(rows_of(select(points, kind="dynamic", control=False)), key=_order):
-        mine = select(controls, config_id=row["config_id"], point=row["point"])
-        if mine.empty:
+    against: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for line in rows_of(controls):
+        against.setdefault(tuple(line[name] for name in ROW), {}).setdefault(line["role"], line)
+    fixed = {run.control.of: run for run in runs if run.control and run.control.role == "fixed"}
+    told: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    for run in runs:
+        for point in run.points.values():
+            key = (point.score.split, run.config_id, point.name)
+            if key in against:
+                told.setdefault(key, []).append(_told(run, point, fixed.get(run.run_id)))
+    rows = []
+    for row in sorted(rows_of(points), key=_order):
+        key = tuple(row[name] for name in ROW)
+        if key not in told:
             continue
         names = ("dataset", "split", "model", "method", "variant", "config_id", "point", "seeds")
         line = {name: row[name] for name in (*names, "madds_mean", "routing")}
-        line |= {"metric": paired_metric(row["metric"])}
-        rows.append(line | _over_seeds(row, runs) | _advantage(mine))
+        line |= {name: float(np.mean([one[name] for one in told[key]])) for name in told[key][0]}
+        spread = summarise([one["separation"] for one in told[key]])
+        line |= {"metric": paired_metric(row["metric"]), "separation_low": spread.low, "separation_high": spread.high}
+        for short, role in (("random", "random"), ("hull", "fixed")):
+            control = against[key].get(role, {})
+            line |= {f"{short}_{part}": control.get(part, math.nan) for part in ("difference", "low", "high")}
+            line[f"{short}_verdict"] = control.get("verdict")
+        rows.append(line)
     return pd.DataFrame(rows)
 
 
 def _order(row: dict[str, Any]) -> list[tuple]:
     return [natural(row[name]) for name in ("split", "model", "method", "variant", "point", "config_id")]
-
-
-def _over_seeds(row: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
-    """Means over the seeds of what the gates of a point did."""
-    told = []
-    fixed = {run.control.of: run for run in runs if run.control and run.control.role == "fixed"}
-    for run in runs:
-        if run.config_id == row["config_id"] and row["point"] in run.points:
-            told.append(_told(run, run.points[row["point"]], fixed.get(run.run_id)))
-    means = {name: float(np.mean([one[name] for one in told])) for name in told[0]}
-    spread = summarise([one["separation"] for one in told])
-    return means | {"separation_low": spread.low, "separation_high": spread.high}
 
 
 def _told(run: Run, point: EvaluatedPoint, fixed: Run | None) -> dict[str, float]:
@@ -87,10 +158,19 @@ def _told(run: Run, point: EvaluatedPoint, fixed: Run | None) -> dict[str, float
     }
 
 
-def _advantage(controls: pd.DataFrame) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for short, role in (("random", "random"), ("hull", "fixed")):
-        line = next(iter(rows_of(select(controls, role=role))), {})
-        found |= {f"{short}_{part}": line.get(part, math.nan) for part in ("difference", "low", "high")}
-        found[f"{short}_verdict"] = line.get("verdict")
-    return found
+def write_gates(folder: Path, stamp: Stamp, frame: pd.DataFrame) -> list[Path]:
+    """gates.md (what gates do, and what it is worth) and gates.csv; nothing without controls."""
+    if frame.empty:
+        return []
+    for short, scale in (("random", 100.0), ("hull", 100.0), ("separation", 1.0)):
+        pairs = zip(frame[f"{short}_low"], frame[f"{short}_high"], strict=True)
+        frame = frame.assign(**{f"{short}_interval": [interval(low, high, scale=scale) for low, high in pairs]})
+    sections = [
+        section
+        for doing in by("split", frame, [*NAMES, SEEDS, *DOING])
+        for section in (doing, Section("", doing.frame, [*NAMES, *WORTH]))
+    ]
+    return [
+        *write_page(folder / "gates", stamp, "Gates", [NOTE, WORTH_NOTE], sections),
+        write_csv(folder / "gates.csv", stamp, frame, COLUMNS),
+    ]

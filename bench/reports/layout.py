@@ -1,4 +1,6 @@
-"""How numbers look in tables, and the two kinds of table file. Equal frames give equal bytes."""
+"""How numbers look in tables, and the kinds of table file. Equal frames give equal bytes."""
+
+from __future__ import annotations
 
 import csv
 import io
@@ -6,15 +8,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from bench.core.errors import UserError
 from bench.core.files import write_atomic
 from bench.core.metrics import METRICS, Metric
-from bench.reports.rows import rows_of
+from bench.reports.rows import groups_of, rows_of
+
+if TYPE_CHECKING:  # importing pandas takes its time, and lists of reported rows need none
+    import pandas as pd
 
 NONE = "n/a"
 """What stands in a Markdown table where there is no number."""
@@ -98,35 +102,90 @@ def interval(low: float, high: float, decimals: int = 2, scale: float = 100.0) -
     return NONE if math.isnan(low) else f"[{text(low)}, {text(high)}]"
 
 
-def markdown_table(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
-    """A pipe table of the columns that have a title."""
-    shown = [column for column in columns if column.title is not None]
-    cells = [[_cell(row[c.name], c.text).replace("|", "\\|") or " " for c in shown] for row in rows_of(frame)]
-    sides = ["right" if column.right else "left" for column in shown]
-    return (
-        tabulate(cells, [c.title or "" for c in shown], tablefmt="pipe", colalign=sides, disable_numparse=True) + "\n"
-    )
+PERCENT, PERCENT_CSV = fixed(2, 100), fixed(4, 100)
+NAMES = [name_column("method"), name_column("model"), name_column("variant"), name_column("point")]
+PLACE = [Column("dataset", None), Column("split", None)]
+SEEDS = Column("seeds", "seeds", integer, integer)
 
 
-def used(frame: pd.DataFrame, columns: Sequence[Column]) -> list[Column]:
-    """The columns without those that are empty in every row of a section, such as `variant` where there is none."""
-    return [column for column in columns if any(value is not None and value != "" for value in frame[column.name])]
+@dataclass(frozen=True)
+class Section:
+    """One table of a page, with its heading (none: it belongs to the one before) and a sentence above it.
+
+    The model is named in the heading instead of in every row, where there is just one; columns that are empty in all
+    rows are left out; SCORE in a title is the metric that the rows are judged by.
+    """
+
+    heading: str
+    frame: pd.DataFrame
+    columns: Sequence[Column]
+    text: str = ""
+
+    @property
+    def title(self) -> str:
+        """The heading with the model."""
+        return ", ".join([self.heading, *self._only_model]) if self.heading else ""
+
+    @property
+    def shown(self) -> list[Column]:
+        """The columns that are printed."""
+        columns = [c for c in self.columns if c.title is not None and (c.name != "model" or not self._only_model)]
+        columns = [c for c in columns if any(value is not None and value != "" for value in self.frame[c.name])]
+        if not any(SCORE in (column.title or "") for column in columns):
+            return columns
+        name = metric_of(self.frame).title
+        return [replace(column, title=(column.title or "").replace(SCORE, name)) for column in columns]
+
+    def grid(self, style: str) -> str:
+        """The table alone, in a style of `tabulate`."""
+        shown, bar = self.shown, "\\|" if style == "pipe" else "|"
+        cells = [[_cell(row[c.name], c.text).replace("|", bar) or " " for c in shown] for row in rows_of(self.frame)]
+        sides, titles = ["right" if c.right else "left" for c in shown], [c.title or "" for c in shown]
+        return tabulate(cells, titles, tablefmt=style, colalign=sides, disable_numparse=True)
+
+    @property
+    def _only_model(self) -> list[str]:
+        models = set(self.frame["model"]) if any(c.name == "model" and c.title for c in self.columns) else set()
+        return sorted(models) if len(models) == 1 else []
+
+
+def by(name: str, frame: pd.DataFrame, columns: Sequence[Column]) -> list[Section]:
+    """A section for each value of a column, headed by it."""
+    return [Section(str(value), group, columns) for (value,), group in groups_of(frame, name)]
+
+
+def write_page(path: Path, stamp: Stamp, title: str, notes: Sequence[str], sections: Sequence[Section]) -> list[Path]:
+    """A page in Markdown, `path` with the suffix md, and its tables in LaTeX; nothing where there are no sections."""
+    if not sections:
+        return []
+    parts = [f"<!-- {stamp.line} -->", f"# {title}", *notes]
+    for section in sections:
+        parts += [section.title and f"## {section.title}", section.text, section.grid("pipe")]
+    text = "\n\n".join(part.strip("\n") for part in parts if part)
+    return [
+        _write(path.with_suffix(".md"), text + "\n"),
+        _write(path.with_suffix(".tex"), _latex(stamp, title, notes, sections)),
+    ]
+
+
+def _latex(stamp: Stamp, title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
+    """A float for each section, to be read in with `\\input`; the notes are comments."""
+    lines = [f"% {stamp.line}", r"% needs \usepackage{booktabs}"]
+    lines += [f"% {line}" for note in notes for line in note.strip().splitlines()]
+    caption = ""
+    for section in sections:
+        caption = section.title or caption
+        said = "".join(
+            LATEX_ESCAPE_RULES.get(letter, letter) for letter in f"{title}: {caption}. {section.text}".strip()
+        )
+        lines += ["", r"\begin{table*}", r"\centering\small", rf"\caption{{{said}}}", section.grid("latex_booktabs")]
+        lines.append(r"\end{table*}")
+    return "\n".join(lines) + "\n"
 
 
 def metric_of(group: pd.DataFrame) -> Metric:
     """The metric by which the rows of one split are judged."""
     return METRICS[rows_of(group)[0]["metric"]]
-
-
-def titled_by(columns: Sequence[Column], metric: Metric) -> list[Column]:
-    """The columns with the metric's title in the place of SCORE."""
-    return [replace(c, title=c.title.replace(SCORE, metric.title)) if c.title else c for c in columns]
-
-
-def write_markdown(path: Path, stamp: Stamp, *parts: str) -> Path:
-    """A Markdown file of paragraphs and tables below its stamp."""
-    text = "\n\n".join([f"<!-- {stamp.line} -->", *(part.strip("\n") for part in parts if part)])
-    return _write(path, text + "\n")
 
 
 def write_csv(path: Path, stamp: Stamp, frame: pd.DataFrame, columns: Sequence[Column]) -> Path:

@@ -6,20 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from bench.reports.frame import natural
-from bench.reports.layout import (
-    Column,
-    Stamp,
-    fixed,
-    integer,
-    markdown_table,
-    name_column,
-    used,
-    write_csv,
-    write_markdown,
-    yes,
-)
-from bench.reports.rows import groups_of
-from bench.reports.runs import Run, variants
+from bench.reports.layout import Column, Stamp, by, fixed, integer, name_column, write_csv, write_page, yes
+from bench.reports.runs import Run
+from bench.reports.variants import variants
 
 KEYS = ["dataset", "metric", "model", "method", "variant", "point", "form", "device", "batch", "threads", "config_id"]
 COLUMNS = [
@@ -67,10 +56,7 @@ def write_meters(folder: Path, stamp: Stamp, frame: pd.DataFrame) -> list[Path]:
     """meters.md and .csv; nothing where latency alone was measured."""
     if frame.empty:
         return []
-    parts = ["# Meters", NOTE]
-    for (dataset,), group in groups_of(frame, "dataset"):
-        parts += [f"## {dataset}", markdown_table(group, used(group, COLUMNS))]
     return [
-        write_markdown(folder / "meters.md", stamp, *parts),
+        *write_page(folder / "meters", stamp, "Meters", [NOTE], by("dataset", frame, COLUMNS)),
         write_csv(folder / "meters.csv", stamp, frame, COLUMNS),
     ]

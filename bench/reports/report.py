@@ -7,18 +7,23 @@ from pathlib import Path
 
 import bench
 from bench.core.ablation import Group, read_ablations
-from bench.reports import figures, study_tables, tables
-from bench.reports.ablations import sections
-from bench.reports.compare import compare
-from bench.reports.curves import curves_frame
+from bench.reports import figures
+from bench.reports.ablations import sections, write_ablations
+from bench.reports.authors import write_authors
+from bench.reports.controls import controls_frame, write_controls
+from bench.reports.curves import curves_frame, write_curves
 from bench.reports.detection import detection_frame, write_detection
-from bench.reports.frame import latency_frame, observations, points_frame
-from bench.reports.gates import gates_frame
+from bench.reports.differences import scores_by_row
+from bench.reports.failures import write_failures
+from bench.reports.frame import observations, points_frame
+from bench.reports.gates import gates_frame, write_gates
+from bench.reports.latency import latency_frame, write_latency
 from bench.reports.layout import Stamp
-from bench.reports.listings import write_failures, write_reported
+from bench.reports.leaderboard import leaderboard_frame, refuse_too_many, write_leaderboard
 from bench.reports.meters import meters_frame, write_meters
-from bench.reports.reported import ReportedRow, load_reported
+from bench.reports.reported import ReportedRow, load_reported, write_reported
 from bench.reports.runs import Run, read_runs, records_digest
+from bench.reports.style import KINDS
 
 TABLES = (
     "leaderboard",
@@ -29,43 +34,47 @@ TABLES = (
     "ablation_*",
     "curves",
     "detection",
+    "authors",
     "reported",
     "failures",
 )
 FIGURES = ("accuracy_madds", "accuracy_latency", "routing")
 
 
-def write_all(results_root: Path, out_root: Path, command: str) -> list[Path]:
+def write_all(results_root: Path, out_root: Path, command: str, *, ranks: bool) -> list[Path]:
     """See `bench.reports.generate`."""
     runs = read_runs(results_root)
     stamp = Stamp(command, records_digest(runs))
     quoted = load_reported(reported_folder(results_root))
     written = write_failures(out_root / "tables", stamp, runs)
-    written += _write_measured(out_root, stamp, runs, read_ablations(results_root))
+    written += _write_measured(out_root, stamp, runs, read_ablations(results_root), ranks)
+    written += write_authors(out_root / "tables", stamp, runs, quoted)
     written += write_reported(out_root / "tables", Stamp(command, _digest_of(quoted)), quoted)
     _remove_stale(out_root, written)
     return sorted(written)
 
 
 def _write_measured(
-    out_root: Path, stamp: Stamp, runs: Sequence[Run], ablations: Mapping[str, Sequence[Group]]
+    out_root: Path, stamp: Stamp, runs: Sequence[Run], ablations: Mapping[str, Sequence[Group]], ranks: bool
 ) -> list[Path]:
     """The tables and figures of what was run here; nothing before the first run is evaluated."""
     points = points_frame(runs)
     if points.empty:
         return []
+    if ranks:
+        refuse_too_many(points)
     folder, pictures = out_root / "tables", out_root / "figures"
-    observed, latency = observations(runs), latency_frame(runs)
-    ranks, controls = compare(points, runs)
-    studies = {recipe: sections(groups, points, runs) for recipe, groups in ablations.items()}
+    observed, latency, scores = observations(runs), latency_frame(runs), scores_by_row(runs)
+    board, controls = leaderboard_frame(points, runs, scores, ranks=ranks), controls_frame(points, runs, scores)
+    studies = {recipe: sections(groups, points, runs, scores) for recipe, groups in ablations.items()}
     left_out = sum("eval" in run.missing for run in runs)
     return [
-        *tables.write_leaderboard(folder, stamp, points, ranks, left_out),
-        *tables.write_controls(folder, stamp, controls),
-        *study_tables.write_gates(folder, stamp, gates_frame(points, runs, controls)),
-        *study_tables.write_ablations(folder, stamp, studies),
-        *tables.write_curves(folder, stamp, curves_frame(observed)),
-        *tables.write_latency(folder, stamp, latency),
+        *write_leaderboard(folder, stamp, board, left_out),
+        *write_controls(folder, stamp, controls),
+        *write_gates(folder, stamp, gates_frame(points, runs, controls)),
+        *write_ablations(folder, stamp, studies),
+        *write_curves(folder, stamp, curves_frame(observed)),
+        *write_latency(folder, stamp, latency),
         *write_meters(folder, stamp, meters_frame(runs)),
         *write_detection(folder, stamp, detection_frame(runs)),
         *figures.write_accuracy_madds(pictures, points),
@@ -86,8 +95,8 @@ def _digest_of(rows: Iterable[ReportedRow]) -> str:
 
 def _remove_stale(out_root: Path, written: Sequence[Path]) -> None:
     """Remove what an earlier report wrote and this one did not, so that a report never depends on the one before."""
-    patterns = [f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "csv")]
-    patterns += [f"figures/{name}_*.{kind}" for name in FIGURES for kind in ("png", "svg")]
+    patterns = [f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "tex", "csv")]
+    patterns += [f"figures/{name}_*.{kind}" for name in FIGURES for kind in KINDS]
     for pattern in patterns:
         for path in out_root.glob(pattern):
             if path not in written:

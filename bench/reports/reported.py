@@ -6,12 +6,32 @@ or put into a column with what was measured here.
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from bench.core.errors import UserError, unknown
+from bench.reports.layout import Column, Stamp, by, count, name_column, write_page
+
+COLUMNS = [
+    name_column("method"),
+    name_column("model"),
+    name_column("point"),
+    Column("top1", "top-1 % (reported)", repr),
+    Column("top5", "top-5 % (reported)", repr),
+    Column("madds_printed", "MAdds (reported)"),
+    Column("madds_exact", "MAdds (our count)", count),
+    name_column("source"),
+    name_column("table"),
+    name_column("convention"),
+    name_column("note"),
+]
+NOTE = """
+Quoted, not measured here: what the named source prints, after its own training and counting. These numbers are never
+ranked against, or put into a column with, those of the leaderboard.
+"""
 
 _UNITS = {"M": 10**6, "G": 10**9}
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([MG])")
@@ -122,3 +142,12 @@ def _parse(line: str, where: str) -> ReportedRow:
 def _fits(value: Any, hint: Any) -> bool:
     kinds = get_args(hint) or (hint,)
     return not isinstance(value, bool) and isinstance(value, (*kinds, int) if float in kinds else kinds)
+
+
+def write_reported(folder: Path, stamp: Stamp, rows: Sequence[ReportedRow]) -> list[Path]:
+    """reported.md: numbers quoted from others, with where they stand and how they were counted."""
+    import pandas as pd
+
+    frame = pd.DataFrame([vars(row) for row in rows]).astype(object)
+    sections = by("dataset", frame.where(frame.notna(), None), COLUMNS) if rows else []
+    return write_page(folder / "reported", stamp, "Reported by others", [NOTE], sections)

@@ -1,9 +1,14 @@
 """Plain views of a data frame: its rows as dicts, its groups in order."""
 
-from collections.abc import Iterator
-from typing import Any
+from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -14,7 +19,7 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def known(value: Any) -> Any:
     """A value of a frame, None where it has none: among numbers pandas turns None into NaN."""
-    return None if pd.isna(value) else value
+    return None if value is None or value != value else value
 
 
 def groups_of(frame: pd.DataFrame, *names: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -25,7 +30,4 @@ def groups_of(frame: pd.DataFrame, *names: str) -> Iterator[tuple[tuple[Any, ...
 
 def select(frame: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     """The rows that have these values in these columns."""
-    keep = pd.Series(True, index=frame.index)
-    for name, value in wanted.items():
-        keep &= frame[name] == value
-    return frame.loc[keep]
+    return frame.loc[np.logical_and.reduce([frame[name] == value for name, value in wanted.items()])]

@@ -36,6 +36,8 @@ class EvaluatedPoint:
             Both are None where they say nothing (`bench.points.OperatingPoint`).
         routing: how many images took each route, by its name.
         headline: the metric that rows are ordered by. records: every number that was measured, by metric.
+        tier: what its numbers stand for where they are no result of a training here. reported: the key of the row of
+            what its authors report of it.
     """
 
     name: str
@@ -46,6 +48,8 @@ class EvaluatedPoint:
     routing: dict[str, int]
     headline: Metric
     records: dict[str, Record]
+    tier: str | None = None
+    reported: str | None = None
 
     @property
     def score(self) -> Record:
@@ -104,9 +108,12 @@ class Run:
         return next((point.control for point in self.points.values()), None)
 
     @property
-    def trained(self) -> bool:
-        """Whether its training, and that of the run it starts from, was not cut short by `train.max_steps`."""
-        return all(value is None for key, value in self.settings.items() if key.endswith("train.max_steps"))
+    def mark(self) -> str:
+        """What is said first of a run whose numbers are no result of a whole training here: its points' tier, or that
+        its training, or that of the run it starts from, was cut short by `train.max_steps`. Empty for others."""
+        tier = next((point.tier for point in self.points.values()), None)
+        is_cut = any(value for key, value in self.settings.items() if key.endswith("train.max_steps"))
+        return tier or (NOT_TRAINED if is_cut else "")
 
     @property
     def missing(self) -> list[str]:
@@ -162,6 +169,8 @@ def _point(name: str, said: Mapping[str, Any], records: dict[str, Record]) -> Ev
         said["routing"],
         METRICS[said["headline"]],
         records,
+        said.get("tier"),
+        said.get("reported"),
     )
 
 
@@ -255,46 +264,3 @@ def records_digest(runs: Iterable[Run]) -> str:
     """SHA-256 over the results of all evaluated runs: no time, host or load is in it."""
     lines = sorted(f"{run.run_id} {run.bodies['eval']['digest']}\n" for run in runs if "eval" in run.bodies)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def variants(runs: Sequence[Run]) -> dict[str, str]:
-    """For each config_id, what sets it apart from the other configs of its method: "epochs=20, random_widths=1".
-
-    Settings at their default are not named, nor what a run and its parent have in common; so it is empty where a method
-    was run in one way only, and for the plain one of several ways. A run that was stopped after a few steps says so
-    first, in every table and figure.
-    """
-    families: dict[tuple, dict[str, dict[str, Any]]] = {}
-    for run in runs:
-        spec = run.spec
-        family = (spec.method, spec.model, spec.data.name, spec.data.protocol)
-        families.setdefault(family, {})[run.config_id] = run.settings
-    labels = {config: label for family in families.values() for config, label in _labels(family).items()}
-    return labels | {run.config_id: _marked(labels[run.config_id]) for run in runs if not run.trained}
-
-
-def _marked(label: str) -> str:
-    return ", ".join(filter(None, (NOT_TRAINED, label)))
-
-
-def _labels(family: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    keys = sorted({key for settings in family.values() for key in settings})
-    spelled = {config: {key: json.dumps(settings.get(key)) for key in keys} for config, settings in family.items()}
-    differing = [key for key in keys if len({values[key] for values in spelled.values()}) > 1]
-    defaults = settings_of(RunSpec("any", "any"), {})
-    usual = {key: defaults.get(key.removeprefix("parent.")) for key in keys}
-    labels = {}
-    for config, settings in family.items():
-        expected = usual
-        if "parent.method" in differing:  # not all have such a parent: it is told by how it differs from its child
-            mine = {f"parent.{key}": value for key, value in settings.items() if key != "method"}
-            expected = usual | {key: value for key, value in mine.items() if key in usual}
-        named = [key for key in differing if key in settings and settings[key] != expected[key]]
-        labels[config] = ", ".join(f"{short(key)}={spelled[config][key].strip(chr(34))}" for key in named)
-    return labels
-
-
-def short(key: str) -> str:
-    """A dotted key without its section: "train.epochs" is "epochs", "parent.train.epochs" "parent.epochs"."""
-    sections = ("train", "data", "profile", "options")
-    return ".".join(part for part in key.split(".") if part not in sections)

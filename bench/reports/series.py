@@ -12,6 +12,8 @@ from bench.reports.rows import groups_of, rows_of, select
 from bench.reports.style import FRONT_COLOR, MARKERS, Look, looks_of
 
 DYNAMIC_SIZE, STATIC_SIZE = 8, 5
+MOST = 40
+"""Configs that a figure names; the points of those beyond are grey dots."""
 MARGIN = 0.5  # inches above and below a legend, a title included
 
 
@@ -41,7 +43,7 @@ class Series:
 
 
 def series_of(points: pd.DataFrame) -> list[Series]:
-    """One series for each config: dynamic methods first, controls last, each by name.
+    """One series for each config, MOST at most: dynamic methods first, controls last, each by name.
 
     Configs of one method share its colour and differ in their marker; model and variant are named where they differ.
     """
@@ -59,7 +61,9 @@ def series_of(points: pd.DataFrame) -> list[Series]:
         names = [method, model if len(models[method]) > 1 else "", variant]
         label = f"{', '.join(name for name in names if name)} ({kind})"
         found.append(Series(config_id, label, look, dynamic, control))
-    return sorted(found, key=lambda series: (series.control, not series.dynamic, series.label))
+    front = set(select(points, on_front=True)["config_id"]) if len(found) > MOST else set()
+    kept = sorted(found, key=lambda series: (series.config_id not in front, series.control, not series.dynamic))[:MOST]
+    return sorted(kept, key=lambda series: (series.control, not series.dynamic, series.label))
 
 
 def draw(axes: Axes, series: Series, points: pd.DataFrame, x: str, x_std: str | None = None) -> None:
@@ -77,6 +81,12 @@ def draw(axes: Axes, series: Series, points: pd.DataFrame, x: str, x_std: str | 
         zorder=4 if series.dynamic else 3,
         **series.drawing,
     )
+
+
+def draw_rest(axes: Axes, series: list[Series], points: pd.DataFrame, x: str) -> None:
+    """The points of all configs that have no series, unnamed."""
+    rest = points[~points["config_id"].isin([one.config_id for one in series])]
+    axes.plot(rest[x], 100 * rest["score_mean"], linestyle="none", marker=".", color=FRONT_COLOR, zorder=2)
 
 
 def _bars(spread: list[float]) -> list[float] | None:

@@ -32,7 +32,16 @@ RC: dict[Any, Any] = {
     "savefig.dpi": 160,
     "svg.hashsalt": "slicebench",  # ids in the SVG depend on nothing but the drawing
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # journals refuse the default
 }
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""The kinds of file of a figure, each with the metadata that would differ from day to day or machine to machine."""
 
 
 class Look(NamedTuple):
@@ -114,10 +123,10 @@ def slug(text: str) -> str:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """The figure as PNG and SVG. Equal drawings give equal bytes: no date, no program name."""
+    """The figure as PNG, SVG and PDF. Equal drawings give equal bytes: no date, no program name."""
     make_folder(folder)
     paths = []
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+    for kind, metadata in KINDS.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata=metadata)
         paths.append(folder / f"{name}.{kind}")

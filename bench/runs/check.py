@@ -14,6 +14,7 @@ from bench.core.store import Store
 
 if TYPE_CHECKING:  # recipes are listed without torch
     from bench.data.dataset import Dataset
+    from bench.models.weights import Weights
     from bench.slicing.supernet import Supernet
 
 NetworkOf = Callable[[RunSpec], "Supernet"]
@@ -23,7 +24,7 @@ def check(
     specs: Sequence[RunSpec],
     data_root: Path | None,
     results: Path | None = None,
-    given: Mapping[str, Any] | None = None,
+    given: Mapping[str, Weights] | None = None,
 ) -> list[str]:
     """Find out before anything runs what would fail anyway. `results` and `given` as in `check_starts`.
 
@@ -39,30 +40,35 @@ def check(
     from bench.models import PRESETS
     from bench.profilers import METERS
     from bench.profilers.model import check_size
+    from bench.training.mixing import training_split
 
     dataset = cache(lambda data: load(data, data_root))
 
     @cache
-    def network(model: str, data: DataSpec) -> Any:
+    def network(model: str, data: DataSpec, drop_path: float) -> Any:
         images = dataset(data)
         preset = PRESETS.get(model)
         check_task(preset, images)
-        net = preset.build(len(images.classes), images.channels)
+        net = preset.build(len(images.classes), images.channels, drop_path)
         check_size(net, model, images.image_size)
         return net
 
     for spec in specs:
         for meter in spec.profile.meters:
             METERS.get(meter)
-        dataset(spec.data).train.steps(spec.train.batch_size)
-        net = network(spec.model, spec.data)
+        net = network(spec.model, spec.data, spec.train.drop_path)
         try:
+            training_split(spec.train, dataset(spec.data))
             method_of(spec.method).check(spec, net, dataset(spec.data).image_size)
             method_of(spec.method).check_data(spec, dataset(spec.data))
         except UserError as error:
             raise UserError(f"{spec.method} on {spec.model}: {error}") from error
     check_starts(
-        specs, lambda spec: network(spec.model, spec.data), lambda spec: dataset(spec.data), results, given or {}
+        specs,
+        lambda spec: network(spec.model, spec.data, spec.train.drop_path),
+        lambda spec: dataset(spec.data),
+        results,
+        given or {},
     )
     if results is not None and results.is_dir():
         _check_data(specs, lambda spec: dataset(spec.data), Store(results, writable=False))
@@ -81,8 +87,8 @@ def _check_data(specs: Sequence[RunSpec], dataset_of: Callable[[RunSpec], Datase
             refuse_other_data(seen, dataset_of(spec).digests(*seen), run_id)
 
 
-def given_weights(text: str | None) -> dict[str, Any]:
-    """The state dict that `--weights` gives, by the name that specs have for it; empty where it was not used.
+def given_weights(text: str | None) -> dict[str, Weights]:
+    """The weights that `--weights` gives, by the name that specs have for them; empty where it was not used.
 
     Raises:
         UserError: timm has no such weights or cannot be reached; the file is missing or holds no state dict.
@@ -91,16 +97,16 @@ def given_weights(text: str | None) -> dict[str, Any]:
         return {}
     from bench.models.weights import given
 
-    name, state = given(text)
-    return {name: state}
+    weights = given(text)
+    return {weights.name: weights}
 
 
-def keep_weights(given: Mapping[str, Any], store: Store) -> None:
+def keep_weights(given: Mapping[str, Weights], store: Store) -> None:
     """Put given weights into the results, where the runs that name them find them."""
-    for name, state in given.items():
-        from bench.models.weights import Weights, keep
+    for weights in given.values():
+        from bench.models.weights import keep
 
-        keep(Weights(name, state), store.weights)
+        keep(weights, store.weights)
 
 
 def check_starts(
@@ -108,14 +114,14 @@ def check_starts(
     network_of: NetworkOf,
     dataset_of: Callable[[RunSpec], Dataset],
     results: Path | None,
-    given: Mapping[str, Any],
+    given: Mapping[str, Weights],
 ) -> None:
     """Find out before anything runs whether each run can start from what it names.
 
     Args:
         network_of: the network of a run for its data, with any weights. dataset_of: its data.
         results: where parents that are not among the specs, and weights, are looked for.
-        given: state dicts by name that are not kept there yet (`--weights`).
+        given: weights by name that are not kept there yet (`--weights`).
 
     Raises:
         UserError: weights that are missing or of another network; a parent that leaves no network, another one, or one
@@ -124,7 +130,7 @@ def check_starts(
     from bench.methods import check_parent, method_of
 
     by_id = {spec.run_id: spec for spec in specs}
-    states = dict(given)
+    states: dict[str, Any] = {name: weights.state for name, weights in given.items()}
     for spec in specs:
         if spec.weights is not None:
             _check_weights(spec, network_of, results, states)
@@ -145,14 +151,13 @@ def check_starts(
 
 def _check_weights(spec: RunSpec, network_of: NetworkOf, results: Path | None, states: dict[str, Any]) -> None:
     from bench.models import PRESETS
-    from bench.models.transfer import from_timm
-    from bench.models.weights import find
+    from bench.models.weights import find, start_from
 
     assert spec.weights is not None
     try:
         if spec.weights not in states:
             states[spec.weights] = find(spec.weights, (results or Path("results")) / "weights")
-        from_timm(states[spec.weights], network_of(spec), PRESETS.get(spec.model).family)
+        start_from(spec.weights, states[spec.weights], network_of(spec), PRESETS.get(spec.model), classes=())
     except UserError as error:
         raise UserError(f"{spec.method} on {spec.model} cannot start from {spec.weights}: {error}") from error
 

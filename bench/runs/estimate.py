@@ -77,11 +77,12 @@ def estimate(spec: RunSpec, data: Dataset) -> Estimate:
 def _hours(spec: RunSpec, data: Dataset) -> float | None:
     """Small batches make poor use of a machine, so a quick run is timed again with larger ones."""
     batch, started = spec.train.batch_size, time.perf_counter()
-    threads, few = torch.get_num_threads(), min(FIRST_IMAGES, batch)
+    pairs = 2 * spec.train.accumulate  # a batch in parts holds at least two images a part
+    threads, few = torch.get_num_threads(), min(max(FIRST_IMAGES, pairs), batch)
     torch.set_num_threads(spec.threads)
     try:
         seconds = _seconds_an_image(spec, data, few)
-        more = min(batch, int(few * BUDGET_S / (time.perf_counter() - started)))
+        more = min(batch, int(few * BUDGET_S / (time.perf_counter() - started)) // pairs * pairs)
         if more > few:
             seconds = _seconds_an_image(spec, data, more)
     except (UserError, RuntimeError, AssertionError):  # few images may diverge; a cluster's GPU need not be here
@@ -146,6 +147,9 @@ class _Excerpt(Split):
 
     def __len__(self) -> int:
         return len(self._split)
+
+    def augmented_with(self, randaugment: str | None, erasing: float | None) -> Split:
+        return _Excerpt(self._split.augmented_with(randaugment, erasing), self._images)
 
     def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         return itertools.islice(self._split.batches(self._images, device), 1)

@@ -18,12 +18,16 @@ from bench.evaluation.accuracy import Evaluation, evaluate
 from bench.evaluation.backbone import backbone_madds
 from bench.evaluation.proof import prove
 from bench.methods import method_of
+from bench.models.weights import is_official
 from bench.points import OperatingPoint
 from bench.statistics.per_image import pack
 from bench.tasks.task import Task
 from bench.training.run import Run
 
 PER_IMAGE = "per_image.safetensors"
+AUTHORS = "authors' weights, evaluated here"
+"""The tier of points whose weights their authors trained and published: a row of theirs is no result of a training
+here."""
 
 
 def evaluated(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, Any]:
@@ -54,7 +58,8 @@ def evaluated(run: Run, points: list[OperatingPoint], split: Split) -> dict[str,
 def _described(spec: RunSpec, point: OperatingPoint, task: Task) -> dict[str, Any]:
     """What a point is, as values for those who read its records: see `bench.reports.runs.EvaluatedPoint`."""
     method = method_of(spec.method)
-    return {
+    are_authors = method.as_given and is_official(spec.weights) and spec.train.epochs == 0
+    return ({"tier": AUTHORS, "reported": point.reported} if are_authors else {}) | {
         "kind": point.kind,
         "method_kind": method.kind,
         "control": {"of": spec.init_from, "role": method.role} if method.kind == "control" else None,

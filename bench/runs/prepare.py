@@ -11,6 +11,7 @@ from bench.core.errors import UserError
 from bench.core.settings import overridden
 from bench.core.spec import RunSpec, changed
 from bench.methods import completed, method_of
+from bench.training.precision import check_precision
 
 
 def with_overrides(specs: Sequence[RunSpec], settings: Mapping[str, str]) -> list[RunSpec]:
@@ -39,6 +40,8 @@ def placed(specs: Sequence[RunSpec], device: str | None, local: bool = True) -> 
         wanted = {None: spec.device, "auto": "cuda" if available else spec.device}.get(device, device)
         if wanted == "cuda" and local and not available:
             raise UserError("a CUDA device was asked for, but torch sees none here; use --device cpu")
+        if local:
+            check_precision(spec.train.precision, str(wanted))
         return completed(replace(spec, device=str(wanted)))
 
     return changed(specs, place)

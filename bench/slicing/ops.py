@@ -44,6 +44,20 @@ class SoftWidth:
         return self.weights @ inside
 
 
+def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth (Huang et al. 2016) of what a residual block adds: in training each image of (B, ...) is without
+    it with a chance of `rate`, and the others have it divided by 1 - `rate`, which keeps its mean."""
+    if not rate or not training:
+        return branch
+    kept = branch.new_empty(len(branch), *([1] * (branch.dim() - 1))).bernoulli_(1 - rate)
+    return branch * kept.div_(1 - rate)
+
+
+def drop_rates(last: float, blocks: int) -> list[float]:
+    """The rate of each block: it rises linearly from 0 at the first to `last`."""
+    return [last * index / max(blocks - 1, 1) for index in range(blocks)]
+
+
 Width = int | SoftWidth
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.core.metrics import Measured
 from bench.data.dataset import Dataset, Split
+from bench.tasks.task import in_float32, widened
 
 BATCH = 500
 
@@ -36,12 +37,14 @@ class Classification:
     def of(cls, data: Dataset) -> Classification:
         return cls(len(data.classes))
 
+    @in_float32
     def loss(self, output: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         return F.cross_entropy(output, target, label_smoothing=smoothing)
 
     def soften(self, output: Tensor) -> Tensor:
-        return output.detach().softmax(dim=1)
+        return widened(output.detach()).softmax(dim=1)
 
+    @in_float32
     def distill(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target)
 

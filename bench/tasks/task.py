@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,6 +11,22 @@ from torch import Tensor
 
 from bench.core.registry import Registry
 from bench.data.dataset import Dataset, Split
+
+
+def widened(output: Tensor) -> Tensor:
+    """An output in float32 where it was computed in fewer digits."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
+def in_float32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss method of a task, computed in float32 where its output was computed in fewer digits."""
+
+    @functools.wraps(loss)
+    def computed(self: Task, output: Tensor, *others: Any, **named: Any) -> Tensor:
+        with torch.autocast(output.device.type, enabled=False):
+            return loss(self, widened(output), *others, **named)
+
+    return computed
 
 
 class Task(Protocol):
@@ -22,15 +39,15 @@ class Task(Protocol):
     threshold: float
 
     def loss(self, output: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Mean loss of a batch against its labels."""
+        """Mean loss of a batch against its labels, computed `in_float32`; (B, classes) float32 where they are mixed."""
         ...
 
     def soften(self, output: Tensor) -> Tensor:
-        """A teacher's output as a distillation target, detached."""
+        """A teacher's output as a distillation target, detached, float32."""
         ...
 
     def distill(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean loss of a student's output against a softened teacher output."""
+        """Mean loss of a student's output against a softened teacher output, computed `in_float32`."""
         ...
 
     def score(self, output: Tensor, target: Tensor) -> Tensor:

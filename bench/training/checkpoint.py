@@ -69,22 +69,37 @@ def scatter(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> 
             raise UserError(f"the checkpoint does not fit {name}: {str(error).splitlines()[-1].strip()}") from error
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors (momentum and the like); learning rates are recomputed from the step."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer/{index}/{key}": value
-        for index, slots in state.items()
-        for key, value in slots.items()
-        if isinstance(value, Tensor)
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """What an optimizer remembers: tensors (momentum and the like), and numbers (the count of its steps, which some
+    keep for each parameter and some for each group). Learning rates are recomputed from the step."""
+    whole = optimizer.state_dict()
+    parts = {"optimizer": whole["state"].items(), "optimizer_groups": enumerate(whole["param_groups"])}
+    slots = {
+        f"{part}/{index}/{key}": value
+        for part, entries in parts.items()
+        for index, entry in entries
+        for key, value in entry.items()
     }
+    tensors = {key: value for key, value in slots.items() if isinstance(value, Tensor)}
+    return tensors, {key: value for key, value in slots.items() if isinstance(value, int | float)}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors saved by `optimizer_tensors` back."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
+) -> None:
+    """Put back what `optimizer_state` gave, each tensor in the memory format of its parameter: a norm over another
+    order of the same values would differ in the last bit."""
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **numbers}.items():
         if key.startswith("optimizer/"):
-            _, index, slot = key.split("/", 2)
-            state.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            _, index, entry = key.split("/", 2)
+            state.setdefault(int(index), {})[entry] = value
+        elif key.startswith("optimizer_groups/"):
+            _, index, entry = key.split("/", 2)
+            whole["param_groups"][int(index)][entry] = value
+    optimizer.load_state_dict({**whole, "state": state})
+    for parameter, slots in optimizer.state.items():
+        for key, value in slots.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                slots[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

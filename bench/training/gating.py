@@ -30,12 +30,18 @@ from bench.slicing.supernet import Features, Supernet
 from bench.statistics.routing import level_routes
 from bench.tasks.task import Task
 from bench.training.loop import Plan, fit
-from bench.training.optim import move_average, warmed_decay
+from bench.training.optim import growing_decay, move_average
 from bench.training.run import Run
 
 HardSamples = Literal["try_best", "give_up"]
 BATCH = 250
 """Images of a batch whose features are standardised by. Fixed, because float sums may differ between batch sizes."""
+GATES_DIFFER: dict[str, Any] = {
+    "optimizer": "sgd", "warmup_epochs": 0.0, "warmup_steps": None, "mixup": 0.0, "cutmix": 0.0, "ema": 0.0,
+    "precision": "float32",
+}  # fmt: skip
+"""What stage II does whatever the run says: whether an image is solved is asked of whole images with their labels, the
+gates' learning rate is one for SGD, and multiply-adds need more digits than bfloat16 has."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class StageTwo:
         temperature: of the straight-through Gumbel-softmax.
         sgs_smoothing: label smoothing of SGS. The released code has 0.1.
         ema: decay of the average of a gate's weights over its training, a step, that is evaluated; 0 for the weights
-            themselves. The released code has 0.997. It begins lower (`warmed_decay`).
+            themselves. The released code has 0.997. It begins lower (`growing_decay`).
         gate_head, gate_trunk: how gates are built (`new_gates`).
 
     Raises:
@@ -251,10 +257,10 @@ def train_gates(
 
     def average(index: int) -> None:
         for mean, gate in zip(averages, gates, strict=False):
-            move_average(mean, gate, warmed_decay(settings.ema, index))
+            move_average(mean, gate, growing_decay(settings.ema, index))
 
     gate_spec = replace(
-        run.spec.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, warmup_epochs=0.0
+        run.spec.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, **GATES_DIFFER
     )
     trained = {f"trained_{key}": gate for key, gate in named_gates(gates).items()} if averages else named_gates(gates)
     plan = Plan(name, trained, step, gate_spec, kept=named_gates(averages), after_step=average)

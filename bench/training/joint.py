@@ -16,6 +16,7 @@ from bench.slicing.choice import AnyChoice
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
 from bench.training.loop import Plan, fit, stable_seed, total_steps
+from bench.training.precision import back_propagate
 from bench.training.run import Run
 
 
@@ -50,7 +51,7 @@ def joint_step(
             loss = loss + task.distill(output, softened[lesson.teacher])
         if index in taught:
             softened[index] = task.soften(output)
-        loss.backward()
+        back_propagate(loss)
         losses[f"lesson{index}"] = loss.item()
     return losses
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,21 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
-from bench.data.dataset import Batch
+from bench.data.dataset import Batch, Split
+from bench.profilers.madds import check_counted
+from bench.slicing.supernet import View
 from bench.training import checkpoint
-from bench.training.optim import learning_rate, sgd
+from bench.training.mixing import mixed, part_of, training_split
+from bench.training.optim import growing_decay, move_average, optimizer_of, rate_of
+from bench.training.precision import back_propagate, check_precision, computing_in
 from bench.training.run import Run
 
 StepFunction = Callable[[Batch, int], dict[str, float]]
-"""(batch, step) to named losses; it back-propagates, and the loop takes the optimizer's step."""
+"""(batch, step) to named losses; it back-propagates, and the loop takes the optimizer's step.
+
+Where a batch is forwarded in parts, it is called for each of them with the same step: whatever it draws for the step
+(the choices of a sandwich) is then equal for all parts, as it is on all processes of a group.
+"""
 
 
 def stable_seed(*parts: object) -> int:
@@ -82,49 +91,86 @@ def total_steps(spec: TrainSpec, per_epoch: int) -> int:
 
 
 def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
-    per_epoch, seed = run.data.train.steps(spec.batch_size), run.spec.seed
+    check_precision(spec.precision, run.device)
+    split = training_split(spec, run.data)
+    per_epoch = split.steps(spec.batch_size)
     steps = total_steps(spec, per_epoch)
-    warmup = round(spec.warmup_epochs * per_epoch)
-    optimizer = sgd(plan.trained.values(), spec)
+    optimizer = optimizer_of(plan.trained.values(), spec)
+    averages = {} if not spec.ema else {name: _average_of(module) for name, module in plan.trained.items()}
+    kept = {**plan.modules, **{f"{name}.average": module for name, module in averages.items()}}
     partial = run.checkpoint(f"{plan.name}.partial")
-    step, losses = _resume(plan, optimizer, partial, run.run_id)
+    step, losses = _resume(kept, optimizer, partial, run.run_id)
     saved_at = time.monotonic()
-    for batch in itertools.islice(_batches(plan.views, spec, step, per_epoch, run), steps - step):
-        rate = learning_rate(step, steps, warmup, spec.lr, spec.min_lr)
+    for batch in itertools.islice(_batches(split, plan.views, spec, step, per_epoch, run), steps - step):
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        torch.manual_seed(stable_seed(seed, plan.name, step))  # dropout and noise of this step
+            group["lr"] = rate_of(spec, step, steps, per_epoch)
         optimizer.zero_grad(set_to_none=True)
-        losses = plan.step(batch, step)
+        losses = _forward_parts(plan, spec, batch, step, run)
         if not all(math.isfinite(value) for value in losses.values()):
             raise UserError(f"training {plan.name} diverged at step {step} ({losses}); lower train.lr")
+        finish_gradients([p for group in optimizer.param_groups for p in group["params"]], spec)
         optimizer.step()
         if plan.after_step is not None:
             plan.after_step(step)
+        for name, average in averages.items():
+            move_average(average, plan.trained[name], growing_decay(spec.ema, step))
         step += 1
         run.progress(plan.name, step, steps)
         if time.monotonic() - saved_at > run.checkpoint_s:
-            tensors = {**checkpoint.gather(plan.modules), **checkpoint.optimizer_tensors(optimizer)}
-            checkpoint.save(partial, tensors, run.run_id, {"step": step, "losses": losses})
+            tensors, numbers = checkpoint.optimizer_state(optimizer)
+            notes = {"step": step, "losses": losses, "optimizer": numbers}
+            checkpoint.save(partial, {**checkpoint.gather(kept), **tensors}, run.run_id, notes)
             saved_at = time.monotonic()
+    for name, average in averages.items():
+        plan.trained[name].load_state_dict(average.state_dict())
     return {"steps": step, "images": step * spec.batch_size, "losses": losses}
 
 
-def _resume(plan: Plan, optimizer: torch.optim.Optimizer, partial: Path, run_id: str) -> tuple[int, dict[str, float]]:
+def _average_of(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def _forward_parts(plan: Plan, spec: TrainSpec, batch: Batch, step: int, run: Run) -> dict[str, float]:
+    """Back-propagate the parts of a batch in turn, whose gradients add up; return the means of their losses."""
+    seed, parts = run.spec.seed, []
+    for index in range(spec.accumulate):
+        key = (step, index) if index else (step,)
+        part = part_of(batch, index, spec.accumulate)
+        if spec.mixes:
+            part = mixed(part, spec, len(run.data.classes), stable_seed(seed, "mix", plan.name, *key))
+        torch.manual_seed(stable_seed(seed, plan.name, *key))  # dropout and noise of this step
+        with computing_in(spec.precision, run.device):
+            parts.append(plan.step(part, step))
+    return parts[0] if len(parts) == 1 else {name: sum(p[name] for p in parts) / len(parts) for name in parts[0]}
+
+
+@torch.no_grad()
+def finish_gradients(parameters: Sequence[nn.Parameter], spec: TrainSpec) -> None:
+    """Turn the sum of the gradients of a batch's parts into their mean, and limit its norm where the spec says so."""
+    if spec.accumulate > 1:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_div_(gradients, spec.accumulate)  # pyright: ignore[reportPrivateImportUsage]
+    if spec.clip_grad:
+        nn.utils.clip_grad_norm_(parameters, spec.clip_grad)
+
+
+def _resume(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, partial: Path, run_id: str
+) -> tuple[int, dict[str, float]]:
     """The step to go on from and the losses of the one before it."""
     if not partial.exists():
         return 0, {}
     tensors, notes = checkpoint.load(partial, run_id)
-    checkpoint.scatter(tensors, plan.modules)
-    checkpoint.load_optimizer(optimizer, tensors)
+    checkpoint.scatter(tensors, modules)
+    checkpoint.load_optimizer(optimizer, tensors, notes.get("optimizer", {}))
     return notes["step"], notes["losses"]
 
 
-def _batches(views: int, spec: TrainSpec, start: int, per_epoch: int, run: Run) -> Iterator[Batch]:
+def _batches(split: Split, views: int, spec: TrainSpec, start: int, per_epoch: int, run: Run) -> Iterator[Batch]:
     """Batches from step `start` on; each depends on (seed, epoch, step) alone."""
     for epoch in range(start // per_epoch, spec.epochs):
         first = start - epoch * per_epoch if epoch == start // per_epoch else 0
-        yield from run.data.train.train_batches(
+        yield from split.train_batches(
             spec.batch_size, seed=run.spec.seed, epoch=epoch, start=first, views=views, device=run.device
         )
 
@@ -144,15 +190,17 @@ def train_network(
         spec: how long and how fast; None for as the run's spec says.
 
     Raises:
-        UserError: as `fit` does.
+        UserError: as `fit` does; before anything trains, for a network with an operator of unknown cost.
     """
 
     def step(batch: Batch, index: int) -> dict[str, float]:
         total = run.loss(network(batch.x), batch) if loss is None else loss(batch, index)
         total, parts = total if isinstance(total, tuple) else (total, {"loss": total})
-        total.backward()
+        back_propagate(total)
         return {key: part.item() for key, part in parts.items()}
 
+    if loss is None and not isinstance(network, View) and not run.checkpoint(name).exists():  # a view has no graph
+        check_counted(network, torch.zeros(1, run.data.channels, *[run.data.image_size] * 2, device=run.device))
     network.train()
     history = fit(Plan(name, {"network": network}, step, spec), run)
     network.eval()

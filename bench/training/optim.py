@@ -1,4 +1,4 @@
-"""Optimizers and the learning-rate schedule as functions of the step."""
+"""Optimizers, the learning-rate schedule as a function of the step, and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -26,16 +26,46 @@ def sgd(modules: Iterable[nn.Module], spec: TrainSpec) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, spec.lr, spec.momentum, nesterov=spec.momentum > 0, foreach=True)
 
 
-def learning_rate(step: int, steps: int, warmup: int, peak: float, floor: float) -> float:
-    """Linear warm-up from `floor` over the first `warmup` steps, then a cosine from `peak` to `floor`."""
+def optimizer_of(modules: Iterable[nn.Module], spec: TrainSpec) -> torch.optim.Optimizer:
+    """The optimizer that a spec names: `sgd`, or timm's of that name with its own defaults for what a spec does not
+    say. Momentum is that of the spec where an optimizer has one; AdamW's betas are its own."""
+    if spec.optimizer == "sgd":
+        return sgd(modules, spec)
+    from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage] (takes seconds to import)
+
+    groups = parameter_groups(modules, spec.weight_decay)
+    return create_optimizer_v2(groups, spec.optimizer, lr=spec.lr, momentum=spec.momentum, filter_bias_and_bn=False)
+
+
+def rate_of(spec: TrainSpec, step: int, steps: int, per_epoch: int) -> float:
+    """The learning rate of a step out of `steps`, of which `per_epoch` are an epoch."""
+    warmup = round(spec.warmup_epochs * per_epoch) if spec.warmup_steps is None else spec.warmup_steps
+    if spec.schedule == "step":
+        every = max(round(spec.decay_epochs * per_epoch), 1)
+        return falling_by_steps(step, warmup, spec.lr, spec.min_lr, every, spec.decay_rate)
+    return learning_rate(step, steps, warmup, spec.lr, spec.min_lr, linear=spec.schedule == "linear")
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float, floor: float, linear: bool = False) -> float:
+    """Linear warm-up from `floor` over the first `warmup` steps, then a cosine, or a line, from `peak` to `floor`."""
     if step < warmup:
         return floor + (peak - floor) * (step + 1) / warmup
     progress = (step - warmup) / max(steps - warmup, 1)
+    if linear:
+        return floor + (peak - floor) * (1 - progress)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def warmed_decay(decay: float, step: int) -> float:
-    """(1 + step) / (10 + step) until that reaches `decay`: an average does not keep its initial weights for long."""
+def falling_by_steps(step: int, warmup: int, peak: float, floor: float, every: int, factor: float) -> float:
+    """The same warm-up, then `peak` times `factor` for each `every` steps since the start, never below `floor`."""
+    if step < warmup:
+        return floor + (peak - floor) * (step + 1) / warmup
+    return max(peak * factor ** (step // every), floor)
+
+
+def growing_decay(decay: float, step: int) -> float:
+    """The decay of a moving average at a step (counted from 0): it grows as (1 + step) / (10 + step) until it reaches
+    `decay`. Otherwise the average of a run of a few hundred steps is mostly the initial weights."""
     return min(decay, (1 + step) / (10 + step))
 
 

@@ -24,7 +24,8 @@ from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
 from bench.training.loop import Plan, fit, stable_seed
-from bench.training.optim import move_average, warmed_decay
+from bench.training.optim import growing_decay, move_average
+from bench.training.precision import back_propagate
 from bench.training.run import Run
 
 Distillation = Literal["none", "inplace", "bootstrap", "ensemble_bootstrap"]
@@ -68,7 +69,7 @@ class StageOne:
 
     def decay(self, step: int) -> float:
         """EMA decay at a step (counted from 0)."""
-        return warmed_decay(self.ema, step) if self.ema_warmup else self.ema
+        return growing_decay(self.ema, step) if self.ema_warmup else self.ema
 
     @property
     def averages(self) -> bool:
@@ -104,7 +105,7 @@ def teacher_targets(teacher: Supernet, x: Tensor, extra: list[Choice], task: Tas
     return largest, torch.stack(outputs).mean(0)
 
 
-def back_propagate(
+def back_propagate_choices(
     net: Supernet, x: Tensor, choices: list[Choice], loss_of: Callable[[Tensor, Choice], Tensor]
 ) -> Iterator[tuple[Choice, float]]:
     """Back-propagate the loss of each choice; choices that agree up to the first gate run what is in front of it once.
@@ -121,10 +122,10 @@ def back_propagate(
         leaf = arrived.detach().requires_grad_(shared)
         for choice in group:
             loss = loss_of(net(leaf, choice, start=int(shared)), choice)
-            loss.backward()
+            back_propagate(loss)
             yield choice, loss.item()
         if shared:
-            arrived.backward(leaf.grad)
+            back_propagate(arrived, leaf.grad)
 
 
 def supernet_step(
@@ -141,7 +142,7 @@ def supernet_step(
     choices = sandwich(space, settings.random_widths, generator)
     largest = net(x, choices[0])
     loss = task.loss(largest, batch.targets, smoothing)
-    loss.backward()
+    back_propagate(loss)
     losses = {"largest": loss.item()}
     target = smallest_target = task.soften(largest) if settings.distillation == "inplace" else None
     if teacher is not None and settings.averages:
@@ -153,7 +154,7 @@ def supernet_step(
         soft = smallest_target if choice == space.smallest else target
         return task.loss(output, batch.targets, smoothing) if soft is None else task.distill(output, soft)
 
-    for choice, value in back_propagate(net, x, choices[1:], narrower):
+    for choice, value in back_propagate_choices(net, x, choices[1:], narrower):
         losses["smallest" if choice == space.smallest else "random"] = value
     return losses
 

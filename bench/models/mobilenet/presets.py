@@ -19,10 +19,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.models.mobilenet.space import BlockStage, MobileNetConfig
-from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Preset
+from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Official, Preset
 from bench.models.widths import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, width_ladder
 
-MOBILENET = Family("mobilenet", "bench.models.mobilenet.units:build", "bench.models.mobilenet.order:order")
+SLIMMABLE = "bench.models.mobilenet.official:slimmable"
+OFFICIAL = (
+    Official("ds_mbnet", ("ds_mobilenet_v1",), "bench.models.mobilenet.official:ds_mbnet",
+             reported=tuple(f"ds_net/ds_mobilenet_v1/uniform{step}" for step in range(14))),
+    Official("us_mobilenet_v1", ("us_mobilenet_v1",), SLIMMABLE,
+             reported=tuple(f"us_net/mobilenet_v1/width {width}" for width in WIDTH_MULTIPLIERS)),
+    Official("s_mobilenet_v1", ("s_mobilenet_v1",), SLIMMABLE,
+             reported=tuple(f"s_net/mobilenet_v1/width {width}" for width in SWITCHABLE_MULTIPLIERS)),
+)  # fmt: skip
+MOBILENET = Family(
+    "mobilenet", "bench.models.mobilenet.units:build", "bench.models.mobilenet.order:order", official=OFFICIAL
+)
 
 V1 = MobileNetConfig(
     (16, 24),

@@ -28,7 +28,7 @@ No code or exact description of DS-ResNet is public (METHODS 3.2, 3.3, 11); what
 
 from __future__ import annotations
 
-from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Preset, Trains
+from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Official, Preset, Trains
 from bench.models.resnet.space import BlockStage, ResNetConfig
 from bench.models.widths import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, width_ladder
 
@@ -38,7 +38,11 @@ RESNET = Family(
     "bench.models.resnet.order:order",
     timm="bench.models.resnet.timm_names",
     timm_head="fc.",
-)
+    official=(
+        Official("s_resnet50", ("s_resnet50",), "bench.models.resnet.official:slimmable",
+                 reported=tuple(f"s_net/resnet50/width {width}" for width in SWITCHABLE_MULTIPLIERS)),
+    ),
+)  # fmt: skip
 
 RATIOS = (0.25, 0.5, 0.75, 1.0)
 RESNET50 = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # inner width, blocks, stride of each stage

@@ -37,6 +37,7 @@ class ResNetConfig:
             blocks (3x3, 3x3).
         front: the stem and so many stages have a single width, at which every sub-network runs them; they are cut off
             as a segment, with a gate behind them or without.
+        drop_path: chance that training leaves out what the last block adds (`ops.drop_rates`).
     """
 
     stem: tuple[int, ...]
@@ -51,6 +52,7 @@ class ResNetConfig:
     switchable: bool = False
     expansion: int = 4
     front: int = 0
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         lists = [self.stem, *(stage.widths for stage in self.stages)]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.models.resnet.units import ConvNorm, Head, Residual, Stem
+from bench.models.transfer import check_tensors
 from bench.slicing.norms import SlicedGroupNorm
 from bench.slicing.supernet import Supernet
 
@@ -74,7 +75,7 @@ def from_timm(state: State, net: Supernet, head: bool = True, group: int | None 
         names = {key: name for key, name in names.items() if not name.startswith("fc.")}
         state = {name: value for name, value in state.items() if not name.startswith("fc.")}
     _check_norm(state, group_of(net), group)
-    _check_shapes(state, _shapes(own, names))
+    check_tensors(state, _shapes(own, names))
     return {**own, **{key: state[name][: len(own[key])] for key, name in names.items()}}
 
 
@@ -128,19 +129,3 @@ def _check_norm(state: State, ours: int, theirs: int | None) -> None:
             f"this network has group norm of {ours} channels a group, and of the checkpoint {said} "
             "(timm's resnet50_gn has 32 groups at any width, which fits no slice)"
         )
-
-
-def _check_shapes(state: State, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises `UserError` unless a state dict holds exactly the expected names, each in its shape."""
-    missing = [name for name in expected if name not in state]
-    foreign = [name for name in state if name not in expected]
-    for names, verb in ((missing, "lacks"), (foreign, "also holds")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"the checkpoint {verb} {names[0]}{more}: it is another architecture")
-    for name, shape in expected.items():
-        if tuple(state[name].shape) != shape:
-            raise UserError(
-                f"the checkpoint's {name} has shape {tuple(state[name].shape)}, this network needs {shape}; "
-                "use the preset of the checkpoint's size and number of classes"
-            )

@@ -12,7 +12,7 @@ from bench.models.resnet.space import ResNetConfig
 from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
 from bench.slicing.layers import Shape, SlicedConv2d, SlicedLinear, conv_cost
 from bench.slicing.norms import PrefixBatchNorm2d, SlicedGroupNorm, SwitchableBatchNorm2d
-from bench.slicing.ops import Width, times
+from bench.slicing.ops import Width, drop_path, drop_rates, times
 from bench.slicing.supernet import Cost, Features, Segment, Supernet, Unit
 
 
@@ -108,8 +108,11 @@ class Residual(Unit):
     option B), a bottleneck always; both follow the stage's choice.
     """
 
-    def __init__(self, config: ResNetConfig, space: ChoiceSpace, stage: int, first: bool) -> None:
+    def __init__(
+        self, config: ResNetConfig, space: ChoiceSpace, stage: int, first: bool, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
+        self.drop_path = drop_path
         plan, here, factor = config.stages[stage], stage + 1, config.expansion  # stage 0 of the space is the stem
         self.space, self.inp_stage = space, stage if first else here
         self.inp_factor = 1 if self.inp_stage == 0 else factor
@@ -134,7 +137,8 @@ class Residual(Unit):
         y = x
         for layer in inner:
             y = layer(y, choice).relu_()
-        return (last(y, choice) + (x if self.shortcut is None else self.shortcut(x, choice))).relu_()
+        y = drop_path(last(y, choice), self.drop_path, self.training)
+        return (y + (x if self.shortcut is None else self.shortcut(x, choice))).relu_()
 
     def cost(self, choice: Choice, shape: Shape) -> Cost:
         madds = 0 if self.shortcut is None else self.shortcut.cost(choice, shape)[0]
@@ -150,18 +154,18 @@ class Residual(Unit):
         for layer in others:
             branch += [nn.ReLU(inplace=True), *layer.extract(choice, self.space.width(choice, first.stage))]
         shortcut = [] if self.shortcut is None else self.shortcut.extract(choice, inp)
-        return PlainResidual(nn.Sequential(*branch), nn.Sequential(*shortcut))
+        return PlainResidual(nn.Sequential(*branch), nn.Sequential(*shortcut), self.drop_path)
 
 
 class PlainResidual(nn.Module):
     """A residual block of fixed widths; an empty shortcut is the identity."""
 
-    def __init__(self, branch: nn.Sequential, shortcut: nn.Sequential) -> None:
+    def __init__(self, branch: nn.Sequential, shortcut: nn.Sequential, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.branch, self.shortcut = branch, shortcut
+        self.branch, self.shortcut, self.drop_path = branch, shortcut, drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.branch(x) + self.shortcut(x)).relu_()
+        return (drop_path(self.branch(x), self.drop_path, self.training) + self.shortcut(x)).relu_()
 
 
 class GateInput(Unit):
@@ -233,12 +237,13 @@ def build(config: ResNetConfig, classes: int, input_channels: int, head: Ending 
     """The supernet of a configuration, cut in front of every gated stage, or behind a front that no gate follows."""
     space = config.space()
     cuts: list[list[Unit]] = [[Stem(config, space, input_channels)]]
+    rates = iter(drop_rates(config.drop_path, sum(plan.blocks for plan in config.stages)))
     for stage, plan in enumerate(config.stages):
         if stage in config.gates:
             cuts[-1].append(GateInput(config.leading(stage)))
         if stage in (config.gates or (config.front or None,)):
             cuts.append([])
-        cuts[-1] += [Residual(config, space, stage, first=block == 0) for block in range(plan.blocks)]
+        cuts[-1] += [Residual(config, space, stage, block == 0, next(rates)) for block in range(plan.blocks)]
     cuts[-1].append(head(config, space, classes))
     segments = [Segment(units, decides=index < len(config.gates)) for index, units in enumerate(cuts)]
     return Supernet(space, segments, input_channels, config.gate_hidden)

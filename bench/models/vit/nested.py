@@ -28,6 +28,7 @@ from bench.slicing.attention import PlainAttention, SlicedAttention, attend
 from bench.slicing.choice import Choice, ChoiceSpace, OneChoice
 from bench.slicing.layers import Shape, SlicedLinear
 from bench.slicing.norms import SlicedLayerNorm
+from bench.slicing.ops import drop_path, drop_rates
 from bench.slicing.supernet import Cost, Segment, Supernet, Unit
 
 
@@ -121,7 +122,8 @@ class NestedBlock(NestedUnit):
         super().__init__()
         self.space, self.stage = space, stage
         self.heads, self.hidden, self.channels = config.options[-1]
-        self.block = Block(self.channels, self.heads, config.head_dim, self.hidden)
+        rate = drop_rates(config.drop_path, len(config.stages))[stage - 1]
+        self.block = Block(self.channels, self.heads, config.head_dim, self.hidden, rate)
 
     def parts(self, choice: OneChoice) -> tuple[slice, slice, slice]:
         """(heads, hidden units, channels of the stream) that run under a choice."""
@@ -132,9 +134,10 @@ class NestedBlock(NestedUnit):
     def forward(self, x: Tensor, choice: OneChoice) -> Tensor:
         """(B, N, D') to the same."""
         (heads, hidden, stream), block = self.parts(choice), self.block
-        x = x + attention(layer_norm(x, block.norm1, stream), block.attention, heads, stream)
+        y = attention(layer_norm(x, block.norm1, stream), block.attention, heads, stream)
+        x = x + drop_path(y, block.drop_path, self.training)
         y = F.gelu(linear(layer_norm(x, block.norm2, stream), block.fc1, hidden, stream))
-        return x + linear(y, block.fc2, stream, hidden)
+        return x + drop_path(linear(y, block.fc2, stream, hidden), block.drop_path, self.training)
 
     def cost(self, choice: Choice, shape: Shape) -> Cost:
         heads, hidden = (self.space.width(choice, self.stage, dimension) for dimension in ("heads", "mlp"))
@@ -151,6 +154,7 @@ class NestedBlock(NestedUnit):
             plain_norm(block.norm2, stream),
             plain_linear(block.fc1, hidden, stream),
             plain_linear(block.fc2, stream, hidden),
+            block.drop_path,
         )
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.slicing.attention import PlainAttention
+from bench.slicing.ops import drop_path
 from bench.slicing.supernet import Features
 from bench.slicing.tokens import carried
 
@@ -29,18 +30,25 @@ class PlainBlock(nn.Module):
     """A pre-norm transformer block of fixed widths, over all the channels that it is given."""
 
     def __init__(
-        self, norm1: nn.LayerNorm, attention: PlainAttention, norm2: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear
+        self,
+        norm1: nn.LayerNorm,
+        attention: PlainAttention,
+        norm2: nn.LayerNorm,
+        fc1: nn.Linear,
+        fc2: nn.Linear,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        self.drop_path = drop_path
         self.norm1, self.attention = norm1, attention
         self.norm2, self.fc1, self.fc2 = norm2, fc1, fc2
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.feed_forward(x + self.attention(self.norm1(x)))
+        return self.feed_forward(x + drop_path(self.attention(self.norm1(x)), self.drop_path, self.training))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second half of the block: each token by itself, (B, N, D) to the same."""
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))), self.drop_path, self.training)
 
 
 class PlainStage(nn.Module):

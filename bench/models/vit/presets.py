@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.models.preset import NESTED, SLICED, Family, Preset
+from bench.models.preset import NESTED, SLICED, Family, Official, Preset
 from bench.models.vit.space import NestedConfig, ViTConfig
 
 VIT = Family(
@@ -12,7 +12,15 @@ VIT = Family(
     timm="bench.models.vit.timm_names",
     timm_head="head.",
     tokens=True,
-)
+    official=(
+        Official("thinking_vit", ("ds_vit_s",), "bench.models.vit.official:thinking_vit"),
+        Official("hydravit", ("nested_vit_b",), "bench.models.vit.official:deit",
+                 reported=tuple(f"hydravit/deit_b/{heads} heads" for heads in range(3, 13))),
+        Official("scala", (), refused="its code cuts the rows of query, key and value as one block, narrows all six "
+                 "heads instead of running fewer, and normalises with eps 1e-5; no network here does, and tensors of "
+                 "equal names and shapes would give other answers"),
+    ),
+)  # fmt: skip
 
 DEIT_S = ViTConfig(224, 16, 64, ((2, 512, 288), (3, 768, 320), (4, 1024, 352), (6, 1536, 384)))
 DEIT_TI = ViTConfig(224, 16, 64, ((1, 256, 144), (2, 320, 160), (2, 576, 176), (3, 768, 192)))

@@ -19,6 +19,7 @@ class ViTConfig:
         stages: number of blocks of each network stage.
         gated_from: the first stage that a gate decides; those in front of it run at `options[0]` in routed networks.
         gate_hidden: width of each gate's own hidden layer.
+        drop_path: chance that training leaves out what the last block adds (`ops.drop_rates`).
     """
 
     image_size: int
@@ -28,6 +29,7 @@ class ViTConfig:
     stages: tuple[int, ...] = (3, 3, 3, 3)
     gated_from: int = 0
     gate_hidden: int = 32
+    drop_path: float = 0.0
 
     @property
     def channels(self) -> int:

@@ -37,7 +37,7 @@ from bench.slicing.attention import SlicedAttention, attention_cost
 from bench.slicing.choice import AnyChoice, Choice, ChoiceSpace, OneChoice
 from bench.slicing.layers import Shape
 from bench.slicing.norms import SlicedLayerNorm
-from bench.slicing.ops import Width
+from bench.slicing.ops import Width, drop_path, drop_rates
 from bench.slicing.supernet import Cost, Features, Segment, Supernet, Unit
 from bench.slicing.tokens import TokenLinear, active, carried, truncated_normal
 
@@ -103,8 +103,9 @@ class Embedding(TokenUnit):
 class Block(nn.Module):
     """A pre-norm transformer block: attention by the leading heads, an MLP of the leading hidden units."""
 
-    def __init__(self, channels: int, heads: int, head_dim: int, hidden: int) -> None:
+    def __init__(self, channels: int, heads: int, head_dim: int, hidden: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.drop_path = drop_path
         self.norm1 = SlicedLayerNorm(channels, EPS)
         self.attention = SlicedAttention(channels, heads, head_dim)
         self.norm2 = SlicedLayerNorm(channels, EPS)
@@ -113,8 +114,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, heads: Width, hidden: Width, width: Width) -> Tensor:
         """(B, N, full(width)), the active channels of the stream, to the same."""
-        x = x + self.attention(self.norm1(x, width), heads, width)
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x, width), hidden)), width)  # gelu(0) = 0: masks survive it
+        x = x + drop_path(self.attention(self.norm1(x, width), heads, width), self.drop_path, self.training)
+        y = self.fc2(F.gelu(self.fc1(self.norm2(x, width), hidden)), width)  # gelu(0) = 0: masks survive it
+        return x + drop_path(y, self.drop_path, self.training)
 
     def cost(self, tokens: int, heads: int, hidden: int, width: int) -> int:
         return attention_cost(tokens, width, heads, self.attention.head_dim) + 2 * tokens * width * hidden
@@ -126,6 +128,7 @@ class Block(nn.Module):
             self.norm2.extract(width),
             self.fc1.extract(width, hidden),
             self.fc2.extract(hidden, width),
+            self.drop_path,
         )
 
 
@@ -136,8 +139,9 @@ class BlockStage(TokenUnit):
         super().__init__()
         self.space, self.stage = space, stage
         heads, hidden, channels = config.options[-1]
-        blocks = [Block(channels, heads, config.head_dim, hidden) for _ in range(config.stages[stage])]
-        self.blocks = nn.ModuleList(blocks)
+        first = sum(config.stages[:stage])
+        rates = drop_rates(config.drop_path, sum(config.stages))[first : first + config.stages[stage]]
+        self.blocks = nn.ModuleList([Block(channels, heads, config.head_dim, hidden, rate) for rate in rates])
 
     def widths(self, choice: AnyChoice) -> tuple:
         """(heads, MLP hidden width, embedding) of this stage under a choice: ints, or soft widths."""

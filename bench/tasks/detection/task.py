@@ -24,6 +24,7 @@ from bench.data.dataset import Dataset, Split
 from bench.models.detector.head import OFFSETS
 from bench.tasks.detection.anchors import anchor_grid, fit_sizes
 from bench.tasks.detection.found import Found
+from bench.tasks.task import in_float32, widened
 
 POSITIVE, NEGATIVE = 0.4, 0.3  # IoU with an object from which an anchor stands for it, below which for none
 CONFIDENCE = 0.3  # of the detections that an image's F1 counts
@@ -70,6 +71,7 @@ class Detection:
         sizes = fit_sizes((boxes[:, 2:4] - boxes[:, :2]).astype(np.float64))
         return cls(anchor_grid(sizes, data.image_size), data.classes, data.image_size)
 
+    @in_float32
     def loss(self, output: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """Focal loss and smooth L1, for every object the mean over its anchors, and focal loss of anchors that match
         none; divided by the number of objects in the batch.
@@ -115,9 +117,10 @@ class Detection:
 
     def soften(self, output: Tensor) -> Tensor:
         """(B, A, 4 + classes): a teacher's offsets and class probabilities, detached."""
-        offsets, logits = self._split(output.detach())
+        offsets, logits = self._split(widened(output.detach()))
         return torch.cat([offsets, logits.sigmoid()], dim=2)
 
+    @in_float32
     def distill(self, output: Tensor, target: Tensor) -> Tensor:
         """Soft classes on all anchors and smooth L1 to the teacher's boxes where it is sure of an object, each a sum
         over the batch divided by how many anchors stand for an object by the teacher's probabilities (at least one an

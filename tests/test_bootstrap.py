@@ -1,12 +1,11 @@
-"""Bootstrap and its ranks, against values worked out by hand or by an obvious second version."""
+"""The bootstrap that the closed form is tested against, against an obvious second version."""
 
 import math
 
+import bootstrap
 import numpy as np
 import pytest
-
-from bench.statistics import significance
-from bench.statistics.significance import PairedBootstrap, ranks
+from bootstrap import PairedBootstrap
 
 
 def rows_of(generator, accuracies, seeds=3, images=400):
@@ -21,8 +20,8 @@ def rows_of(generator, accuracies, seeds=3, images=400):
 def naive_differences(first, second, seeds, resamples, stretch):
     """The bootstrap as one would tell it: draw images, draw seeds, average; no matrices."""
     images = len(first[seeds[0]])
-    draw_images = np.random.default_rng([significance.BOOTSTRAP_SEED, 0])
-    draw_seeds = np.random.default_rng([significance.BOOTSTRAP_SEED, 1, len(seeds)])
+    draw_images = np.random.default_rng([bootstrap.BOOTSTRAP_SEED, 0])
+    draw_seeds = np.random.default_rng([bootstrap.BOOTSTRAP_SEED, 1, len(seeds)])
     image_draws = [[int(i) for i in draw_images.integers(images, size=images)] for _ in range(resamples)]
     results = []
     for drawn in image_draws:
@@ -95,27 +94,6 @@ def test_only_common_seeds_are_compared():
 def test_rows_on_different_images_are_refused():
     with pytest.raises(ValueError, match="different numbers of images"):
         PairedBootstrap({"a": {0: np.ones(5)}, "b": {0: np.ones(6)}})
-
-
-def test_ranks_are_shared_by_rows_that_cannot_be_told_apart():
-    rows = rows_of(np.random.default_rng(5), {"best": 0.9, "twin": 0.9, "middle": 0.7, "worst": 0.4}, images=800)
-    rows["young"] = {s: np.ones(800) for s in range(2)}  # best of all, but on two seeds
-    assert ranks(PairedBootstrap(rows), list(rows)) == {
-        "best": 1,
-        "twin": 1,
-        "middle": 3,
-        "worst": 4,
-        "young": None,
-    }
-
-
-def test_ranks_resolve_in_a_table_of_many_rows():
-    """With too few resamples, Holm's correction over 60 rows could never find anything."""
-    levels = {"best": 0.9} | {f"row{i}": 0.5 for i in range(59)}
-    rows = rows_of(np.random.default_rng(6), levels, images=300)
-    rank = ranks(PairedBootstrap(rows), list(rows))
-    assert rank["best"] == 1
-    assert all(value is not None and value > 1 for name, value in rank.items() if name != "best")
 
 
 def false_alarms(small_sample, tables=150):

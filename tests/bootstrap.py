@@ -1,4 +1,5 @@
-"""Which differences between methods are more than luck: a hierarchical paired bootstrap, and shared ranks.
+"""The crossed design of seeds and images by resampling: what the closed form of `bench.statistics.crossed` is tested
+against. A hierarchical paired bootstrap.
 
 Scores are per image, in [0, 1] (1 = solved, for classification). Two rows are compared on the same seeds and
 the same images. Seeds are resampled, then images, both with replacement, and every row sees the same draws.
@@ -12,18 +13,17 @@ stretched until its interval is the t interval where images do not matter ("expa
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from bench.statistics.intervals import CONFIDENCE, MINIMUM_SEEDS, Floats, holm, t_quantile
+from bench.statistics.intervals import CONFIDENCE, Floats, t_quantile
 
-Row = TypeVar("Row", bound=Hashable)
 RowScores = Mapping[int, NDArray]
 """The scores of one row: seed -> (images,), each in [0, 1]."""
 
@@ -108,36 +108,6 @@ class PairedBootstrap:
         if n not in self._weights:
             self._weights[n] = seed_weights(n, self.resamples, self.seed)
         return self._weights[n]
-
-
-def ranks(bootstrap: PairedBootstrap, rows: Sequence[Row], alpha: float = 0.05) -> dict[Row, int | None]:
-    """One plus the number of rows significantly better; None for a row with fewer than three seeds.
-
-    For each row, Holm's correction runs over its comparisons with all other rows that share at least three
-    seeds with it; so each rank, taken by itself, is too low by chance with probability at most alpha. Ranks
-    are shared: rows that the data cannot tell apart from the best all get 1.
-    """
-    ranked = [row for row in rows if len(bootstrap.common_seeds(row, row)) >= MINIMUM_SEEDS]
-    found = _all_pairs(bootstrap, ranked)
-    rank: dict[Row, int | None] = dict.fromkeys(rows)
-    for row in ranked:
-        against = [pair for other in ranked if (pair := found.get((other, row)))]
-        adjusted = holm([pair.p_value for pair in against])
-        better = [pair.difference > 0 and p <= alpha for pair, p in zip(against, adjusted, strict=True)]
-        rank[row] = 1 + better.count(True)
-    return rank
-
-
-def _all_pairs(bootstrap: PairedBootstrap, rows: Sequence[Row]) -> dict[tuple[Row, Row], Difference]:
-    """Every ordered pair of rows that share enough seeds."""
-    found = {}
-    for index, row in enumerate(rows):
-        for other in rows[index + 1 :]:
-            if len(bootstrap.common_seeds(row, other)) < MINIMUM_SEEDS:
-                continue
-            if pair := bootstrap.compare(row, other):
-                found[row, other], found[other, row] = pair, pair.reversed()
-    return found
 
 
 def resamples_for(rows: int) -> int:
