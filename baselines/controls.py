@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from baselines.slice_cascade import CascadePoint, SliceCascade, sliced
+from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.methods import Method, Run, method_of
 from bench.methods.ds_net import require_gates, trained_gates
 from bench.points import OperatingPoint, RoutedPoint, subnetwork_point
 from bench.slicing.dynamic import Router
+from bench.slicing.parts import Part
 from bench.slicing.supernet import Features
 from bench.statistics.routing import level_routes
 
@@ -84,6 +86,9 @@ class BlindCascade(CascadePoint):
         ordered = torch.cat((torch.cat(keys).sort().values, torch.ones(1, dtype=torch.float64)))
         counts = torch.cat(places).bincount(minlength=len(self.chain.costs))
         return BlindCascade(self.cascade, self.key, ordered[counts.cumsum(0)[:-1]])
+
+    def parts(self) -> list[Part]:
+        raise UserError(f"{self.name} is not routed by a network, so it cannot be exported")
 
     def _places(self, x: Tensor) -> Tensor:
         if self.stops is None:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.early_exit import ExitNetwork, ExitPoint, Exits, confidences, served
 from baselines.exit_thresholds import MEASURES, thresholds_for
+from baselines.exits import ExitNetwork, ExitPoint, Exits, confidences, served
 from baselines.staged import require_classes
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec

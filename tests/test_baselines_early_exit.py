@@ -8,18 +8,9 @@ import torch
 from small_runs import CPU, FirstImages, digits, small_net, small_spec, trained_points
 from torch import nn
 
-from baselines.early_exit import (
-    EarlyExit,
-    EarlyExitOptions,
-    Exits,
-    confidences,
-    exit_costs,
-    exit_point,
-    places,
-    served,
-    with_exits,
-)
+from baselines.early_exit import EarlyExit, EarlyExitOptions, exit_costs, places, with_exits
 from baselines.exit_thresholds import confidence, cut, exits_taken, geometric, thresholds_for
+from baselines.exits import Exits, confidences, exit_point, served
 from baselines.staged import one_image, require_classes, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec

@@ -289,7 +289,7 @@ def test_a_dry_run_lists_the_runs_and_creates_nothing(slicebench, tmp_path):
     said = slicebench("run", "quickstart", "--dry-run")
     *runs, total = said.out.splitlines()[2:]
     assert "hours of training are left, one run after the other: estimated here on cpu" in total
-    assert (said.code, said.err, len(runs)) == (0, "", 18)
+    assert (said.code, said.err, len(runs)) == (0, "", 27)
     assert all(line.endswith("train, eval, profile") for line in runs)
     assert all("batch_size=60 lr=0.15 warmup_epochs=2" in line for line in runs), "what is not by default"
     assert list(tmp_path.iterdir()) == []
@@ -324,7 +324,7 @@ def test_settings_reach_the_runs_that_have_them(slicebench):
     plain = slicebench("run", "quickstart", "--dry-run", "--seeds", 1).out.splitlines()[2:-1]
     words = ["--set", "epochs=1", "--set", "random_widths=1"]
     changed = slicebench("run", "quickstart", "--dry-run", "--seeds", 1, *words).out.splitlines()[2:-1]
-    assert len(plain) == len(changed) == 6
+    assert len(plain) == len(changed) == 9
     assert all(line.split()[4] == "1" for line in changed)
     assert not {line.split()[0] for line in plain} & {line.split()[0] for line in changed}
 

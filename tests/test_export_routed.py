@@ -14,9 +14,10 @@ import torch
 from small_runs import digits, small_net, small_spec
 from torch import Tensor, nn
 
-from baselines import early_exit
-from baselines.early_exit import ExitPoint, exit_costs, with_exits
+from baselines import exits
+from baselines.early_exit import exit_costs, with_exits
 from baselines.exit_thresholds import confidence
+from baselines.exits import ExitPoint
 from baselines.staged import staged
 from bench import cli
 from bench.core.errors import UserError
@@ -57,12 +58,15 @@ def routed_point(model: str, options: int | None = 2) -> RoutedPoint:
         if ".var_" in name:
             buffer.uniform_(0.5, 1.5)
     counts = [len(decision.options) for decision in net.space.decisions]
-    routing = [tuple(range(count)) if options is None else (0, count - 1) for count in counts]
-    gates = new_gates(net, tuple(routing), 8)
+    routing = tuple(tuple(range(count)) if options is None else (0, count - 1) for count in counts)
+    gates = new_gates(net, routing, 8)
     for index, gate in enumerate(gates):
         x, features = net.segments[index](x, net.space.smallest)
         gate.standardise(gate.read(features))
-        nn.init.normal_(gate.head.weight)
+        seen = (gate.read(features) - gate.shift) / gate.scale
+        seen = seen if gate.hidden is None else gate.hidden(seen).relu()
+        mean, weight = seen.mean(0, keepdim=True), nn.init.normal_(gate.head.weight)
+        weight -= (weight @ mean.T) / mean.square().sum() * mean
     return RoutedPoint("dynamic", net, gates, routing, 8)
 
 
@@ -75,7 +79,7 @@ def exit_point() -> ExitPoint:
             head[-1].weight.normal_(0, 20)  # type: ignore[index]
         sure = [confidence(logits) for logits in network(pictures(64))[:-1]]
     costs, _ = exit_costs(network, pictures(1))
-    return early_exit.exit_point("exits", network, [each.median().item() for each in sure], costs)
+    return exits.exit_point("exits", network, [each.median().item() for each in sure], costs)
 
 
 class Written(NamedTuple):
@@ -162,7 +166,7 @@ def test_weights_stand_once(written, tmp_path):
     point = written.point
     widest = extract(point.supernet, point.supernet.space.routed([options[-1] for options in point.routing]))
     onnx_file.write(tmp_path / "widest.onnx", folded(widest), pictures(2), ("output",), {})
-    gates = 4 * sum(parameter.numel() for parameter in point.gates.parameters())
+    gates = 4 * sum(tensor.numel() for tensor in (*point.gates.parameters(), *point.gates.buffers()))
     assert stored(written.path) <= 1.02 * stored(tmp_path / "widest.onnx") + gates
     if point.supernet.space.prefix_statistics:  # with several gates, what the nodes say weighs more than these networks
         assert written.path.stat().st_size <= 1.02 * (tmp_path / "widest.onnx").stat().st_size + gates

@@ -70,7 +70,7 @@ RUN_IDS = {
     "cifar10_families": "b4c758272c0443ad",
     "cifar10_smoke": "cf537d731609f1ca",
     "cifar10_transfer": "32a7b4e14a531330",
-    "digits_all": "21d225b5365e119c",
+    "digits_all": "74930cab2f5301c4",
     "digits_families": "b808ea59f0e571e3",
     "imagenet10_smoke": "289cf227a499d4e6",
     "imagenet_ds_mbnet": "35203a98f0c5d646",
@@ -80,7 +80,7 @@ RUN_IDS = {
     "official_hydravit": "fa8f2081af32e72a",
     "official_thinking_vit": "6de65fde786143a4",
     "official_us_mobilenet": "689dec731f02273a",
-    "quickstart": "69628bb440b294a8",
+    "quickstart": "8fa656f8ee338723",
     "voc_animals": "43b1f0ee0ea7816e",
     "voc_ds_mbnet": "883e7d70477ddb28",
 }

@@ -154,7 +154,7 @@ class DSNet(Method):
             gates, _ = train_gates(gate_name(number), net, routing, options.stage_two(), task, run)
             budgets = spendable(options.budgets, route_span(net, gates, routing, run.data.image_size))
             if budgets:
-                run.once(budget_name(number), partial(fitted_offsets, net, gates, routing, budgets, run))
+                run.once(f"budgets{number}", partial(fitted_offsets, net, gates, routing, budgets, run))
 
     def points(self, run: Run) -> list[OperatingPoint]:
         net, gated = trained_gates(run)
@@ -162,7 +162,7 @@ class DSNet(Method):
         for number, (routing, gates) in enumerate(gated):
             points.append(RoutedPoint(point_name(routing), net, gates, routing, size))
             budgets = spendable(run.options.budgets, route_span(net, gates, routing, size))
-            offsets = run.read(budget_name(number))[0]["offsets"].tolist() if budgets else []
+            offsets = run.read(f"budgets{number}")[0]["offsets"].tolist() if budgets else []
             costs = option_costs(net, routing, size)
             for budget, offset in zip(budgets, offsets, strict=True):
                 leaning = [gate.leaning(offset, cost) for gate, cost in zip(gates, costs, strict=True)]
@@ -228,10 +228,6 @@ def _check_calibration(net: Supernet, options: DSNetOptions) -> None:
 
 def gate_name(number: int) -> str:
     return f"gate{number}"
-
-
-def budget_name(number: int) -> str:
-    return f"budgets{number}"
 
 
 def fitted_offsets(

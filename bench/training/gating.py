@@ -34,14 +34,14 @@ from bench.training.optim import growing_decay, move_average
 from bench.training.run import Run
 
 HardSamples = Literal["try_best", "give_up"]
+BATCH = 250
+"""Images of a batch whose features are standardised by. Fixed, because float sums may differ between batch sizes."""
 GATES_DIFFER: dict[str, Any] = {
     "optimizer": "sgd", "warmup_epochs": 0.0, "warmup_steps": None, "mixup": 0.0, "cutmix": 0.0, "ema": 0.0,
     "precision": "float32",
 }  # fmt: skip
 """What stage II does whatever the run says: whether an image is solved is asked of whole images with their labels, the
 gates' learning rate is one for SGD, and multiply-adds need more digits than bfloat16 has."""
-BATCH = 250
-"""Images of a batch whose features are standardised by. Fixed, because float sums may differ between batch sizes."""
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,11 @@ def spread(name: str, size: int) -> tuple[RoutedPoint, Tensor]:
     x = torch.randn(BATCH, net.input_channels, size, size)
     (decision,) = net.space.decisions
     _, features = net.segments[0](x, net.space.smallest)
-    routing = (tuple(range(len(decision.options))),)
-    (gate,) = new_gates(net, routing, size)
-    gate.standardise(gate.read(features))
-    nn.init.normal_(gate.head.weight)
-    return RoutedPoint("dynamic", net, [gate], routing, size), x
+    (gate,) = new_gates(net, (tuple(range(len(decision.options))),), size)
+    seen = gate.read(features)
+    mean, weight = seen.mean(0, keepdim=True), nn.init.normal_(gate.head.weight)
+    weight -= (weight @ mean.T) / mean.square().sum() * mean
+    return RoutedPoint("dynamic", net, [gate], [range(len(decision.options))], size), x
 
 
 def static(network: nn.Module, example: Tensor, outputs: tuple[str, ...], threads: int) -> Network:
