@@ -13,10 +13,10 @@ from bench.commands.shared import Results, working
 def report(
     results: Results = Path("results"),
     out: Annotated[Path | None, typer.Option(help="where tables/ and figures/ go (default: the results)")] = None,
-    ranks: Annotated[bool, typer.Option(help="compare every row of the leaderboard with all others")] = True,
+    no_ranks: Annotated[bool, typer.Option("--no-ranks", help="do not compare the rows of the leaderboard")] = False,
 ) -> None:
     """Write the tables and figures of all runs in the results directory."""
-    write_and_print(results, out or results, ranks)
+    write_and_print(results, out or results, not no_ranks)
 
 
 def write_and_print(results: Path, out: Path, ranks: bool = True) -> None:

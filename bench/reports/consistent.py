@@ -111,7 +111,7 @@ def _look(store: Store, run_id: str) -> _Looked:
                 run.bodies[phase] = _phase(store, run.spec, phase)
             else:
                 run.findings.missing.append(f"the {phase} phase is not complete")
-    except (UserError, ValueError, TypeError, RecursionError) as error:
+    except (UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         run.wrong("spec.json" if run.spec is None else "", "content", str(error) or type(error).__name__, "readable")
         return run
     for part in (_check_records, _check_training, _check_evaluation, _check_profile):

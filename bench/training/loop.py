@@ -199,6 +199,7 @@ def train_network(
         back_propagate(total)
         return {key: part.item() for key, part in parts.items()}
 
+    check_precision((spec or run.spec.train).precision, run.device)
     if loss is None and not isinstance(network, View) and not run.checkpoint(name).exists():  # a view has no graph
         check_counted(network, torch.zeros(1, run.data.channels, *[run.data.image_size] * 2, device=run.device))
     network.train()
