@@ -342,6 +342,9 @@ def test_a_worker_that_does_not_see_the_results_or_holds_other_code(tmp_path: Pa
         assert node_problem(tmp_path, token, code_digest()) == ""
         assert "does not see the results directory" in node_problem(tmp_path / "elsewhere", token, code_digest())
         assert "another version of slicebench" in node_problem(tmp_path, token, "0" * 64)
+        (tmp_path / ".driver.killed.tmp").write_text((tmp_path / token).read_text() + "0")  # started at another time
+        with shared_token(tmp_path) as other:
+            assert {file.name for file in tmp_path.iterdir()} == {token, other}
     assert list(tmp_path.iterdir()) == []
 
 

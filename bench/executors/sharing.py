@@ -1,25 +1,39 @@
 """Whether a machine can do a driver's runs: it sees the driver's results directory and holds the same code."""
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.core.lease import process_started, this_host
 from bench.core.provenance import code_digest
 from bench.core.spec import RunSpec
 from bench.executors.attempt import FAILED, Outcome, attempt
+
+PREFIX = ".driver."
 
 
 @contextlib.contextmanager
 def shared_token(root: Path) -> Iterator[str]:
     """The name of a file in the results by which a worker sees that its results directory is the driver's."""
-    token = f".driver.{secrets.token_hex(8)}.tmp"
-    (root / token).touch(exist_ok=False)
+    _sweep(root)
+    token = f"{PREFIX}{secrets.token_hex(8)}.tmp"
+    (root / token).write_text(f"{this_host()} {os.getpid()} {process_started(os.getpid())}")
     try:
         yield token
     finally:
         (root / token).unlink(missing_ok=True)
+
+
+def _sweep(root: Path) -> None:
+    """Remove the tokens that drivers of this machine left when they were killed."""
+    for file in root.glob(f"{PREFIX}*.tmp"):
+        with contextlib.suppress(OSError, ValueError):
+            host, pid, started = file.read_text().split()
+            if host == this_host() and process_started(int(pid)) != started:
+                file.unlink()
 
 
 def node_problem(root: Path, token: str, code: str) -> str:
