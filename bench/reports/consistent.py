@@ -225,20 +225,20 @@ def _check_evaluation(run: _Looked) -> None:
         return
     body = run.bodies["eval"]
     results = body["results"]
-    told = results["per_image"]
-    file = run.folder / told["file"]
-    if not _is_plain(told["file"]):
-        run.wrong("eval.json", "per_image.file", told["file"], "a plain name")
+    per_image = results["per_image"]
+    file = run.folder / per_image["file"]
+    if not _is_plain(per_image["file"]):
+        run.wrong("eval.json", "per_image.file", per_image["file"], "a plain name")
         return
     if not file.exists():
         run.findings.missing.append("the scores of each image: nothing can be recomputed from them")
         return
-    run.equal("eval.json", "per_image.sha256", told["sha256"], sha256(file))
-    about = _check_owner(run, file, told["file"])
-    run.equal(told["file"], "split", about.get("split"), results["split"])
+    run.equal("eval.json", "per_image.sha256", per_image["sha256"], sha256(file))
+    about = _check_owner(run, file, per_image["file"])
+    run.equal(per_image["file"], "split", about.get("split"), results["split"])
     for split, digest in results.get("digests", {}).items():
         if split == "test":
-            run.equal(told["file"], "digest of the split", about.get("digest"), digest)
+            run.equal(per_image["file"], "digest of the split", about.get("digest"), digest)
     with safe_open(file, framework="np") as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
     run.fingerprints["scores"] = hashlib.sha256(
@@ -388,9 +388,9 @@ def _check_pair(one: _Looked, other: _Looked) -> None:
                 expected = f"{first.get(package)} as of {one.run_id}, another seed of its row"
                 other.wrong(f"{phase}.json", f"version of {package}", second.get(package), expected)
         for fact in ("commit", "cpu"):
-            mine, theirs = (run.bodies[phase].get("environment", {}).get(fact) for run in (other, one))
-            if mine != theirs:
-                other.findings.notes.append(f"{phase}: {fact} {mine} where {one.run_id} has {theirs}")
+            second_fact, first_fact = (run.bodies[phase].get("environment", {}).get(fact) for run in (other, one))
+            if second_fact != first_fact:
+                other.findings.notes.append(f"{phase}: {fact} {second_fact} where {one.run_id} has {first_fact}")
 
 
 def _versions(run: _Looked, phase: str) -> Mapping[str, Any]:
