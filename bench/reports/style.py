@@ -55,10 +55,12 @@ class Look(NamedTuple):
 LOOKS = {
     "ds_net": Look("#D55E00", "o"),
     "ds_net_pp": Look("#E69F00", "o"),
+    "slice_cascade": Look("#D55E00", "*"),
     "us_net": Look("#0072B2", "s"),
     "s_net": Look("#56B4E9", "s"),
     "autoslim": Look("#CC79A7", "P"),
     "uniform": Look("#000000", "D"),
+    "pretrained": Look("#000000", "P"),
     "pruning": Look("#009E73", "^"),
     "random_gate": Look("#8C8C8C", "X"),
     "fixed_choice": Look("#B8860B", "v"),
