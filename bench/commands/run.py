@@ -51,6 +51,7 @@ def run(
         states = check.given_weights(weights)
         settings = [*(set_ or []), *(f"weights={name}" for name in states)]
         specs, groups = specs_to_run(recipe, settings, seeds, device, address)
+        states |= check.own_weights(specs)
         summaries = check.check(specs, data, results, states)
     for summary in summaries:
         print(f"slicebench: {summary}", file=sys.stderr)
