@@ -24,7 +24,9 @@ class Plain(Method):
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         if spec.train.epochs == 0 and spec.weights is None and spec.init_from is None:
-            raise UserError("nothing is trained and no weights are given: name them with --weights, or set train.epochs")
+            raise UserError(
+                "nothing is trained and no weights are given: name some with --weights, or set train.epochs"
+            )
 
     def train(self, run: Run) -> None:
         net = build_model(run)

@@ -82,8 +82,10 @@ def prune_to_budget(
 
 
 def check_budget(network: nn.Module, example: Tensor, budget: float, criterion: Criterion) -> str:
-    """Raises `UserError`, before anything is trained, where even the smallest pruned network exceeds the budget. Returns
-    a sentence on what cannot be pruned, "" where everything can."""
+    """Raises `UserError`, before anything is trained, where even the smallest pruned network exceeds the budget.
+
+    Returns a sentence on what cannot be pruned, "" where everything can.
+    """
     surgeon = Surgeon(network, example)
     widths = tuple(_least(c.units, 1, criterion) if criterion.judges(c) else c.units for c in surgeon.couplings)
     smallest, full = _count(surgeon.hollow(widths), example), _count(network, example)

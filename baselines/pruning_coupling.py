@@ -112,7 +112,12 @@ def couplings_of(network: nn.Module, example: Tensor) -> tuple[list[Coupling], d
 def is_attention(module: nn.Module) -> bool:
     """Whether a module is multi-head attention of our families or of timm's, with `qkv` and `proj` and nothing else."""
     names = {name for name, child in module.named_children() if next(child.parameters(), None) is not None}
-    return names == {"qkv", "proj"} and hasattr(module, "head_dim")
+    return names == {"qkv", "proj"} and (hasattr(module, "head_dim") or hasattr(module, "num_heads"))
+
+
+def head_dim_of(attention: Any) -> int:
+    """Channels of one head."""
+    return getattr(attention, "head_dim", None) or attention.proj.in_features // attention.num_heads
 
 
 def channels_a_group(module: nn.Module) -> int:
@@ -126,7 +131,8 @@ def is_depthwise(module: nn.Module) -> bool:
 
 def _bare_parameters(network: nn.Module) -> list[tuple[nn.Parameter, int]]:
     """Parameters outside the common layers (tokens, position embeddings), each with its shared dimension: the last."""
-    owners = [module for module in network.modules() if not isinstance(module, (nn.Conv2d, nn.Linear, *NORMS))]
+    layers = (nn.Conv2d, nn.Linear, *NORMS)
+    owners = [module for module in network.modules() if not (isinstance(module, layers) or is_attention(module))]
     return [(p, p.dim() - 1) for module in owners for p in module.parameters(recurse=False) if p.shape[-1] > 1]
 
 
@@ -148,7 +154,8 @@ def _obstacle(layers: Sequence[Layer]) -> str:
     for layer in layers:
         if getattr(layer.module, "groups", 1) > 1 and not is_depthwise(layer.module):
             return f"{layer.path} is a grouped convolution"
-        tensor = layer.module.weight if layer.role != "parameter" else getattr(layer.module, layer.path.split(".")[-1])
+        own = layer.path.rpartition(".")[2] if layer.role == "parameter" else "weight"
+        tensor: Any = getattr(layer.module, own)
         channels = tensor.shape[next(layer.tensors())[1]] if tensor is not None else len(layer.places)
         whole = layer.role != "producer" or len(layer.places) == channels
         if not whole or int(layer.places.max()) >= channels or len(layer.places.unique()) < len(layer.places):
@@ -181,7 +188,8 @@ def _heads(network: nn.Module) -> Iterator[Coupling]:
     for path, module in network.named_modules():
         if is_attention(module):
             attention: Any = module
-            width, heads = attention.head_dim, attention.proj.in_features // attention.head_dim
+            width = head_dim_of(attention)
+            heads = attention.proj.in_features // width
             columns = torch.arange(heads).repeat_interleave(width)
             ours = isinstance(module, PlainAttention)  # rows are (heads, 3, head_dim); timm's (3, heads, head_dim)
             rows = torch.arange(heads).repeat_interleave(3 * width) if ours else columns.repeat(3)
@@ -189,6 +197,9 @@ def _heads(network: nn.Module) -> Iterator[Coupling]:
                 Layer(f"{path}.qkv", attention.qkv, "producer", rows, torch.arange(len(rows))),
                 Layer(f"{path}.proj", attention.proj, "consumer", columns, torch.arange(len(columns))),
             ]
+            each = torch.arange(heads)
+            for name, own in attention.named_parameters(recurse=False):  # the position biases of Swin, (places, heads)
+                layers.append(Layer(f"{path}.{name}", attention, "parameter", each, each, own.dim() - 1))
             yield Coupling(path, heads, tuple(layers))
 
 

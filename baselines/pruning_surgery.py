@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.pruning_coupling import Coupling, channels_a_group, couplings_of, is_attention
+from baselines.pruning_coupling import Coupling, channels_a_group, couplings_of, head_dim_of, is_attention
 from bench.core.errors import UserError
 from bench.models.vit.plain import PlainStage
 from bench.slicing.attention import PlainAttention
@@ -153,4 +153,4 @@ def _refit_attention(before: Any, after: Any) -> None:
     if isinstance(after, PlainAttention):
         after.heads = inner // before.head_dim
     else:
-        after.num_heads, after.attn_dim = inner // before.head_dim, inner
+        after.num_heads, after.attn_dim = inner // head_dim_of(before), inner

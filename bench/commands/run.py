@@ -86,7 +86,7 @@ def specs_to_run(
     def finish(some: Sequence[RunSpec]) -> list[RunSpec]:
         return placed(with_overrides(some, pairs), fixed, local=address is None)
 
-    specs = resolve(recipe, None if seeds is None else range(seeds))
+    specs = resolve(recipe, None if seeds is None else range(seeds), pairs)
     return finish(specs), groups_of(specs, finish)
 
 

@@ -68,9 +68,7 @@ class FolderSplit(Split):
         """
         if not 0 <= rank < processes:
             raise ValueError(f"rank must be below the {processes} processes, not {rank}")
-        return FolderSplit(
-            self.name, self.id, self.index, self.rows, self.pipeline, (rank, processes), self.own_size
-        )
+        return FolderSplit(self.name, self.id, self.index, self.rows, self.pipeline, (rank, processes), self.own_size)
 
     def augmented_with(self, randaugment: str | None, erasing: float | None) -> "FolderSplit":
         """See `Split.augmented_with`."""

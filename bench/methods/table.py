@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.core.registry import Entry, Registry
-from bench.models.preset import SUPERNETS
+from bench.models.preset import ALONE, SLICED, SUPERNETS
 
 Kind = Literal["dynamic", "slimmable", "static", "control"]
 
@@ -98,8 +98,8 @@ METHODS = Registry(
             "a number of tokens for each image, the important ones kept",
             "dynamic",
             "importance by Liang et al., ICLR 2022, arXiv 2202.07800; the number for each image is this suite's",
-            trains=("dynamic weight slicing",),
-            families=("vit",),
+            trains=(SLICED, ALONE),
+            families=("vit", "plain"),
         ),
         "thinking_vit": MethodEntry(
             "baselines.thinking_vit:ThinkingViT",

@@ -17,8 +17,6 @@ from bench.models.vit.presets import PRESETS as TRANSFORMERS
 
 __all__ = ["PRESETS", "Family", "Preset", "own_network"]
 
-PRESETS = Registry(
-    "model", {}, group="slicebench.models", makers={"timm": "bench.models.plain.timm_models:preset"}
-)
+PRESETS = Registry("model", {}, group="slicebench.models", makers={"timm": "bench.models.plain.timm_models:preset"})
 for _preset in (*MOBILENETS, *RESNETS, *TRANSFORMERS, *DETECTORS):
     PRESETS.add(_preset.name, _preset)

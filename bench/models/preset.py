@@ -12,7 +12,9 @@ from bench.core.image_input import ImageInput
 if TYPE_CHECKING:  # presets are listed without torch
     from bench.slicing.supernet import Supernet
 
-Trains = Literal["dynamic slimmable", "dynamic weight slicing", "universally slimmable", "switchable", "nested", "alone"]
+Trains = Literal[
+    "dynamic slimmable", "dynamic weight slicing", "universally slimmable", "switchable", "nested", "alone"
+]
 DYNAMIC: Trains = "dynamic slimmable"
 SLICED: Trains = "dynamic weight slicing"
 UNIVERSAL: Trains = "universally slimmable"
