@@ -19,6 +19,8 @@ RECIPES = Registry(
         "quickstart": "bench.recipes.digits:quickstart",
         "cifar10_smoke": "bench.recipes.cifar:cifar10_smoke",
         "cifar10": "bench.recipes.cifar:cifar10",
+        "cifar10_core": "bench.recipes.core:cifar10_core",
+        "cifar100_core": "bench.recipes.core:cifar100_core",
         "digits_all": "bench.recipes.digits:digits_all",
         "digits_families": "bench.recipes.families:digits_families",
         "cifar10_families": "bench.recipes.families:cifar10_families",
