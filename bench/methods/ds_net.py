@@ -28,12 +28,7 @@ from bench.slicing.supernet import Supernet, View
 from bench.training.budget import budget_offsets, check_budgets, option_costs, route_span, spendable
 from bench.training.calibrate import calibrate, check_images
 from bench.training.front import check_front
-from bench.training.gating import (
-    HardSamples,
-    StageTwo,
-    named_gates,
-    train_gates,
-)
+from bench.training.gating import HardSamples, StageTwo, named_gates, train_gates
 from bench.training.loop import stable_seed
 from bench.training.supernet import Distillation, StageOne, train_supernet
 
