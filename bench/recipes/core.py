@@ -24,7 +24,8 @@ CIFAR10, CIFAR100 = DataSpec("cifar10"), DataSpec("cifar100")
 DYNAMIC, UNIVERSAL, SWITCHABLE = (f"{kind}_resnet_basic_micro32" for kind in ("ds", "us", "s"))
 FINETUNING = 4
 """Epochs, of all, in which a pruned network, or one that learns to skip, is trained further."""
-GATES: Mapping[str, Any] = {**GATE, "routing": ((0, 1), (0, 2), (1, 3)), "gate_epochs": 2}
+FRONT: Mapping[str, Any] = {"shared_front": True}
+GATES: Mapping[str, Any] = {**GATE, **FRONT, "routing": ((0, 1), (0, 2), (1, 3)), "gate_epochs": 2}
 """Pairs whose costs lie within twice: choices 0 to 3 cost 10.1, 13.4, 18.5 and 25.6 M multiply-adds."""
 CHAINS: Mapping[str, Any] = {"chains": ((0, 2), (0, 3), (0, 1, 3)), "budgets": (0.75, 0.6, 0.5)}
 ENDS: Mapping[str, Any] = {"chains": ((0, 3),), "budgets": (0.75, 0.6, 0.5)}
@@ -63,8 +64,8 @@ def cifar10_core(seeds: Sequence[int] = SEEDS) -> list[RunSpec]:
         alone,
         pruned,
         *with_cascade(CIFAR10_DYNAMIC, CHAINS, *GATED),
-        *with_cascade(on_cifar10("us_net", UNIVERSAL), ENDS),
-        *with_cascade(on_cifar10("s_net", SWITCHABLE), ENDS),
+        *with_cascade(on_cifar10("us_net", UNIVERSAL, **FRONT), ENDS),
+        *with_cascade(on_cifar10("s_net", SWITCHABLE, **FRONT), ENDS),
     ]
     labels = on_cifar10("ds_net", DYNAMIC, **GATES, distillation="none")
     skipping = run_of(CIFAR10, shorter(TRAIN), "layer_skip", DYNAMIC, gate_epochs=FINETUNING)
@@ -102,7 +103,7 @@ def cifar10_pp(seeds: Sequence[int] = SEEDS) -> Ablation:
         words: over_seeds(with_controls(run, "fixed_choice"), seeds)
         for words, run in {"full method (MvCo)": full, "MvCo off: plain IB": plain}.items()
     }
-    kernels = {**GATE, "routing": ((0, 4), (4, 7)), "gate_epochs": 2}
+    kernels = {**GATE, **FRONT, "routing": ((0, 4), (4, 7)), "gate_epochs": 2}
     filters = on_cifar10("ds_net_pp", "ds_resnet_basic_pp_micro32", **kernels)
     heads = run_of(CIFAR10, TOKENS, "nested_vit", "nested_vit_micro32", scheme="hydravit")
     first = [*with_cascade(filters, {"chains": ((0, 4), (4, 7))}, *GATED), *with_cascade(heads, ENDS)]
