@@ -79,7 +79,9 @@ def test_a_model_of_timm_is_a_preset_by_its_configuration():
 def test_position_embeddings_are_made_for_the_images():
     net = PRESETS.get("timm:deit_tiny_patch16_224").build(5, 3, image_size=64).eval()
     assert net(torch.zeros(1, 3, 64, 64), net.space.largest).shape == (1, 5)
-    with pytest.raises(UserError, match="timm cannot make densenet121 for 3 x 64 x 64 images and 5 classes with train.drop"):
+    with pytest.raises(
+        UserError, match=r"timm cannot make densenet121 for 3 x 64 x 64 images and 5 classes with train\.drop"
+    ):
         PRESETS.get("timm:densenet121").build(5, 3, 0.1, image_size=64)
 
 

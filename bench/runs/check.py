@@ -42,12 +42,13 @@ def check(
     from bench.profilers.model import check_size
     from bench.training.mixing import training_split
 
-    dataset = cache(lambda data, model: load(data, data_root, PRESETS.get(model).input))
+    loaded = cache(lambda data, images: load(data, data_root, images))
+    dataset = lambda spec: loaded(spec.data, PRESETS.get(spec.model).input)
 
     @cache
     def network(model: str, data: DataSpec, drop_path: float) -> Any:
-        images = dataset(data, model)
         preset = PRESETS.get(model)
+        images = loaded(data, preset.input)
         check_task(preset, images)
         net = preset.build(len(images.classes), images.channels, drop_path, images.image_size)
         check_size(net, model, images.image_size)
@@ -57,7 +58,7 @@ def check(
     for spec in specs:
         for meter in spec.profile.meters:
             METERS.get(meter)
-        net, images = network(spec.model, spec.data, spec.train.drop_path), dataset(spec.data, spec.model)
+        net, images = network(spec.model, spec.data, spec.train.drop_path), dataset(spec)
         try:
             training_split(spec.train, images)
             said.append(method_of(spec.method).check(spec, net, images.image_size))
@@ -67,13 +68,13 @@ def check(
     check_starts(
         specs,
         lambda spec: network(spec.model, spec.data, spec.train.drop_path),
-        lambda spec: dataset(spec.data, spec.model),
+        dataset,
         results,
         given or {},
     )
     if results is not None and results.is_dir():
-        _check_data(specs, lambda spec: dataset(spec.data, spec.model), Store(results, writable=False))
-    said = [*(dataset(spec.data, spec.model).summary for spec in specs), *said]
+        _check_data(specs, dataset, Store(results, writable=False))
+    said = [*(dataset(spec).summary for spec in specs), *said]
     return list(dict.fromkeys(text for text in said if text))
 
 

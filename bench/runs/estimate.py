@@ -55,13 +55,13 @@ def estimates(specs: Sequence[RunSpec], data_root: Path | None) -> dict[str, Est
     Raises:
         UserError: data that is not there.
     """
-    dataset = cache(lambda data, model: load(data, data_root, PRESETS.get(model).input))
+    dataset = cache(lambda data, images: load(data, data_root, images))
     known: dict[str, Estimate] = {}
     found = {}
     for spec in specs:
         alike = replace(spec, seed=0, init_from=None)
         if alike.run_id not in known:
-            known[alike.run_id] = estimate(alike, dataset(spec.data, spec.model))
+            known[alike.run_id] = estimate(alike, dataset(spec.data, PRESETS.get(spec.model).input))
         found[spec.run_id] = known[alike.run_id]
     return found
 
