@@ -33,7 +33,7 @@ class FolderSplit(Split):
     """Classified images in files. rows: (N,) which images of the index, in their order.
 
     part: (rank, number of processes) where several processes share the work, see `shard`. own_size: that of the data,
-    where a network wants another one.
+    None where that is the pipeline's.
     """
 
     def __init__(
@@ -47,8 +47,7 @@ class FolderSplit(Split):
         own_size: int | None = None,
     ):
         super().__init__(name, id)
-        self.index, self.rows, self.pipeline, self.part = index, rows, pipeline, part
-        self.own_size = own_size or pipeline.size
+        self.index, self.rows, self.pipeline, self.part, self.own_size = index, rows, pipeline, part, own_size
 
     def __len__(self) -> int:
         rank, processes = self.part
@@ -79,8 +78,8 @@ class FolderSplit(Split):
         """See `Split.made_for`. Raises `UserError` for a network that wants other than three channels."""
         if len(images.mean) != 3:
             raise UserError(f"{self.id} has colours, and the network wants images of {len(images.mean)} channels")
-        pixels = self.pipeline.made_for(images, size)
-        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.part, self.own_size)
+        pixels, own_size = self.pipeline.made_for(images, size), self.own_size or self.pipeline.size
+        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.part, own_size)
 
     @cached_property
     def digest(self) -> str:
@@ -90,10 +89,12 @@ class FolderSplit(Split):
         if self.index.stamp is None:
             return self._digest_of_files()
         rows = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
-        return remembered(f"split-{self.own_size}-{rows[:32]}-{self.index.stamp}", self._digest_of_files)
+        return remembered(
+            f"split-{self.own_size or self.pipeline.size}-{rows[:32]}-{self.index.stamp}", self._digest_of_files
+        )
 
     def _digest_of_files(self) -> str:
-        sha = hashlib.sha256(f"{self.own_size}".encode())
+        sha = hashlib.sha256(f"{self.own_size or self.pipeline.size}".encode())
         for row, target in zip(self.rows.tolist(), self.targets.tolist(), strict=True):
             path = self.index.path(row)
             try:
