@@ -120,7 +120,8 @@ def _best(score: Tensor | None, width: int) -> tuple[int, ...]:
 def _search(
     surgeon: Surgeon, scores: Scores, criterion: Criterion, example: Tensor, target: float
 ) -> tuple[Widths, int]:
-    """The widths whose count is nearest to the target: in coarse steps where they get there, else in single units."""
+    """The widths whose count is nearest to the target: in coarse steps where they get there, else in
+    single units, and at last one coupling at a time."""
     units = [coupling.units for coupling in surgeon.couplings]
     known: dict[Widths, int] = {}
 
@@ -133,8 +134,35 @@ def _search(
     for steps in ([granularity(n) for n in units], [1] * len(units)):
         widths = _nearest(partial(_widths, units, scores, steps, criterion), count, target)
         if abs(count(widths) - target) <= TOLERANCE * target:
-            break
+            return widths, count(widths)
+    limits = [
+        (_least(n, 1, criterion), n) if score is not None else (n, n) for n, score in zip(units, scores, strict=True)
+    ]
+    widths = _by_single_units(widths, limits, count, target)
     return widths, count(widths)
+
+
+def _by_single_units(
+    widths: Widths, limits: Sequence[tuple[int, int]], count: Callable[[Widths], int], target: float
+) -> Widths:
+    """Take a unit from a coupling, or give it one back, as long as that brings the count nearer to the target.
+
+    Each time it is the unit that brings it nearest. For networks of few couplings whose units cost much (heads).
+
+    Args:
+        limits: of each coupling's width, least and greatest.
+    """
+    while True:
+        others = [
+            (*widths[:place], width + step, *widths[place + 1 :])
+            for place, (width, (least, most)) in enumerate(zip(widths, limits, strict=True))
+            for step in (-1, 1)
+            if least <= width + step <= most
+        ]
+        nearest = min([widths, *others], key=lambda some: abs(count(some) - target))
+        if nearest == widths:
+            return widths
+        widths = nearest
 
 
 def granularity(units: int) -> int:

@@ -115,7 +115,7 @@ def test_a_mask_gives_the_outputs_but_none_of_the_saving(model: str):
 
 
 @pytest.mark.parametrize("model", MICRO)
-def test_torch_pruning_cuts_what_the_search_counted(model: str):
+def test_surgery_cuts_what_the_search_counted(model: str):
     network = base(model)
     surgeon = Surgeon(network, IMAGE)
     widths = [max(1, coupling.units // 3) for coupling in surgeon.couplings]
