@@ -20,6 +20,7 @@ from baselines.token_prune import TokenPruneOptions, costs_of, full_madds, prune
 from bench import cli
 from bench.core.errors import UserError
 from bench.core.image_input import ImageInput
+from bench.core.registry import load_plugin
 from bench.core.settings import overridden
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.core.store import PHASES, Store
@@ -31,6 +32,8 @@ from bench.models.plain.as_vit import as_vit
 from bench.models.plain.cut import pieces
 from bench.models.plain.weights import from_own
 from bench.models.weights import start_from, weights_of
+from bench.profilers.model import profile_supernet
+from bench.profilers.timing import Timing
 from bench.recipes.registry import resolve
 from bench.runs.evaluate import AUTHORS
 from bench.slicing.extract import extract
@@ -344,3 +347,24 @@ def test_a_pruned_network_of_timm_is_loaded_elsewhere(name, tmp_path):
     command = [sys.executable, "-c", ELSEWHERE, str(out), str(tmp_path / "x.safetensors"), str(tmp_path / "y")]
     subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     torch.testing.assert_close(load_file(tmp_path / "y")["y"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_three_counters_agree_and_it_is_pruned_to_half(name):
+    """The table of the page, for models of a second."""
+    pytest.importorskip("onnxruntime")
+    table = load_plugin(ROOT / "docs" / "examples" / "timm_table.py")
+    _, madds, agree, fraction, _, untouched = table.row(name)
+    assert agree == "all agree"
+    assert madds > 0
+    assert abs(float(fraction) - 0.5) <= 0.01
+    assert untouched == ""
+
+
+def test_a_plain_network_of_a_plugin_is_not_profiled_by_choices():
+    PRESETS.add("profiled_alone", own_network("profiled_alone", Small, WANTED, head=("fc",)))
+    with pytest.raises(UserError, match="profiled_alone has no sub-networks to profile"):
+        profile_supernet("profiled_alone", None, "all", Timing([]))
+    with pytest.raises(UserError, match=r"timm cannot make 'resnet18\.nobody_in1k': Invalid pretrained tag"):
+        PRESETS.get("timm:resnet18.nobody_in1k")

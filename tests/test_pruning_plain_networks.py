@@ -84,7 +84,9 @@ def test_the_pruned_network_is_the_one_in_which_nothing_reads_what_was_cut(name)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("criterion", ["l1", "fpgm", "norm_scale", "taylor"])
+@pytest.mark.parametrize(
+    "criterion", ["l1", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fpgm", "norm_scale", "taylor"))]
+)
 def test_every_criterion_prunes_it_to_half(name, criterion):
     network, image = network_of(name), image_for(name)
     x = torch.rand(4, *image.shape[1:])

@@ -13,6 +13,7 @@ from torch import nn
 
 from bench.core.errors import UserError
 from bench.models import PRESETS, Preset
+from bench.models.preset import ALONE
 from bench.profilers.choices import chosen
 from bench.profilers.madds import executed_madds
 from bench.profilers.timing import Kept, Progress, Timing, built, latencies, measured_now, silent, tried
@@ -77,6 +78,8 @@ def profile_supernet(
             that do not fit into memory.
     """
     preset: Preset = PRESETS.get(name)
+    if preset.trains_as == ALONE:
+        raise UserError(f"{name} has no sub-networks to profile; a run of the method plain says what it costs")
     net, size = preset.build(), image_size or preset.image_size
     wanted = chosen(net, choices, size)
     timed = timing.chosen(net, wanted, size)

@@ -76,7 +76,10 @@ def preset(name: str) -> Preset:
         raise UserError(f"timm has no model {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old names, which still work
-        cfg = timm.models.get_pretrained_cfg(name)
+        try:
+            cfg = timm.models.get_pretrained_cfg(name)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"timm cannot make {name!r}: {error}") from error
     facts = cfg.to_dict() if cfg is not None else {}
     channels, size, _ = facts.get("input_size") or (3, 224, 224)
     images = ImageInput(
