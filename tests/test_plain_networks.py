@@ -368,3 +368,18 @@ def test_a_plain_network_of_a_plugin_is_not_profiled_by_choices():
         profile_supernet("profiled_alone", None, "all", Timing([]))
     with pytest.raises(UserError, match=r"timm cannot make 'resnet18\.nobody_in1k': Invalid pretrained tag"):
         PRESETS.get("timm:resnet18.nobody_in1k")
+
+
+@pytest.mark.slow
+def test_dynamic_methods_on_models_of_timm(tmp_path):
+    """Exits at timm's feature stages, and tokens of timm's transformer: trained, proven, and executed again."""
+    train = TrainSpec(epochs=1, batch_size=32, lr=0.02)
+    specs = [
+        RunSpec("token_prune", "timm:deit_tiny_patch16_224", DataSpec(train_images=128, image_size=64), train,
+                options={"budgets": [0.8]}),
+        RunSpec("early_exit", "timm:mobilenetv3_small_100", DataSpec(train_images=128, image_size=32), train,
+                options={"budgets": [0.75]}),
+    ]  # fmt: skip
+    (tmp_path / "specs.json").write_text(json.dumps([spec.to_json() for spec in specs]))
+    assert slicebench("run", tmp_path / "specs.json", "--results", tmp_path / "results", *SHORT) == 0
+    assert slicebench("verify", "--execute", "--results", tmp_path / "results") == 0
