@@ -161,7 +161,7 @@ def test_a_spec_file_that_is_not_one(refused, tmp_path, content, sentence):
         ({"sed": 1}, "specs.json, spec 1: unknown key 'sed'; did you mean 'seed'?"),
         ({"train": {"epoch": 1}}, "specs.json, spec 1: unknown key in train 'epoch'; did you mean 'epochs'?"),
         ({"seed": "1"}, 'specs.json, spec 1: seed must be an integer, not "1"'),
-        ({"threads": 0}, "specs.json, spec 1: threads must be an integer, at least 1, not 0"),
+        ({"threads": 0}, "specs.json, spec 1: threads must be an integer, from 1 to below 1025, not 0"),
         ({"device": "tpu"}, "specs.json, spec 1: device must be one of cpu, cuda, not 'tpu'"),
         ({"device": "cuda"}, "a CUDA device was asked for, but torch sees none here; use --device cpu"),
         ({"options": {"random_width": 1}}, "unknown option of ds_net 'random_width'; did you mean 'random_widths'?"),
@@ -485,20 +485,22 @@ def cut_short(text: str) -> str:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (cut_short, "is damaged: not JSON ("),
-        (lambda text: text.replace('"correct": ', '"correct": 1'), "is damaged: its records or results do not match"),
-        (lambda text: "[]", "is damaged: not a JSON object"),
-        (lambda text: text.replace('"ds_net-', '"ds_nut-'), "is damaged: its run_id is 'ds_nut-"),
+        (cut_short, "not JSON ("),
+        (lambda text: text.replace('"correct": ', '"correct": 1'), "its records or results do not match"),
+        (lambda text: "[]", "not a JSON object"),
+        (lambda text: text.replace('"ds_net-', '"ds_nut-'), "its run_id is 'ds_nut-"),
     ],
 )
 @pytest.mark.usefixtures("tables_only")
-def test_a_damaged_record_is_named_and_nothing_is_lost(refused, store, tmp_path, damage, why):
+def test_a_damaged_record_is_named_and_the_others_are_shown(slicebench, store, tmp_path, damage, why):
     file = sorted((tmp_path / "results" / "runs").glob("ds_net-*/eval.json"))[0]
     file.write_text(damage(file.read_text()))
-    before = everything_below(tmp_path / "results")
-    sentence = refused("report")
-    assert sentence.startswith(f"{file.relative_to(tmp_path)} {why}")
-    assert everything_below(tmp_path / "results") == before
+    before = everything_below(tmp_path / "results" / "runs")
+    with pytest.warns(UserWarning, match="1 runs are set apart, for what failures.md says") as warned:
+        assert slicebench("report").code == 0
+    assert f"runs/{file.parent.name}/eval.json: content is {why}" in str(warned[0].message)
+    assert everything_below(tmp_path / "results" / "runs") == before
+    assert "us_net" in Path("results/tables/leaderboard.md").read_text()
 
 
 @pytest.mark.usefixtures("tables_only")
