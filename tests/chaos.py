@@ -70,7 +70,7 @@ class Chaos:
             time.sleep(0.2)
         assert not orphans, orphans
         left = [*results.rglob(".*.tmp"), *results.rglob(".driver.*"), *results.glob("runs/*/error.json")]
-        left += [*leases(results), *self.temporary.glob("slicebench-*")]
+        left += [*leases(results), *self.temporary.glob("slicebench-*-*")]
         assert not left, left
 
     def processes(self) -> list[str]:

@@ -106,10 +106,11 @@ def execute(
             from bench.executors.serial import run_all
 
             return run_all(specs, results, data, tell, plugins=plugins)
+        from bench.executors.ray import MEMORY_BYTES
         from bench.executors.ray import run_all as run_on_ray
 
-        how = {} if memory is None else {"memory_bytes": int(memory * 1e9)}
-        return run_on_ray(specs, results, data, tell, address=address, plugins=plugins, **how)
+        memory_bytes = MEMORY_BYTES if memory is None else int(memory * 1e9)
+        return run_on_ray(specs, results, data, tell, address=address, plugins=plugins, memory_bytes=memory_bytes)
 
 
 def _print_failures(summary: Any, results: Path) -> None:

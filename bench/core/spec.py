@@ -223,8 +223,11 @@ class RunSpec:
                 raise UserError(f"{key} must be a name of letters, digits, '_', '-', '.' or '+', not {value!r}")
         _label("model", self.model)
         self._check_weights()
-        _number("seed", self.seed, 0, 2**64, integer=True)
-        _number("threads", self.threads, 1, 1025, integer=True)  # torch ends the process where it cannot start them
+        _number("seed", self.seed, 0, integer=True)
+        _number("threads", self.threads, 1, integer=True)
+        for name, most in (("seed", 2**64 - 1), ("threads", 1024)):  # what torch takes, and what a process survives
+            if getattr(self, name) > most:
+                raise UserError(f"{name} must be at most {most}, not {getattr(self, name)}")
         _number("method_version", self.method_version, 1, integer=True)
         if self.device not in DEVICES:
             raise UserError(f"device must be one of {', '.join(DEVICES)}, not {self.device!r}")

@@ -253,11 +253,12 @@ def _lifelines() -> dict[str, Place]:
     import ray
     from ray._private.worker import global_worker
 
+    node: Any = global_worker.node
     address = ray.get_runtime_context().gcs_address
     host, _, port = address.rpartition(":")
     return {
         f"the head of the Ray cluster at {address}": (host, int(port)),
-        "the Ray daemon of this machine (its raylet, killed for memory perhaps)": global_worker.node.raylet_socket_name,
+        "the Ray daemon of this machine (its raylet, killed for memory perhaps)": node.raylet_socket_name,
     }
 
 
