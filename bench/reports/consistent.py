@@ -55,11 +55,13 @@ class Findings:
 
     Attributes:
         problems: disagreements. missing: what could not be looked at here, in words. notes: what is worth knowing.
+        digest: that of the evaluation, as its file says it.
     """
 
     problems: list[Problem] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    digest: str = ""
 
 
 class _Looked:
@@ -109,6 +111,7 @@ def _look(store: Store, run_id: str) -> _Looked:
         for phase in PHASES:
             if store.has(run_id, phase):
                 run.bodies[phase] = _phase(store, run.spec, phase)
+                run.findings.digest = run.bodies[phase].get("digest", "") if phase == "eval" else run.findings.digest
             else:
                 run.findings.missing.append(f"the {phase} phase is not complete")
     except (UserError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -1,11 +1,10 @@
 """The list of runs that failed, and of runs that are not finished."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from bench.reports.layout import Column, Section, Stamp, integer, name_column, write_page
+from bench.reports.layout import Column, Page, Section, integer, name_column
 from bench.reports.runs import Run
 
 RUN = [name_column(name) for name in ("run_id", "method", "model", "dataset")] + [Column("seed", "seed", integer)]
@@ -13,8 +12,8 @@ FAILED = [*RUN, *map(name_column, ("phase", "error", "message"))]
 UNFINISHED = [*RUN, name_column("missing", "phases missing")]
 
 
-def write_failures(folder: Path, stamp: Stamp, runs: Sequence[Run]) -> list[Path]:
-    """failures.md: runs that failed, and runs that are not finished; nothing when all are complete."""
+def failures_pages(runs: Sequence[Run]) -> list[Page]:
+    """Runs that failed, and runs that are not finished; no page when all are complete."""
     failed = [_named(run) | _failure(run.error) for run in runs if run.error]
     unfinished = [_named(run) | {"missing": ", ".join(run.missing)} for run in runs if run.missing and not run.error]
     sections = [
@@ -22,7 +21,7 @@ def write_failures(folder: Path, stamp: Stamp, runs: Sequence[Run]) -> list[Path
         for heading, rows, columns in (("Failed", failed, FAILED), ("Not finished", unfinished, UNFINISHED))
         if rows
     ]
-    return write_page(folder / "failures", stamp, "Runs that are not complete", [], sections)
+    return [Page("failures", "Runs that are not complete", [], sections)] if sections else []
 
 
 def _named(run: Run) -> dict:
