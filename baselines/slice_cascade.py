@@ -26,6 +26,7 @@ from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset, Split
 from bench.methods import Method, Run, method_of, trained_supernet
+from bench.models.preset import SUPERNETS
 from bench.points import OperatingPoint
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract_part, parameters_of, parameters_used
@@ -70,6 +71,8 @@ class CascadePoint(ExitPoint):
         measure: of confidence, by its name in `MEASURES`.
         blind: from images to the place in the chain at which each stops, if that is not where the chain is sure of it.
     """
+
+    decides = "cascade"
 
     def __init__(
         self,
@@ -134,6 +137,7 @@ class SliceCascade(Method):
     kind = "dynamic"
     paper = "this suite's own"
     needs_parent = True
+    trains = SUPERNETS
     Options = SliceCascadeOptions
 
     def check_start(self, parent: RunSpec) -> None:

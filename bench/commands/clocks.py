@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.commands.costs import check_writable, positive
+from bench.commands.costs import positive
+from bench.commands.shared import check_writable
 from bench.core.errors import UserError
 from bench.core.files import write_json
 from bench.core.provenance import environment

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.commands.shared import DataDirectory, Plugins, Results, load_plugins, progress
+from bench.commands.shared import DataDirectory, Plugins, Results, check_writable, load_plugins, progress
 
 Scenario = StrEnum("Scenario", "singlestream offline")
 
@@ -46,7 +46,7 @@ def profile(
     Of a trained run: how long its points take on images of the test split, in each form and by each clock, beside the
     full network in the same form.
     """
-    from bench.commands.costs import Request, check_writable, measured, positive
+    from bench.commands.costs import Request, measured, positive
     from bench.core.errors import UserError
     from bench.core.store import Store
 

@@ -71,7 +71,7 @@ def parse_specs_file(file: str | Path) -> list[RunSpec]:
         raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
     except OSError as error:
         raise UserError(f"the spec file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the spec file {path} is not JSON: {error}") from error
     items = raw if isinstance(raw, list) else [raw]
     if not items:
@@ -102,8 +102,8 @@ def overridden(
     """The specs with `--set key=value` applied to each one that has the key.
 
     A key of the run, its data, training or profile applies to all, but `init_from` and `weights` only to runs that
-    start from no other one; an option to the runs of the methods that have it. `budget=0.5` stands for `budgets=[0.5]`
-    where methods have the list alone.
+    start from no other one, and `train.epochs` only to runs that train, where some do; an option to the runs of the
+    methods that have it. `budget=0.5` stands for `budgets=[0.5]` where methods have the list alone.
 
     Args:
         options: the names of each method's options, by method.
@@ -118,11 +118,15 @@ def overridden(
     for key in settings:
         _check_key(key, every)
 
+    trains = any(spec.train.epochs for spec in specs)
+
     def change(spec: RunSpec) -> RunSpec:
         skipped = every - set(options[spec.method])
         reaching = {key: value for key, value in settings.items() if _option_of(key) not in skipped}
         if spec.init_from is not None:
             reaching = {key: value for key, value in reaching.items() if key not in ("init_from", "weights")}
+        if trains and not spec.train.epochs:
+            reaching = {key: value for key, value in reaching.items() if key not in ("epochs", "train.epochs")}
         return with_settings(spec, reaching, options[spec.method])
 
     return changed(specs, change)
@@ -201,7 +205,7 @@ def _value(value: Any, kind: type | None, name: str) -> Any:
         return value
     try:
         parsed = json.loads(value, parse_constant=_refuse_constant)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
     hint = get_type_hints(kind)[name] if kind else Any
     takes_text = get_origin(hint) is not tuple and str in (hint, *get_args(hint))

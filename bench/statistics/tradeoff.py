@@ -107,6 +107,13 @@ def hull_mixture(costs: ArrayLike, scores: ArrayLike, budget: float) -> NDArray[
     return shares
 
 
+def cost_to_reach(costs: ArrayLike, scores: ArrayLike, score: float) -> float:
+    """The least mean cost at which a blind mixture of the points has this mean score; nan above the best of them."""
+    cost, reached = _points(costs, scores)
+    hull = upper_hull(costs, scores)
+    return float(np.interp(score, reached[hull], cost[hull], right=math.nan))
+
+
 def hull_score(costs: ArrayLike, scores: ArrayLike, budget: float) -> float:
     """Height of the upper hull at a mean cost of `budget`; nan when even the cheapest point costs more."""
     shares = hull_mixture(costs, scores, budget)
