@@ -4,7 +4,7 @@ The paper sets DS-MBNet-M (319 M multiply-adds on average) against MobileNetV1 (
 which hardware and at which batch size is not known. Here the same networks, with random weights, run on this machine's
 CPU: grouped inference in PyTorch, and one ONNX file in ONNX Runtime and in OpenVINO. The gate is not trained: it
 grades images by what sets them apart most, so that they spread over four neighbouring sub-networks, and leans so that
-the batch costs 319 M on average; the title states how many images took which. At batch 1 the time is that of the 64 images in turn.
+the batch costs 319 M on average; the title states how many images took which. At batch 1 the images come in turn.
 
     python -m tests.speed.paper_speedup       needs the extras onnx and openvino
 """
