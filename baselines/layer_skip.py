@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from baselines.staged import Staged, channels_last, costs_of, one_image, pooled, require_pairs, staged
 from bench.core.errors import UserError
+from bench.core.ranges import Count, FromZero, NotNegative, Positive, Shares
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
@@ -45,25 +46,12 @@ class LayerSkipOptions:
         temperature: of the Gumbel-softmax.
     """
 
-    targets: tuple[float, ...] = (0.75, 0.5)
-    gate_epochs: int = 10
-    gate_lr: float = 0.05
-    gate_hidden: int = 16
-    rate_weight: float = 2.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.targets or len({f"{target:g}" for target in self.targets}) < len(self.targets):
-            raise UserError("targets must be at least one rate, each named once")
-        for target in self.targets:
-            if not 0 <= target <= 1:
-                raise UserError(f"targets are rates in [0, 1], not {target}")
-        for key, least in (("gate_epochs", 0), ("gate_hidden", 1), ("rate_weight", 0)):
-            if getattr(self, key) < least:
-                raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
-        for key in ("gate_lr", "temperature"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"{key} must be above 0, not {getattr(self, key)}")
+    targets: Shares = (0.75, 0.5)
+    gate_epochs: FromZero = 10
+    gate_lr: Positive = 0.05
+    gate_hidden: Count = 16
+    rate_weight: NotNegative = 2.0
+    temperature: Positive = 1.0
 
 
 def is_skippable(block: nn.Module) -> bool:

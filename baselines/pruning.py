@@ -18,6 +18,7 @@ from baselines.pruning_budget import check_budget, prune_to_budget
 from baselines.pruning_criteria import CRITERIA
 from baselines.pruning_surgery import rebuild
 from bench.core.errors import UserError
+from bench.core.ranges import Count, Fractions, FromZero, NotNegative, Positive
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, build_network, fresh_model, plain_network, train_network
@@ -44,24 +45,12 @@ class PruningOptions:
     """
 
     criterion: Literal["random", "l1", "l2", "norm_scale", "slimming", "fpgm", "taylor"] = "l1"
-    budgets: tuple[float, ...] = (0.5, 0.25)
-    iterative_steps: int = 1
-    finetune_epochs: int = 10
-    finetune_lr: float | None = None
-    sparsity: float = 1e-4
-    taylor_images: int = 256
-
-    def __post_init__(self) -> None:
-        for budget in self.budgets:
-            if not 0 < budget <= 1:
-                raise UserError(f"budgets are fractions of the full multiply-adds in (0, 1], not {budget}")
-        if not self.budgets or len({f"{budget:g}" for budget in self.budgets}) < len(self.budgets):
-            raise UserError("budgets must be at least one fraction, each named once")
-        for key, least in (("iterative_steps", 1), ("finetune_epochs", 0), ("taylor_images", 1), ("sparsity", 0)):
-            if getattr(self, key) < least:
-                raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
-        if self.finetune_lr is not None and self.finetune_lr <= 0:
-            raise UserError(f"finetune_lr must be above 0, not {self.finetune_lr}")
+    budgets: Fractions = (0.5, 0.25)
+    iterative_steps: Count = 1
+    finetune_epochs: FromZero = 10
+    finetune_lr: Positive | None = None
+    sparsity: NotNegative = 1e-4
+    taylor_images: Count = 256
 
 
 class Pruning(Method):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import UserError
+from bench.core.ranges import FromZero
 from bench.core.spec import RunSpec
 from bench.methods import SUPERNET, Method, Run, build_model, trained_supernet
 from bench.models.widths import WIDTH_MULTIPLIERS
@@ -31,7 +32,7 @@ class USNetOptions:
     """
 
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    random_widths: int = 2
+    random_widths: FromZero = 2
     inplace_distillation: bool = True
 
     def stage_one(self) -> StageOne:
@@ -54,7 +55,6 @@ class USNet(Method):
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: USNetOptions = self.options(spec)
-        options.stage_one()
         steps = {step_of(width) for width in options.widths}
         if not steps or len(steps) < len(options.widths):
             raise UserError(f"widths must be at least one width, each named once, not {list(options.widths)}")

@@ -207,10 +207,11 @@ def test_both_counts_are_recorded(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"densities": []}, "densities must be at least one"),
-        ({"densities": [0.6]}, r"densities are fractions in \(0, 1\] of 4 groups, not 0.6"),
-        ({"groups": 1}, "groups must be 2 to 16"),
-        ({"gate_lr": 0}, "gate_lr must be above 0"),
+        ({"densities": []}, "densities of channel_gate must be a list of 1 or more"),
+        ({"densities": [0.6]}, "densities are fractions of 4 groups, not 0.6"),
+        ({"groups": 1}, "groups of channel_gate must be at least 2"),
+        ({"densities": [1.5]}, "densities of channel_gate must be at most 1, not 1.5"),
+        ({"gate_lr": 0}, "gate_lr of channel_gate must be above 0, not 0"),
     ],
 )
 def test_impossible_options_are_refused(options, sentence):

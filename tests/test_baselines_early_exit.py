@@ -186,10 +186,10 @@ def test_validation_images_meet_every_budget(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"budgets": [0.5, 0.5]}, "budgets must be at least one fraction"),
-        ({"exits": []}, "exits must be at least one fraction"),
-        ({"exits": [1.0]}, "exits stand at fractions below 1"),
-        ({"exit_weight": 0}, "exit_weight must be above 0"),
+        ({"budgets": [0.5, 0.5]}, "budgets of early_exit must be a list that names each once"),
+        ({"exits": []}, "exits of early_exit must be a list of 1 or more"),
+        ({"exits": [1.0]}, "exits of early_exit must be below 1, not 1.0"),
+        ({"exit_weight": 0}, "exit_weight of early_exit must be above 0"),
     ],
 )
 def test_impossible_options_are_refused(options, sentence):

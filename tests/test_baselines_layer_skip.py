@@ -182,10 +182,10 @@ def test_one_point_a_target(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"targets": []}, "targets must be at least one"),
-        ({"targets": [1.5]}, "targets are rates in"),
-        ({"gate_lr": 0}, "gate_lr must be above 0"),
-        ({"gate_hidden": 0}, "gate_hidden must be at least 1"),
+        ({"targets": []}, "targets of layer_skip must be a list of 1 or more"),
+        ({"targets": [1.5]}, "targets of layer_skip must be at most 1, not 1.5"),
+        ({"gate_lr": 0}, "gate_lr of layer_skip must be above 0"),
+        ({"gate_hidden": 0}, "gate_hidden of layer_skip must be at least 1"),
     ],
 )
 def test_impossible_options_are_refused(options, sentence):

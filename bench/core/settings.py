@@ -7,21 +7,30 @@ import functools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from bench.core.errors import UserError, unknown
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec, changed
 
 SECTIONS = {"train": TrainSpec, "data": DataSpec, "profile": ProfileSpec}
-ALLOWED = {  # first word of pydantic's error type -> what the key may be
+ALLOWED = {  # pydantic's error type, or the first word of it -> what the key may be
     "int": "an integer",
     "float": "a number",
+    "bool": "true or false",
     "string": "a string",
+    "literal": "one of {expected}",
     "tuple": "a list",
     "list": "a list",
     "dict": "an object",
     "dataclass": "an object",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_short": "a list of {min_length} or more",
+    "predicate_failed": "a list that names each once",
 }
+T = TypeVar("T")
 
 
 def parse_spec(raw: Any, where: str = "") -> RunSpec:
@@ -34,7 +43,7 @@ def parse_spec(raw: Any, where: str = "") -> RunSpec:
     try:
         # Through JSON text, because only there strictness takes a list for a tuple.
         text = json.dumps(raw, allow_nan=False)
-        return _validator().validate_json(text, strict=True)
+        return _validator(RunSpec).validate_json(text, strict=True)
     except (TypeError, ValueError) as error:
         if not isinstance(error, ValidationError):
             raise UserError(f"{where}a spec holds JSON values only: {error}") from error
@@ -43,11 +52,31 @@ def parse_spec(raw: Any, where: str = "") -> RunSpec:
         raise UserError(f"{where}{error}") from None
 
 
+def parse_options(method: str, kind: type[T], options: Mapping[str, Any]) -> T:
+    """A method's options dataclass from the options of a spec, defaults filled in.
+
+    Raises UserError, a sentence that names the option, for one that `kind` does not have (naming the nearest), of
+    another type, or outside of the range that its annotation says (`core/ranges.py`).
+    """
+    from pydantic import ValidationError
+
+    names = _keys(kind)
+    for key in options:
+        if key not in names:
+            raise unknown(f"option of {method}", key, names)
+    try:
+        return _validator(kind).validate_json(json.dumps(options), strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = f"options.{problem['loc'][0]} of {method}"
+        raise UserError(f"{key} {_wanted(problem)}, not {json.dumps(problem['input'])}") from None
+
+
 @functools.cache
-def _validator() -> Any:
+def _validator(kind: type) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(RunSpec)
+    return TypeAdapter(kind)
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
@@ -59,9 +88,14 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         return str(unknown(f"key in {section}" if section else "key", name, known))
     if problem["type"].startswith("missing"):
         return f"{key} is missing"
-    allowed = ALLOWED.get(problem["type"].partition("_")[0])
-    wanted = f"must be {allowed}" if allowed else f"is wrong ({problem['msg']})"
-    return f"{key or 'a spec'} {wanted}, not {json.dumps(problem['input'])}"
+    return f"{key or 'a spec'} {_wanted(problem)}, not {json.dumps(problem['input'])}"
+
+
+def _wanted(problem: Mapping[str, Any]) -> str:
+    allowed = ALLOWED.get(problem["type"]) or ALLOWED.get(problem["type"].partition("_")[0])
+    if allowed is None:
+        return f"is wrong ({problem['msg']})"
+    return f"must be {allowed.format(**problem.get('ctx', {}))}".replace("'", "")
 
 
 def parse_specs_file(file: str | Path) -> list[RunSpec]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.ranges import Count, FromZero, NotNegative, Rate, Share
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import SUPERNET, Method, Run, build_model, method_of, reseed, trained_supernet
@@ -61,22 +62,22 @@ class DSNetOptions:
     """
 
     distillation: Distillation = "bootstrap"
-    random_widths: int = 2
-    ema: float = 0.997
+    random_widths: FromZero = 2
+    ema: Share = 0.997
     ema_warmup: bool = True
     recalibrate: bool = True
-    calibration_images: int | None = None
+    calibration_images: Count | None = None
     routing: tuple[tuple[int | tuple[int, ...], ...], ...] = ()
     budgets: tuple[float, ...] = ()
-    gate_epochs: int = 5
-    gate_lr: float = 0.05
-    gate_weight_decay: float = 1e-4
-    task_weight: float = 1.0
-    sgs_weight: float = 1.0
-    madds_weight: float = 0.5
+    gate_epochs: FromZero = 5
+    gate_lr: NotNegative = 0.05
+    gate_weight_decay: NotNegative = 1e-4
+    task_weight: NotNegative = 1.0
+    sgs_weight: NotNegative = 1.0
+    madds_weight: NotNegative = 0.5
     hard_samples: HardSamples = "try_best"
-    sgs_smoothing: float = 0.0
-    gate_ema: float = 0.0
+    sgs_smoothing: Rate = 0.0
+    gate_ema: Rate = 0.0
     gate_head: Head = "one_hot"
     gate_trunk: Trunk = "shared"
     channel_order: Order = "none"
@@ -218,9 +219,7 @@ class DSNetPP(DSNet):
 
 
 def _check_calibration(net: Supernet, options: DSNetOptions) -> None:
-    """Raise `UserError` for a number of calibration images that is none or would be without effect."""
-    if options.calibration_images is not None and options.calibration_images < 1:
-        raise UserError(f"calibration_images must be at least 1, not {options.calibration_images}")
+    """Raise `UserError` for a number of calibration images that would be without effect."""
     if not options.recalibrate or not net.space.prefix_statistics:
         reason = "recalibrate is false" if not options.recalibrate else "this model has no batch norm"
         raise UserError(f"calibration_images says nothing where {reason}; leave it out")

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.core.errors import UserError
 from bench.data.dataset import Batch, Split
 from bench.slicing.bound import SoftChoice
 from bench.slicing.choice import Choice
@@ -58,9 +57,6 @@ class StageTwo:
         ema: decay of the average of a gate's weights over its training, a step, that is evaluated; 0 for the weights
             themselves. The released code has 0.997. It begins lower (`growing_decay`).
         gate_head, gate_trunk: how gates are built (`new_gates`).
-
-    Raises:
-        UserError: a number that is impossible.
     """
 
     epochs: int = 5
@@ -75,14 +71,6 @@ class StageTwo:
     ema: float = 0.0
     gate_head: Head = "one_hot"
     gate_trunk: Trunk = "shared"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "lr", "weight_decay", "task_weight", "sgs_weight", "madds_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(f"gate {name} must be at least 0, not {getattr(self, name):g}")
-        for name in ("sgs_smoothing", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"gate {name} must be from 0 to below 1, not {getattr(self, name):g}")
 
 
 def sgs_targets(easy: Tensor, hopeless: Tensor, options: int, hard_samples: HardSamples) -> Tensor:
