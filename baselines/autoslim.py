@@ -28,7 +28,7 @@ from bench.points import OperatingPoint, StaticPoint
 from bench.slicing.bound import BatchChoice, CollectingChoice
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_collected
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 from bench.tasks.task import Task
 from bench.training.joint import Lesson, train_jointly
 
@@ -156,4 +156,4 @@ def plain_choice(net: Supernet, choice: Choice, x: Tensor) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return to_channels_last(network)

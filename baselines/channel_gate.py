@@ -24,7 +24,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from baselines.channel_selection import GatedConv, GatedNetwork, masked
-from baselines.staged import Staged, channels_last, one_image, require_pairs, staged
+from baselines.staged import Staged, require_pairs, staged
 from bench.core.errors import UserError
 from bench.core.ranges import Fractions, FromZero, Positive
 from bench.core.spec import RunSpec
@@ -34,7 +34,7 @@ from bench.points import OperatingPoint
 from bench.profilers.madds import executed_by, executed_madds
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class ChannelPoint(OperatingPoint):
 
     def __init__(self, name: str, network: GatedNetwork, image: Tensor) -> None:
         self.name, self.network = name, network.eval()
-        self.runner = Runner(channels_last(folded(network)))  # type: ignore[arg-type]
+        self.runner = Runner(to_channels_last(folded(network)))
         self.executed = executed_madds(self.runner, image)
         self.theoretical = self.executed - suppressed_products(counted_steps(self.runner.network, image))
         self.active = parameters_of(network) - sum(conv.idle_parameters for conv in network.gated)
@@ -208,7 +208,7 @@ class ChannelGate(Method):
 
     def points(self, run: Run) -> list[OperatingPoint]:
         base, points = staged(fresh_model(run)), []
-        image = one_image(run.data.channels, run.data.image_size, run.device)
+        image = run.example
         for density in run.options.densities:
             name, network = f"density{density:g}", gated(base, density, run)
             run.restore(name, {"network": network})

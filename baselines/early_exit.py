@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from baselines.exit_thresholds import thresholds_for
 from baselines.exits import ExitNetwork, confidences, exit_point, served
-from baselines.staged import Staged, costs_of, one_image, require_classes, staged
+from baselines.staged import Staged, costs_of, require_classes, staged
 from bench.core.errors import UserError
 from bench.core.ranges import NamedOnce, Positive
 from bench.core.spec import RunSpec
@@ -107,7 +107,7 @@ class EarlyExit(Method):
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: EarlyExitOptions = self.options(spec)
-        image = one_image(net.input_channels, image_size)
+        image = torch.zeros(1, net.input_channels, image_size, image_size)
         costs, full = exit_costs(with_exits(staged(net), options.exits, image), image)
         limits = options.budgets if options.maximum is None else (*options.budgets, options.maximum)
         least = min(limits)
@@ -151,5 +151,4 @@ def exit_network(net: Supernet, run: Run) -> tuple[ExitNetwork, Tensor]:
     """The full network with exits that start at random, and one image (1, C, H, W) of the right shape."""
     plain = staged(net)
     reseed(run.spec, "exits")
-    image = one_image(run.data.channels, run.data.image_size, run.device)
-    return with_exits(plain, run.options.exits, image).to(run.device), image
+    return with_exits(plain, run.options.exits, run.example).to(run.device), run.example

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from baselines.exit_thresholds import Measure, confidence
-from baselines.staged import channels_last
 from bench.data.dataset import Split
 from bench.evaluation.accuracy import BATCH
 from bench.points import OperatingPoint
@@ -17,6 +16,7 @@ from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.groups import take, together
 from bench.slicing.parts import Part
+from bench.slicing.supernet import to_channels_last
 
 
 class ExitNetwork(nn.Module):
@@ -179,7 +179,7 @@ def exit_point(name: str, network: ExitNetwork, thresholds: Sequence[float], cos
 
 def served(network: ExitNetwork) -> ExitNetwork:
     """A copy as it is run: batch norm folded, channels last."""
-    return channels_last(folded(network))  # type: ignore[return-value]
+    return to_channels_last(folded(network))
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from bench.models.detector.head import DetectorTail
 from bench.points import OperatingPoint, StaticPoint
 from bench.profilers.madds import executed_madds
 from bench.slicing.extract import extract
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 from bench.training.loop import Loss
 
 
@@ -86,8 +86,8 @@ class Pruning(Method):
         net = fresh_model(run)
         plain, points = plain_network(net, net.space.uniform_choices[-1]), []
         for name in names_of(run.options):
-            network = channels_last(rebuild(plain, run.state(name, "network"))).eval()
-            points.append(StaticPoint(name, network, executed_madds(network, example(run))))
+            network = to_channels_last(rebuild(plain, run.state(name, "network"))).eval()
+            points.append(StaticPoint(name, network, executed_madds(network, run.example)))
         return points
 
 
@@ -103,7 +103,7 @@ def prune(name: str, base: nn.Module, budget: float, run: Run) -> None:
     for step in range(1, steps + 1):
         pruned = prune_to_budget(
             network,
-            example(run),
+            run.example,
             1 - (1 - budget) * step / steps,
             CRITERIA[options.criterion],
             seed=run.spec.seed,
@@ -111,20 +111,11 @@ def prune(name: str, base: nn.Module, budget: float, run: Run) -> None:
             loss=run.task.loss,
             full_madds=full,
         )
-        network, full = channels_last(pruned.network), pruned.full_madds
+        network, full = to_channels_last(pruned.network), pruned.full_madds
         epochs = options.finetune_epochs * step // steps - options.finetune_epochs * (step - 1) // steps
         spec = run.spec.train
         spec = replace(spec, epochs=epochs, lr=options.finetune_lr or spec.lr, warmup_epochs=0.0, warmup_steps=None)
         train_network(name if step == steps else f"{name}.{step}of{steps}", network, run, spec=spec)
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def example(run: Run) -> Tensor:
-    """(1, C, H, W): an image of the right shape."""
-    return torch.zeros(1, run.data.channels, run.data.image_size, run.data.image_size, device=run.device)
 
 
 def sparse_loss(network: nn.Module, strength: float, run: Run) -> Loss:

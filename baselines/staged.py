@@ -12,7 +12,7 @@ from bench.data.dataset import Dataset
 from bench.models.mobilenet.units import Depthwise
 from bench.models.vit.plain import PlainStage
 from bench.profilers.madds import executed_madds
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 
 
 class Staged(nn.Module):
@@ -44,16 +44,7 @@ def staged(net: Supernet) -> Staged:
         elif type(plain) is not nn.Sequential or len(plain):  # what a gate reads is no layer
             blocks.append(nn.Sequential(*front, plain) if front else plain)
             front = []
-    return channels_last(Staged(stem, blocks, head).requires_grad_(True).train())  # type: ignore[return-value]
-
-
-def channels_last(module: nn.Module) -> nn.Module:
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def one_image(channels: int, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """(1, C, size, size), for counting."""
-    return torch.zeros(1, channels, size, size, device=device)
+    return to_channels_last(Staged(stem, blocks, head).requires_grad_(True).train())
 
 
 @torch.no_grad()

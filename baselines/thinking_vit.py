@@ -18,7 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from torch import Tensor
 
 from baselines.one_decision import OneDecisionPoint, check_budgets, fit_thresholds, fitted_thresholds
@@ -31,7 +30,7 @@ from bench.data.dataset import Batch, Dataset
 from bench.methods import Method, Run, beside_of, build_model, fresh_model, reseed, train_network
 from bench.points import OperatingPoint
 from bench.slicing.extract import parameters_of
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class ThinkingViT(Method):
         run.restore("rounds", {"network": network})
         thresholds = fitted_thresholds(run) if run.options.budgets else {}
         thresholds |= {name: -value for name, value in run.options.named_thresholds.items()}  # sure = of low entropy
-        plain = network.eval().extract().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        plain = to_channels_last(network.eval().extract())
         forms = {"view": network, "extracted": plain}
         costs, params = network.costs(), (parameters_of(plain.first), parameters_of(network))
         points: list[OperatingPoint] = []

@@ -9,7 +9,7 @@ from torch import nn
 
 from baselines.channel_gate import ChannelGate, ChannelPoint, Runner, suppressed_products
 from baselines.channel_selection import GatedConv, GatedNetwork, masked, saliency
-from baselines.staged import one_image, staged
+from baselines.staged import staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec, TrainSpec
 from bench.core.store import Store
@@ -20,7 +20,7 @@ from bench.runs.phases import run_phase
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded
 
-IMAGE = one_image(1, 8)
+IMAGE = torch.zeros(1, 1, 8, 8)
 FAMILIES = [
     "ds_mobilenet_micro8",
     "us_mobilenet_micro8",

@@ -29,7 +29,7 @@ from bench.core.settings import parse_spec
 from bench.core.spec import RunSpec
 from bench.evaluation.proof import prove
 from bench.methods import METHODS, SUPERNET, check_parent, completed, left_by, method_of
-from bench.methods.table import MethodEntry
+from bench.methods.registry import MethodEntry
 from bench.models import PRESETS
 from bench.points import RoutedPoint
 

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal
 from bench.core.settings import parse_options
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods.table import Kind
 from bench.models.preset import Preset, Trains
 from bench.points import OperatingPoint
 from bench.slicing.choice import Choice
 from bench.slicing.supernet import Supernet
 from bench.training.run import Run
+
+Kind = Literal["dynamic", "slimmable", "static", "control"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -395,13 +395,6 @@ def _check_pair(one: _Looked, other: _Looked) -> None:
 
 def _versions(run: _Looked, phase: str) -> Mapping[str, Any]:
     return run.bodies[phase].get("environment", {}).get("versions") or {}
-
-
-def problems_of(findings: Mapping[str, Findings]) -> Iterator[tuple[str, Problem]]:
-    """(run_id, problem) of all runs."""
-    for run_id, each in findings.items():
-        for problem in each.problems:
-            yield run_id, problem
 
 
 def _short(value: Any) -> str:

@@ -21,7 +21,7 @@ from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_segment, folded
 from bench.slicing.gate import decide
 from bench.slicing.groups import split, take, together
-from bench.slicing.supernet import Features, Supernet
+from bench.slicing.supernet import Features, Supernet, to_channels_last
 
 Router = Callable[[int, Features, Tensor], Tensor]
 """(gate index, what the gate sees, rows of the batch) to the option taken for each of those rows."""
@@ -190,6 +190,6 @@ class ExtractedSegments:
         if slot not in self.plain:
             segment = self.supernet.segments[index]
             copy = extract_segment(segment, choice, segment.decides)  # type: ignore[arg-type]
-            self.plain[slot] = folded(copy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.plain[slot] = to_channels_last(folded(copy))
         result = self.plain[slot](x)
         return result if self.supernet.segments[index].decides else (result, None)

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.slicing.bound import CollectingChoice
 from bench.slicing.choice import Choice, OneChoice
-from bench.slicing.supernet import Segment, Supernet
+from bench.slicing.supernet import M, Segment, Supernet
 
 
 def extract(supernet: Supernet, choice: Choice, fold_bn: bool = False) -> nn.Module:
@@ -56,7 +56,7 @@ def _flat(module: nn.Module) -> list[nn.Module]:
     return [module]
 
 
-def folded(plain: nn.Module) -> nn.Module:
+def folded(plain: M) -> M:
     """A copy in which every batch norm that directly follows a convolution in a Sequential is folded into it."""
     plain = copy.deepcopy(plain).eval()
     for module in list(plain.modules()):

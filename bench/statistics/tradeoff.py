@@ -107,12 +107,6 @@ def hull_mixture(costs: ArrayLike, scores: ArrayLike, budget: float) -> NDArray[
     return shares
 
 
-def hull_score(costs: ArrayLike, scores: ArrayLike, budget: float) -> float:
-    """Height of the upper hull at a mean cost of `budget`; nan when even the cheapest point costs more."""
-    shares = hull_mixture(costs, scores, budget)
-    return math.nan if shares is None else float(shares @ np.asarray(scores, dtype=np.float64))
-
-
 def over_seeds(curves: Sequence[Curve], measure: Callable[[ArrayLike, ArrayLike], float]) -> SeedSummary:
     """Any of the measures above taken on the curve of each seed, with its mean, spread and t interval."""
     return summarise([measure(costs, scores) for costs, scores in curves])
