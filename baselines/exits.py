@@ -63,19 +63,19 @@ class Exits(nn.Module):
         exits = None if self.blind is None else self.blind(x)
         rows = torch.arange(len(x), device=x.device)
         route = torch.empty(len(x), 1, dtype=torch.int64, device=x.device)
-        outputs, left = [], []
+        outputs, leaving = [], []
         for index, (part, head) in enumerate(zip(self.network.parts, self.network.heads, strict=True)):
             x = part(x)
             logits = head(x)
             leaves = self.measure(logits) >= self.thresholds[index] if exits is None else exits[rows] <= index
             outputs.append(logits[leaves])
-            left.append(rows[leaves])
-            route[left[-1]] = index
+            leaving.append(rows[leaves])
+            route[leaving[-1]] = index
             staying = leaves.logical_not().nonzero().flatten()
             if not len(staying):
                 break
             rows, x = take(rows, staying), take(x, staying)
-        return Prediction(together(outputs, left), route)
+        return Prediction(together(outputs, leaving), route)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.predict(x).output

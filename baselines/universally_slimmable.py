@@ -83,8 +83,8 @@ def choices_of(space: ChoiceSpace, widths: Sequence[float]) -> dict[float, Choic
 
 def step_of(width: float) -> int:
     """Where a width multiplier stands on the ladder. Raises `UserError` for one that no sub-network has."""
-    for step, known in enumerate(WIDTH_MULTIPLIERS):
-        if abs(known - width) < 1e-6:
+    for step, multiplier in enumerate(WIDTH_MULTIPLIERS):
+        if abs(multiplier - width) < 1e-6:
             return step
     raise UserError(
         f"no sub-network has width {width:g}: widths go from {WIDTH_MULTIPLIERS[0]:g} to {WIDTH_MULTIPLIERS[-1]:g} "

@@ -53,8 +53,8 @@ class Ablation(list[RunSpec]):
 
     def __init__(self, groups: Sequence[Arms], beside: Iterable[RunSpec] = ()) -> None:
         self.groups = groups
-        held = [spec for group in groups for specs in group.arms.values() for spec in specs]
-        super().__init__({spec.run_id: spec for spec in (*held, *beside)}.values())
+        compared = [spec for group in groups for specs in group.arms.values() for spec in specs]
+        super().__init__({spec.run_id: spec for spec in (*compared, *beside)}.values())
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ def write_ablation(root: Path, recipe: str, groups: Sequence[Group]) -> None:
 
 def read_ablations(root: Path) -> dict[str, list[Group]]:
     """By recipe, all groups that were written down. Raises UserError, naming the file, when one is damaged."""
-    found: dict[str, list[Group]] = {}
+    groups: dict[str, list[Group]] = {}
     for file in sorted((root / FOLDER).glob("*.json")):
         body = read_json(file)
         try:
-            found.setdefault(str(body["recipe"]), []).extend(_group(raw) for raw in body["groups"])
+            groups.setdefault(str(body["recipe"]), []).extend(_group(raw) for raw in body["groups"])
         except (KeyError, TypeError, AttributeError) as error:
             raise damaged(file, f"it does not say what is compared ({error})") from error
-    return found
+    return groups
 
 
 def _group(raw: dict[str, Any]) -> Group:

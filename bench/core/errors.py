@@ -12,12 +12,12 @@ class NotAtHand(UserError):
     """Something that is not on this machine: a data set, a checkpoint. With it, the same command would work."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a `name` that is not among the `known` ones; it names the nearest, then all of them.
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
+    """The error for a `name` that is not among the `allowed` ones; it names the nearest, then all of them.
 
     Returned, not raised, so that the caller's `raise unknown(...)` ends its control flow visibly.
     """
-    names = sorted(known)
+    names = sorted(allowed)
     folded = {candidate.lower(): candidate for candidate in names}
     near = get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.5)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else ";"

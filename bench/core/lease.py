@@ -90,24 +90,24 @@ def _claim(token: str, ttl_s: float) -> dict[str, Any]:
 
 def _refuse_if_live(path: Path, ttl_s: float) -> None:
     """Raises Busy unless the lease has expired or its process is dead."""
-    held = _read(path)
-    if held is None:  # torn: its writer died in the middle, or sits on a file system without locks
+    claim = _read(path)
+    if claim is None:  # torn: its writer died in the middle, or sits on a file system without locks
         if time.time() < path.stat().st_mtime + ttl_s:
             raise Busy(path.parent.name, "another process")
         return
-    here = held["host"] == this_host()
-    alive = not here or (held["started"] is not None and process_started(held["pid"]) == held["started"])
-    if alive and time.time() < held["expires"]:
-        raise Busy(path.parent.name, f"process {held['pid']}" if here else "another machine")
+    here = claim["host"] == this_host()
+    alive = not here or (claim["started"] is not None and process_started(claim["pid"]) == claim["started"])
+    if alive and time.time() < claim["expires"]:
+        raise Busy(path.parent.name, f"process {claim['pid']}" if here else "another machine")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        held = json.loads(path.read_bytes())
+        claim = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    complete = isinstance(held, dict) and {"host", "pid", "started", "token", "expires"} <= held.keys()
-    return held if complete else None
+    complete = isinstance(claim, dict) and {"host", "pid", "started", "token", "expires"} <= claim.keys()
+    return claim if complete else None
 
 
 def _renew(folder: Path, token: str, ttl_s: float, stop: threading.Event) -> None:
@@ -115,16 +115,16 @@ def _renew(folder: Path, token: str, ttl_s: float, stop: threading.Event) -> Non
     while not stop.wait(ttl_s / 4):
         # A full or absent disk for one beat is not the end of the run.
         with contextlib.suppress(Exception), _guard(folder):
-            held = _read(folder / FILE)
-            if held is not None and held["token"] != token:
+            claim = _read(folder / FILE)
+            if claim is not None and claim["token"] != token:
                 return
             write_json(folder / FILE, _claim(token, ttl_s))
 
 
 def _release(folder: Path, token: str) -> None:
     with contextlib.suppress(OSError), _guard(folder):
-        held = _read(folder / FILE)
-        if held is not None and held["token"] == token:
+        claim = _read(folder / FILE)
+        if claim is not None and claim["token"] == token:
             (folder / FILE).unlink()
 
 

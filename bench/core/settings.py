@@ -84,8 +84,8 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     section, _, name = key.rpartition(".")
     if problem["type"] == "unexpected_keyword_argument":
-        known = _keys(SECTIONS.get(section, RunSpec))
-        return str(unknown(f"key in {section}" if section else "key", name, known))
+        keys = _keys(SECTIONS.get(section, RunSpec))
+        return str(unknown(f"key in {section}" if section else "key", name, keys))
     if problem["type"].startswith("missing"):
         return f"{key} is missing"
     return f"{key or 'a spec'} {_wanted(problem)}, not {json.dumps(problem['input'])}"
@@ -114,12 +114,12 @@ def parse_specs_file(file: str | Path) -> list[RunSpec]:
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {repeated!r} is given twice in one object")
-    return found
+    return value
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -189,25 +189,25 @@ def with_settings(spec: RunSpec, settings: Mapping[str, Any], options: Iterable[
     nearest) or an impossible value.
     """
     raw = spec.to_json()
-    known = None if options is None else set(options)
+    names = None if options is None else set(options)
     for key, value in settings.items():
-        section, name = _locate(key, set(raw["options"]), known)
+        section, name = _locate(key, set(raw["options"]), names)
         kind = SECTIONS.get(section, RunSpec) if section != "options" else None
         target = raw[section] if section else raw
         target[name] = _value(value, kind, name)
     return parse_spec(raw)
 
 
-def _locate(key: str, present: set[str], known: set[str] | None) -> tuple[str, str]:
+def _locate(key: str, present: set[str], names: set[str] | None) -> tuple[str, str]:
     """(section, name) of a setting's key; the section is "" for the run's own fields."""
     section, dot, name = key.partition(".")
     top = [k for k in _keys(RunSpec) if k not in (*SECTIONS, "options")]
     if not dot:
-        return _locate_bare(key, top, present | (known or set()))
+        return _locate_bare(key, top, present | (names or set()))
     if section not in (*SECTIONS, "options"):
         raise unknown("section", section, [*SECTIONS, "options"])
-    if section == "options" and known is not None and name not in known:
-        raise unknown("key in options", name, known)
+    if section == "options" and names is not None and name not in names:
+        raise unknown("key in options", name, names)
     if section in SECTIONS and name not in _keys(SECTIONS[section]):
         raise unknown(f"key in {section}", name, _keys(SECTIONS[section]))
     return section, name

@@ -97,9 +97,9 @@ class Store:
         Records may be Record objects or their JSON form. Raises ValueError when a record belongs to another
         run or a value is not JSON, UserError when the disk refuses.
         """
-        given = dict(body)
-        given["records"] = [r.to_json() if isinstance(r, Record) else r for r in given.get("records", [])]
-        whole = json.loads(json.dumps(given, allow_nan=False))  # as it will be read, so that the digest holds
+        written = dict(body)
+        written["records"] = [r.to_json() if isinstance(r, Record) else r for r in written.get("records", [])]
+        whole = json.loads(json.dumps(written, allow_nan=False))  # as it will be read, so that the digest holds
         whole.setdefault("results", {})
         for item in (whole, *whole["records"]):
             if item.setdefault("run_id", run_id) != run_id:

@@ -253,9 +253,9 @@ def routing_spaces(net: Supernet, options: DSNetOptions) -> list[Routing]:
         return [tuple(tuple(range(len(decision.options))) for decision in decisions)]
     spaces = [check_routing(net.space, per_gate(routing, len(decisions))) for routing in options.routing]
     for lists in spaces:
-        for taken in lists:
-            if list(taken) != sorted(set(taken)):
-                raise UserError(f"routing space {list(taken)} must list each option once, the cheapest first")
+        for options_ in lists:
+            if list(options_) != sorted(set(options_)):
+                raise UserError(f"routing space {list(options_)} must list each option once, the cheapest first")
     for place, lists in enumerate(spaces):
         if lists in spaces[:place]:
             raise UserError(f"routing must name each routing space once, and {point_name(lists)} is there twice")

@@ -185,17 +185,17 @@ def completed(spec: RunSpec) -> RunSpec:
 
 def check_parent(spec: RunSpec, parent: RunSpec) -> None:
     """Raise `UserError` for a run that can do nothing with what `parent` leaves. Their networks are not compared."""
-    method, left = method_of(spec.method), method_of(parent.method)
+    method, former = method_of(spec.method), method_of(parent.method)
     if method.needs_parent:
         if (parent.model, parent.data) != (spec.model, spec.data):
             raise UserError(f"{spec.run_id} starts from {parent.run_id}, which has another model or other data")
         method.check_start(parent)
-    elif left.needs_parent or left.leaves == "nothing":
+    elif former.needs_parent or former.leaves == "nothing":
         raise UserError(
-            f"{spec.run_id} starts from {parent.run_id}, but a run of {left.name} leaves no network to train on"
+            f"{spec.run_id} starts from {parent.run_id}, but a run of {former.name} leaves no network to train on"
         )
-    elif left.leaves == "networks" and not method.takes_networks:
+    elif former.leaves == "networks" and not method.takes_networks:
         raise UserError(
-            f"{spec.run_id} starts from {parent.run_id}, but {left.name} trains each network alone, and {method.name} "
-            "needs a supernet"
+            f"{spec.run_id} starts from {parent.run_id}, but {former.name} trains each network alone, and "
+            f"{method.name} needs a supernet"
         )

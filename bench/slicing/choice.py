@@ -51,8 +51,8 @@ class Stage:
         for name, values in self.dimensions:
             if name == dimension:
                 return values
-        known = ", ".join(name for name, _ in self.dimensions)
-        raise UserError(f"stage {self.name} has no elastic dimension {dimension!r}; it slices {known}")
+        names = ", ".join(name for name, _ in self.dimensions)
+        raise UserError(f"stage {self.name} has no elastic dimension {dimension!r}; it slices {names}")
 
     def check(self, indices: StageIndices) -> None:
         """Raises `UserError`, with what is allowed, for indices that the stage does not have."""
@@ -249,10 +249,10 @@ class ChoiceSpace:
         Raises:
             UserError: a stage, dimension or value that the space does not have, with what is allowed.
         """
-        known = [stage.name for stage in self.stages]
+        names = [stage.name for stage in self.stages]
         for name in values:
-            if name not in known:
-                raise unknown("network stage", name, known)
+            if name not in names:
+                raise unknown("network stage", name, names)
         return self.check(Choice(tuple(stage.choose(values.get(stage.name, {})) for stage in self.stages)))
 
     def parse(self, text: str) -> Choice:

@@ -35,8 +35,8 @@ def score_at(costs: ArrayLike, scores: ArrayLike, budgets: ArrayLike) -> NDArray
     """
     cost, score = _front(costs, scores)
     budget = np.atleast_1d(np.asarray(budgets, dtype=np.float64))
-    found = np.interp(np.log(budget), np.log(cost), score)
-    return np.where(budget < cost[0], math.nan, found)
+    interpolated = np.interp(np.log(budget), np.log(cost), score)
+    return np.where(budget < cost[0], math.nan, interpolated)
 
 
 def common_range(curves: Sequence[Curve]) -> tuple[float, float] | None:

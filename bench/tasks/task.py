@@ -54,7 +54,7 @@ class Task(Protocol):
         """(B,) in [0, 1]: how well each image is solved."""
         ...
 
-    def found(self, output: Tensor, target: Tensor) -> list[Any]:
+    def details(self, output: Tensor, target: Tensor) -> list[Any]:
         """What metrics over all images need to know of each; empty where the scores say it all."""
         ...
 
