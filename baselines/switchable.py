@@ -17,6 +17,7 @@ from bench.models.widths import SWITCHABLE_MULTIPLIERS
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
+from bench.training.front import check_front
 from bench.training.joint import Lesson, train_jointly
 
 
@@ -25,9 +26,12 @@ class SNetOptions:
     """
     Attributes:
         widths: width multipliers to train, and to evaluate.
+        shared_front: forward the segments that all widths share once a step. The gradient is the same sum; their
+            running batch-norm statistics move once a step.
     """
 
     widths: tuple[float, ...] = SWITCHABLE_MULTIPLIERS
+    shared_front: bool = False
 
 
 class SNet(Method):
@@ -45,12 +49,16 @@ class SNet(Method):
         return list(choices_of(net.space, self.options(spec).widths).values())
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
-        choices_of(net.space, self.options(spec).widths)
+        choices = choices_of(net.space, self.options(spec).widths)
+        if self.options(spec).shared_front:
+            check_front(net.space, list(choices.values()))
 
     def train(self, run: Run) -> None:
         net = build_model(run)
-        lessons = [Lesson(choice) for choice in choices_of(net.space, run.options.widths).values()]
-        train_jointly(SUPERNET, net, lambda done, generator: lessons, run)
+        choices = list(choices_of(net.space, run.options.widths).values())
+        front = net.space.shared_segments(choices) if run.options.shared_front else 0
+        lessons = [Lesson(choice) for choice in choices]
+        train_jointly(SUPERNET, net, lambda done, generator: lessons, run, front)
 
     def points(self, run: Run) -> list[OperatingPoint]:
         net = trained_supernet(run)

@@ -19,6 +19,7 @@ from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
 from bench.training.calibrate import calibrate
+from bench.training.front import check_front
 from bench.training.supernet import StageOne, train_supernet
 
 
@@ -29,14 +30,17 @@ class USNetOptions:
         widths: width multipliers to evaluate.
         random_widths: random widths of a training step, beside the smallest and the largest.
         inplace_distillation: teach the narrower widths by the largest one's output; False: by the labels.
+        shared_front: forward the segments that all sub-networks share once a step (`StageOne`).
     """
 
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     random_widths: FromZero = 2
     inplace_distillation: bool = True
+    shared_front: bool = False
 
     def stage_one(self) -> StageOne:
-        return StageOne("inplace" if self.inplace_distillation else "none", self.random_widths)
+        distillation = "inplace" if self.inplace_distillation else "none"
+        return StageOne(distillation, self.random_widths, shared_front=self.shared_front)
 
 
 class USNet(Method):
@@ -55,6 +59,8 @@ class USNet(Method):
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: USNetOptions = self.options(spec)
+        if options.shared_front:
+            check_front(net.space, [net.space.largest, net.space.smallest])
         steps = {step_of(width) for width in options.widths}
         if not steps or len(steps) < len(options.widths):
             raise UserError(f"widths must be at least one width, each named once, not {list(options.widths)}")

@@ -28,12 +28,8 @@ from bench.slicing.gate import Gate, Head, Routing, Trunk, new_gates
 from bench.slicing.supernet import Supernet, View
 from bench.training.budget import budget_offsets, check_budgets, option_costs, route_span, spendable
 from bench.training.calibrate import calibrate, check_images
-from bench.training.gating import (
-    HardSamples,
-    StageTwo,
-    named_gates,
-    train_gates,
-)
+from bench.training.front import check_front
+from bench.training.gating import HardSamples, StageTwo, named_gates, train_gates
 from bench.training.loop import stable_seed
 from bench.training.supernet import Distillation, StageOne, train_supernet
 
@@ -59,6 +55,7 @@ class DSNetOptions:
             network: the `ds_mobilenet_plain_` presets are without.
         channel_order: order of the channels that stage I starts from (`models/order.py`). It says something where they
             are trained: a slice of pretrained weights is then made of the channels that matter most.
+        shared_front: forward the segments that all sub-networks share once a step of stage I (`StageOne`).
     """
 
     distillation: Distillation = "bootstrap"
@@ -81,9 +78,12 @@ class DSNetOptions:
     gate_head: Head = "one_hot"
     gate_trunk: Trunk = "shared"
     channel_order: Order = "none"
+    shared_front: bool = False
 
     def stage_one(self) -> StageOne:
-        return StageOne(self.distillation, self.random_widths, self.ema, self.ema_warmup)
+        return StageOne(
+            self.distillation, self.random_widths, self.ema, self.ema_warmup, shared_front=self.shared_front
+        )
 
     def new_gates(self, net: Supernet, routing: Routing, image_size: int) -> list[Gate]:
         """Untrained gates for a routing space."""
@@ -124,7 +124,8 @@ class DSNet(Method):
                 "train.ema is for networks without a moving average of their own, and distillation "
                 f"{options.distillation!r} keeps one; set options.ema"
             )
-        options.stage_two()
+        if options.shared_front:
+            check_front(net.space, [net.space.largest, net.space.smallest])
         spaces = routing_spaces(net, options)
         check_order(PRESETS.get(spec.model), options.channel_order)
         gates = [options.new_gates(net, routing, image_size) for routing in spaces]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from bench.data.dataset import Batch
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
 from bench.tasks.task import Task
+from bench.training.front import forwarded_once
 from bench.training.loop import Plan, fit, stable_seed
 from bench.training.optim import growing_decay, move_average
 from bench.training.precision import back_propagate
@@ -45,9 +45,11 @@ class StageOne:
             over its 400,000 steps it would make no difference, but a run of a few hundred steps would be taught by an
             average that is mostly the initial weights.
         multi_view: the EMA teacher sees another augmentation of the images than the sub-networks do (MvCo).
+        shared_front: the segments that all sub-networks of a step share are forwarded once for them all, the largest
+            included. The gradient is the same sum; their running batch-norm statistics move once a step.
 
     Raises:
-        UserError: a value that is impossible, or `multi_view` without an EMA teacher.
+        UserError: `multi_view` without an EMA teacher.
     """
 
     distillation: Distillation = "bootstrap"
@@ -55,12 +57,9 @@ class StageOne:
     ema: float = 0.997
     ema_warmup: bool = True
     multi_view: bool = False
+    shared_front: bool = False
 
     def __post_init__(self) -> None:
-        if self.random_widths < 0:
-            raise UserError(f"random_widths must be at least 0, not {self.random_widths}")
-        if not 0 <= self.ema <= 1:
-            raise UserError(f"ema must be at least 0 and at most 1, not {self.ema:g}")
         if self.multi_view and not self.averages:
             raise UserError(
                 f"multi_view needs a teacher of its own, and distillation {self.distillation!r} has none; "
@@ -105,27 +104,20 @@ def teacher_targets(teacher: Supernet, x: Tensor, extra: list[Choice], task: Tas
     return largest, torch.stack(outputs).mean(0)
 
 
-def back_propagate_choices(
-    net: Supernet, x: Tensor, choices: list[Choice], loss_of: Callable[[Tensor, Choice], Tensor]
-) -> Iterator[tuple[Choice, float]]:
-    """Back-propagate the loss of each choice; choices that agree up to the first gate run what is in front of it once.
+def groups_of(choices: list[Choice], space: ChoiceSpace, shared_front: bool) -> list[tuple[list[Choice], int]]:
+    """The choices of a step as (those forwarded from one front, segments of that front), the largest first.
 
-    In DS-MBNet all routed networks do, so the early layers, where most of the time goes, are computed and
-    back-propagated once a step instead of once a choice. The gradient is the same sum.
+    With `shared_front` it is what all of them share. Otherwise the largest runs alone, and of the others those that
+    agree up to the first gate run what is in front of it once: in DS-MBNet all routed networks do, so the early layers,
+    where most of the time goes, are computed once a step. The gradient is the same sum.
     """
+    if shared_front:
+        return [(choices, space.shared_segments(choices))]
     alike: dict[str, list[Choice]] = {}
-    for choice in choices:
-        alike.setdefault(choice.key(net.space.depth_after(0)), []).append(choice)
-    for group in alike.values():
-        shared = len(group) > 1 and len(net.segments) > 1
-        arrived = net.segments[0].through(x, group[0]) if shared else x  # type: ignore[operator]
-        leaf = arrived.detach().requires_grad_(shared)
-        for choice in group:
-            loss = loss_of(net(leaf, choice, start=int(shared)), choice)
-            back_propagate(loss)
-            yield choice, loss.item()
-        if shared:
-            back_propagate(arrived, leaf.grad)
+    for choice in choices[1:]:
+        alike.setdefault(choice.key(space.depth_after(0)), []).append(choice)
+    is_cut = space.depth_after(0) < len(space.stages)
+    return [(choices[:1], 0), *((group, int(is_cut and len(group) > 1)) for group in alike.values())]
 
 
 def supernet_step(
@@ -140,22 +132,23 @@ def supernet_step(
     """Back-propagate one step's summed losses into `net` and return them by role. Takes no optimizer step."""
     (seen_by_teacher, x), space = views_of(batch, settings.multi_view), net.space
     choices = sandwich(space, settings.random_widths, generator)
-    largest = net(x, choices[0])
-    loss = task.loss(largest, batch.targets, smoothing)
-    back_propagate(loss)
-    losses = {"largest": loss.item()}
-    target = smallest_target = task.soften(largest) if settings.distillation == "inplace" else None
+    target = smallest_target = None
     if teacher is not None and settings.averages:
         ensemble = settings.distillation == "ensemble_bootstrap"
         extra = [space.sample(generator) for _ in range(settings.random_widths)] if ensemble else []
         target, smallest_target = teacher_targets(teacher, seen_by_teacher, extra, task)
-
-    def narrower(output: Tensor, choice: Choice) -> Tensor:
-        soft = smallest_target if choice == space.smallest else target
-        return task.loss(output, batch.targets, smoothing) if soft is None else task.distill(output, soft)
-
-    for choice, value in back_propagate_choices(net, x, choices[1:], narrower):
-        losses["smallest" if choice == space.smallest else "random"] = value
+    losses: dict[str, float] = {}
+    for group, front in groups_of(choices, space, settings.shared_front):
+        with forwarded_once(net, x, group[0], front) as output_of:
+            for choice in group:
+                output = output_of(choice)
+                role = ("smallest" if choice == space.smallest else "random") if losses else "largest"
+                soft = {"largest": None, "random": target, "smallest": smallest_target}[role]
+                loss = task.loss(output, batch.targets, smoothing) if soft is None else task.distill(output, soft)
+                back_propagate(loss)
+                losses[role] = loss.item()
+                if role == "largest" and settings.distillation == "inplace":
+                    target = smallest_target = task.soften(output)
     return losses
 
 
