@@ -16,6 +16,9 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     """The error for a `name` that is not among the `allowed` ones; it names the nearest, then all of them.
 
     Returned, not raised, so that the caller's `raise unknown(...)` ends its control flow visibly.
+
+    >>> unknown("method", "us-net", ["ds_net", "us_net"])
+    UserError("unknown method 'us-net'; did you mean 'us_net'? known: ds_net, us_net")
     """
     names = sorted(allowed)
     folded = {candidate.lower(): candidate for candidate in names}

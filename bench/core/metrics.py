@@ -157,5 +157,9 @@ def paired_metric(name: str) -> str:
 
 
 def metrics_of(task: str) -> list[Metric]:
-    """The metrics that judge a task, in the order of the table."""
+    """The metrics that judge a task, in the order of the table.
+
+    >>> [metric.name for metric in metrics_of("classification")]
+    ['top1']
+    """
     return [metric for metric in _METRICS if metric.task == task]

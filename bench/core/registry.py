@@ -35,6 +35,14 @@ class Registry:
 
     `table` maps a name to `"module:attribute"` or to an `Entry`, which says what is listed too; `group` is the
     entry-point group in which other distributions may add names, looked up on first use.
+
+    >>> shapes = Registry("shape", {"pair": "builtins:tuple"})
+    >>> shapes.add("list", list)
+    >>> shapes.names(), shapes.get("pair")
+    (['list', 'pair'], <class 'tuple'>)
+    >>> shapes.get("pairs")
+    Traceback (most recent call last):
+    bench.core.errors.UserError: unknown shape 'pairs'; did you mean 'pair'? known: list, pair
     """
 
     def __init__(self, kind: str, table: Mapping[str, str | Entry], group: str | None = None):

@@ -187,6 +187,13 @@ def with_settings(spec: RunSpec, settings: Mapping[str, Any], options: Iterable[
     else kept. `options` names the method's options when the caller knows them; otherwise any `options.key`
     is taken, but a bare option must be in the spec already. Raises UserError for an unknown key (naming the
     nearest) or an impossible value.
+
+    >>> spec = with_settings(RunSpec("us_net", "us_mobilenet_micro8"), {"epochs": "3", "options.random_widths": "1"})
+    >>> spec.train.epochs, dict(spec.options)
+    (3, {'random_widths': 1})
+    >>> with_settings(spec, {"epoch": "3"})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    bench.core.errors.UserError: unknown key 'epoch'; did you mean 'epochs'? known: ...
     """
     raw = spec.to_json()
     names = None if options is None else set(options)

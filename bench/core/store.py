@@ -33,6 +33,13 @@ class Store:
 
     With `writable=False` (reports) nothing is created, and the directory must exist. Raises UserError when
     not.
+
+    >>> import tempfile
+    >>> store, spec = Store(tempfile.mkdtemp()), RunSpec("us_net", "us_mobilenet_micro8")
+    >>> folder = store.open_run(spec)
+    >>> store.write(spec.run_id, "train", {"results": {"steps": 10}})
+    >>> store.has(spec.run_id, "train"), store.has(spec.run_id, "eval"), store.read(spec.run_id, "train")["results"]
+    (True, False, {'steps': 10})
     """
 
     def __init__(self, root: str | Path, writable: bool = True):

@@ -41,7 +41,19 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.device) -> Evaluation:
-    """Run a point over a whole split, image order kept."""
+    """Run a point over a whole split, image order kept.
+
+    >>> from bench.core.spec import DataSpec
+    >>> from bench.data import load
+    >>> from bench.models import PRESETS
+    >>> from bench.points import subnetwork_point
+    >>> from bench.tasks.task import task_of
+    >>> data, net = load(DataSpec("digits")), PRESETS.get("ds_mobilenet_micro8").build().eval()
+    >>> point = subnetwork_point(net, net.space.smallest, data.image_size)
+    >>> result = evaluate(point, data.validation, task_of(data), torch.device("cpu"))
+    >>> result.score.shape, result.route.shape, result.routing()
+    ((150,), (150, 0), {})
+    """
     scores, routes, details = [], [], []
     for batch in split.batches(BATCH, device=device):
         output, route = point(batch.x)

@@ -43,6 +43,20 @@ class Method:
         beside: what it takes of the weights that it starts from beside the supernet's own: their names to its own.
         as_given: True where with train.epochs=0 its points run the weights that it was given, and nothing is changed.
         takes_networks: True where it may start from networks trained alone (`build_network`), not from supernets only.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from bench.methods import METHODS
+    >>> from bench.points import StaticPoint
+    >>> class Linear(Method):
+    ...     name, kind = "linear", "static"
+    ...
+    ...     def points(self, run):
+    ...         torch.manual_seed(run.spec.seed)
+    ...         return [StaticPoint("linear", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), madds=640)]
+    >>> METHODS.add("linear", Linear)  # in a file: slicebench run specs.json --plugin FILE
+    >>> METHODS.get("linear") is Linear
+    True
     """
 
     name: ClassVar[str]

@@ -170,6 +170,13 @@ def completed(spec: RunSpec) -> RunSpec:
 
     Raises:
         UserError: unknown method, model or option; a method on a family that it does not serve.
+
+    >>> spec = completed(RunSpec("us_net", "us_mobilenet_micro8", options={"random_widths": 2}))
+    >>> dict(spec.options), spec.method_version  # an option at its default is no other run
+    ({}, 2)
+    >>> completed(RunSpec("us_net", "ds_vit_micro8"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    bench.core.errors.UserError: us_net serves ..., not ds_vit_micro8
     """
     method = method_of(spec.method)
     if not method.serves(PRESETS.get(spec.model)):

@@ -134,6 +134,16 @@ class ChoiceSpace:
         front: stages in front of a cut that no gate decides; all sub-networks run them alike.
         prefix_statistics: True where batch norm keeps statistics for each prefix of the named choices (at most 64
             named choices, DESIGN 2); False for families normalised without running statistics.
+
+    >>> from bench.models import PRESETS
+    >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
+
+    >>> space = net.space
+    >>> space.uniform(1) == space.parse("1"), space.name_of(space.largest), len(space.decisions)
+    (True, 'largest', 1)
+    >>> space.parse("9")
+    Traceback (most recent call last):
+    bench.core.errors.UserError: no sub-network 9: this space has choices 0 to 3
     """
 
     stages: tuple[Stage, ...]

@@ -90,6 +90,15 @@ def run_grouped(
 
     Args:
         group_key: what images must share to run together.
+
+    >>> from bench.models import PRESETS
+    >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
+
+    >>> x, route = torch.randn(4, net.input_channels, 8, 8), torch.tensor([[0], [3], [0], [2]])
+    >>> with torch.no_grad():
+    ...     output, route = run_grouped(ViewSegments(net), net.space, fixed_router(route), x)
+    >>> tuple(output.shape), route.flatten().tolist()
+    ((4, 10), [0, 3, 0, 2])
     """
     gates = len(space.decisions)
     route = torch.empty(len(x), gates, dtype=torch.int64, device=x.device)

@@ -23,6 +23,14 @@ def extract(supernet: Supernet, choice: Choice, fold_bn: bool = False) -> nn.Mod
 
     Raises:
         UserError: the space cannot run the choice.
+
+    >>> from bench.models import PRESETS
+    >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
+
+    >>> x, choice = torch.randn(2, net.input_channels, 8, 8), net.space.uniform(1)
+    >>> plain = extract(net, choice)
+    >>> bool(torch.equal(plain(x), net(x, choice))), parameters_of(plain) < parameters_of(net)
+    (True, True)
     """
     plain = _plain(supernet, supernet.space.check(choice))
     return folded(plain) if fold_bn else plain
