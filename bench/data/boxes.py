@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.data.augment import Normalisation
-from bench.data.dataset import Batch, Epoch, Split
+from bench.data.dataset import Batch, Split
 from bench.data.splits import Key, keyed_integers, keyed_order
 
 COLUMNS = 6  # left, top, right, bottom, class, difficult
@@ -137,13 +137,23 @@ class BoxSplit(Split):
         self._require_positive(batch_size)
         return (self._plain(rows, 1, device) for rows in _slices(np.arange(len(self)), batch_size))
 
-    def epoch(self, epoch: Epoch, batch_size: int, steps: range, device: torch.device) -> Iterator[Batch]:
-        """See `Split.epoch`."""
-        key = (epoch.seed, epoch.number)
-        rows = _slices(keyed_order(len(self), "order", *key), batch_size)
-        if not epoch.augment:
-            return (self._plain(rows[step], epoch.views, device) for step in steps)
-        return (self._augmented(rows[step], epoch.views, device, (*key, step)) for step in steps)
+    def train_batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        views: int = 1,
+        augment: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """See `Split.train_batches`."""
+        numbers = self._numbers(batch_size, start, views)
+        rows = _slices(keyed_order(len(self), "order", seed, epoch), batch_size)
+        if not augment:
+            return (self._plain(rows[number], views, device) for number in numbers)
+        return (self._augmented(rows[number], views, device, (seed, epoch, number)) for number in numbers)
 
     def _plain(self, rows: np.ndarray, views: int, device: torch.device | str) -> Batch:
         x = self.normalisation(torch.from_numpy(self.images[rows]).to(device))

@@ -34,16 +34,6 @@ class Batch(NamedTuple):
         return self.views[0]
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """Which epoch of a run's training, by its number and the run's seed, and how its images are shown."""
-
-    seed: int
-    number: int
-    views: int = 1
-    augment: bool = True
-
-
 class Split(ABC):
     """A fixed sequence of images under a name ("train") and an id ("digits/official@1:train").
 
@@ -68,6 +58,7 @@ class Split(ABC):
     def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """Every image once, in order, not augmented; the last batch may be smaller."""
 
+    @abstractmethod
     def train_batches(
         self,
         batch_size: int,
@@ -88,16 +79,6 @@ class Split(ABC):
         Raises UserError when the split holds no whole batch, ValueError when `start` is beyond the epoch or
         `views` is not positive.
         """
-        steps = self.steps(batch_size)
-        if not 0 <= start <= steps:
-            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
-        if views < 1:
-            raise ValueError(f"views must be at least 1, not {views}")
-        return self.epoch(Epoch(seed, epoch, views, augment), batch_size, range(start, steps), torch.device(device))
-
-    @abstractmethod
-    def epoch(self, epoch: "Epoch", batch_size: int, steps: range, device: torch.device) -> Iterator[Batch]:
-        """The batches of these steps of an epoch, as `train_batches` says, whose arguments are checked."""
 
     def augmented_with(self, randaugment: str | None, erasing: float | None) -> "Split":
         """This split with another augmentation in `train_batches`; None leaves a part of it as it is.
@@ -113,14 +94,18 @@ class Split(ABC):
     def steps(self, batch_size: int) -> int:
         """How many batches `train_batches` yields in all. Raises UserError when there would be none."""
         self._require_positive(batch_size)
-        if batch_size > self.whole:
-            raise UserError(f"batch size {batch_size} is larger than the {self.whole} images of {self.id}")
-        return self.whole // batch_size
+        if batch_size > len(self):
+            raise UserError(f"batch size {batch_size} is larger than the {len(self)} images of {self.id}")
+        return len(self) // batch_size
 
-    @property
-    def whole(self) -> int:
-        """The number of images of all processes that share the split; `len` is that of this one."""
-        return len(self)
+    def _numbers(self, batch_size: int, start: int, views: int) -> range:
+        """The steps that `train_batches` yields, its arguments checked."""
+        steps = self.steps(batch_size)
+        if not 0 <= start <= steps:
+            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
+        if views < 1:
+            raise ValueError(f"views must be at least 1, not {views}")
+        return range(start, steps)
 
     def _require_positive(self, batch_size: int) -> None:
         if batch_size < 1:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bench.core.errors import UserError
-from bench.data.dataset import Batch, Epoch, Split
+from bench.data.dataset import Batch, Split
 from bench.data.folder_index import Index, remembered
 from bench.data.image_file import decode
 from bench.data.splits import keyed_integers, keyed_order
@@ -94,24 +94,33 @@ class FolderSplit(Split):
         work = _Work(self, np.arange(rank, len(self.rows), processes), batch_size, 1, ())
         return _run(work, range(-(-len(self) // batch_size)), torch.device(device))
 
-    def epoch(self, epoch: Epoch, batch_size: int, steps: range, device: torch.device) -> Iterator[Batch]:
-        """See `Split.epoch`; batch_size is that of all processes together."""
-        key, views = (epoch.seed, epoch.number), range(epoch.views if epoch.augment else 0)
-        keys = [keyed_integers(self.whole, "augment", *key, view) for view in views]
-        order = keyed_order(self.whole, "order", *key)
-        return _run(_Work(self, order, batch_size, epoch.views, tuple(keys), self.part), steps, device)
+    def train_batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        views: int = 1,
+        augment: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """See `Split.train_batches`; batch_size is that of all processes together."""
+        numbers = self._numbers(batch_size, start, views)
+        count = len(self.rows)
+        keys = [keyed_integers(count, "augment", seed, epoch, view) for view in range(views)] if augment else []
+        work = _Work(self, keyed_order(count, "order", seed, epoch), batch_size, views, tuple(keys), self.part)
+        return _run(work, numbers, torch.device(device))
 
     def steps(self, batch_size: int) -> int:
         """See `Split.steps`; the same in all processes. Raises UserError for a batch of fewer images than processes."""
-        steps = super().steps(batch_size)
+        whole = len(self.rows)
+        self._require_positive(batch_size)
+        if batch_size > whole:
+            raise UserError(f"batch size {batch_size} is larger than the {whole} images of {self.id}")
         if batch_size < self.part[1]:
             raise UserError(f"batch size {batch_size} is smaller than the number of processes, {self.part[1]}")
-        return steps
-
-    @property
-    def whole(self) -> int:
-        """See `Split.whole`."""
-        return len(self.rows)
+        return whole // batch_size
 
     def images(self, members: Sequence[int]) -> list[Image.Image]:
         """Decoded images. Raises UserError that names the first of those that cannot be, and counts them."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec
 from bench.data.augment import Augmentation, Canvas, Draws, Normalisation
-from bench.data.dataset import Batch, Dataset, Epoch, Split, dataset_id, refuse_strict
+from bench.data.dataset import Batch, Dataset, Split, dataset_id, refuse_strict
 from bench.data.splits import keyed_integers, keyed_order, train_subset
 from bench.data.transforms import eraser, random_state_kept, seed_all
 
@@ -69,23 +69,34 @@ class InMemorySplit(Split):
         self._require_positive(batch_size)
         return self._in_order(batch_size, self._resident(device))
 
-    def epoch(self, epoch: Epoch, batch_size: int, steps: range, device: torch.device) -> Iterator[Batch]:
-        """See `Split.epoch`."""
+    def train_batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        views: int = 1,
+        augment: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """See `Split.train_batches`."""
+        numbers = self._numbers(batch_size, start, views)
         here = self._resident(device)
-        order, corners = self.order(epoch.seed, epoch.number), None
-        if epoch.augment:
-            draws = [self.draws(epoch.seed, epoch.number, view) for view in range(epoch.views)]
+        order, corners = self.order(seed, epoch), None
+        if augment:
+            draws = [self.draws(seed, epoch, view) for view in range(views)]
             corners = [here.canvas.corners(order, each) for each in draws]
-        rows = [slice(step * batch_size, (step + 1) * batch_size) for step in steps]
-        made = self._shuffled(rows, torch.from_numpy(order).to(device), corners, epoch.views, here)
-        return self._erased(made, steps, epoch) if epoch.augment and self.erasing else made
+        rows = [slice(step * batch_size, (step + 1) * batch_size) for step in numbers]
+        made = self._shuffled(rows, torch.from_numpy(order).to(device), corners, views, here)
+        return self._erased(made, numbers, seed, epoch) if augment and self.erasing else made
 
-    def _erased(self, batches: Iterator[Batch], steps: range, epoch: Epoch) -> Iterator[Batch]:
-        erase, keys = eraser(self.erasing), keyed_integers(steps.stop, "erase", epoch.seed, epoch.number).tolist()
-        for step, batch in zip(steps, batches, strict=True):
+    def _erased(self, batches: Iterator[Batch], numbers: range, seed: int, epoch: int) -> Iterator[Batch]:
+        erase, keys = eraser(self.erasing), keyed_integers(numbers.stop, "erase", seed, epoch).tolist()
+        for number, batch in zip(numbers, batches, strict=True):
             for index, view in enumerate(batch.views):
                 with random_state_kept():
-                    seed_all(keys[step] ^ index)
+                    seed_all(keys[number] ^ index)
                     erase(view)
             yield batch
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.core.ranges import Count, FromZero, NotNegative, Rate, Share
+from bench.core.ranges import Count, FromZero, Share
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import SUPERNET, Method, Run, build_model, method_of, reseed, trained_supernet
@@ -24,19 +24,19 @@ from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import check_routing
-from bench.slicing.gate import Gate, Head, Routing, Trunk, new_gates
+from bench.slicing.gate import Gate, Routing
 from bench.slicing.supernet import Supernet, View
 from bench.training.budget import budget_offsets, check_budgets, option_costs, route_span, spendable
 from bench.training.calibrate import calibrate, check_images
 from bench.training.front import check_front
-from bench.training.gating import HardSamples, StageTwo, named_gates, train_gates
+from bench.training.gating import StageTwo, named_gates, train_gates
 from bench.training.loop import stable_seed
 from bench.training.supernet import Distillation, StageOne, train_supernet
 
 
 @dataclass(frozen=True)
-class DSNetOptions:
-    """Every technique of the paper as a switch.
+class DSNetOptions(StageTwo):
+    """Every technique of the paper as a switch: those of stage II (`StageTwo`), and
 
     Attributes:
         distillation, random_widths, ema, ema_warmup: stage I (`StageOne`).
@@ -48,11 +48,6 @@ class DSNetOptions:
         budgets: wanted mean multiply-adds, gates included, as fractions of a routing space's costliest route: one more
             operating point for each routing space that can spend it, by an offset on the gates' logits that is fitted
             on the validation split (`training/budget.py`).
-        gate_epochs ... gate_ema: stage II (`StageTwo`). The released code decays a gate's weights by 0.01, smooths the
-            labels of SGS by 0.1, and evaluates an average of decay 0.997.
-        gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). A shared trunk is that of channel
-            attention; where a network has none, every trunk is separate. The attention head is a property of the
-            network: the `ds_mobilenet_plain_` presets are without.
         channel_order: order of the channels that stage I starts from (`models/order.py`). It says something where they
             are trained: a slice of pretrained weights is then made of the channels that matter most.
         shared_front: forward the segments that all sub-networks share once a step of stage I (`StageOne`).
@@ -66,42 +61,12 @@ class DSNetOptions:
     calibration_images: Count | None = None
     routing: tuple[tuple[int | tuple[int, ...], ...], ...] = ()
     budgets: tuple[float, ...] = ()
-    gate_epochs: FromZero = 5
-    gate_lr: NotNegative = 0.05
-    gate_weight_decay: NotNegative = 1e-4
-    task_weight: NotNegative = 1.0
-    sgs_weight: NotNegative = 1.0
-    madds_weight: NotNegative = 0.5
-    hard_samples: HardSamples = "try_best"
-    sgs_smoothing: Rate = 0.0
-    gate_ema: Rate = 0.0
-    gate_head: Head = "one_hot"
-    gate_trunk: Trunk = "shared"
     channel_order: Order = "none"
     shared_front: bool = False
 
     def stage_one(self) -> StageOne:
         return StageOne(
             self.distillation, self.random_widths, self.ema, self.ema_warmup, shared_front=self.shared_front
-        )
-
-    def new_gates(self, net: Supernet, routing: Routing, image_size: int) -> list[Gate]:
-        """Untrained gates for a routing space."""
-        return new_gates(net, routing, image_size, self.gate_head, self.gate_trunk)
-
-    def stage_two(self) -> StageTwo:
-        return StageTwo(
-            epochs=self.gate_epochs,
-            lr=self.gate_lr,
-            weight_decay=self.gate_weight_decay,
-            task_weight=self.task_weight,
-            sgs_weight=self.sgs_weight,
-            madds_weight=self.madds_weight,
-            hard_samples=self.hard_samples,
-            sgs_smoothing=self.sgs_smoothing,
-            ema=self.gate_ema,
-            gate_head=self.gate_head,
-            gate_trunk=self.gate_trunk,
         )
 
 
@@ -153,7 +118,7 @@ class DSNet(Method):
             widest = View(net.eval(), net.space.routed([options_[-1] for options_ in routing]))
             task = run.task.fitted(widest, run.data.validation, run.device)
             reseed(run.spec, "gate", number)
-            gates, _ = train_gates(gate_name(number), net, routing, options.stage_two(), task, run)
+            gates, _ = train_gates(gate_name(number), net, routing, options, task, run)
             budgets = spendable(options.budgets, route_span(net, gates, routing, run.data.image_size))
             if budgets:
                 run.once(f"budgets{number}", partial(fitted_offsets, net, gates, routing, budgets, run))

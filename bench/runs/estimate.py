@@ -22,7 +22,7 @@ import torch
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data import load
-from bench.data.dataset import Batch, Dataset, Epoch, Split
+from bench.data.dataset import Batch, Dataset, Split
 from bench.methods import method_of
 from bench.models import PRESETS
 from bench.training.run import Run
@@ -154,6 +154,6 @@ class _Excerpt(Split):
     def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         return itertools.islice(self._split.batches(self._images, device), 1)
 
-    def epoch(self, epoch: Epoch, batch_size: int, steps: range, device: torch.device) -> Iterator[Batch]:
-        count = 0 if epoch.number or steps.start else min(TIMED, self._split.steps(self._images))
-        return self._split.epoch(epoch, self._images, range(count), device)
+    def train_batches(self, batch_size: int, *, epoch: int, start: int = 0, **how) -> Iterator[Batch]:  # type: ignore[override]
+        few = self._split.train_batches(self._images, epoch=epoch, start=0, **how)
+        return itertools.islice(few, 0 if epoch or start else TIMED)

@@ -141,9 +141,6 @@ class ChoiceSpace:
     >>> space = net.space
     >>> space.uniform(1) == space.parse("1"), space.name_of(space.largest), len(space.decisions)
     (True, 'largest', 1)
-    >>> space.parse("9")
-    Traceback (most recent call last):
-    bench.core.errors.UserError: no sub-network 9: this space has choices 0 to 3
     """
 
     stages: tuple[Stage, ...]
