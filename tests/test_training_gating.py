@@ -150,7 +150,7 @@ def routes_drawn(net, gates, routing, x, seed):
     torch.manual_seed(seed)
     trainer = GateTrainer(net, gates, routing, 8, Classification())
     x, features = net.segments[0](x, trainer.fixed)
-    logits, weights, _, _ = trainer.gated(x, features, 1.0, True)
+    logits, weights, _, _ = trainer.gated(x, features, True)
     return logits, torch.stack([one.argmax(1) for one in weights], dim=1)
 
 
