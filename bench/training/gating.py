@@ -115,8 +115,8 @@ def route_costs(net: Supernet, routing: Routing, image_size: int) -> list[Tensor
     A segment's cost depends on the width that arrives, so on the decision before it, and on its own (DESIGN 2).
     """
 
-    def costs(gate: int, taken: dict[int, int]) -> int:
-        route = [taken.get(g, options[0]) for g, options in enumerate(routing)]
+    def costs(gate: int, fixed: dict[int, int]) -> int:
+        route = [fixed.get(g, options[0]) for g, options in enumerate(routing)]
         segments = net.segment_costs(net.space.routed(route), image_size)
         return sum(c.madds for c in segments[:2]) if gate == 0 else segments[gate + 1].madds
 
