@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -495,13 +495,6 @@ def _environment(run: Inspection, phase: str) -> Mapping[str, Any]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def problems_of(findings: Mapping[str, Findings]) -> Iterator[tuple[str, Problem]]:
-    """(run_id, problem) of all runs."""
-    for run_id, each in findings.items():
-        for problem in each.problems:
-            yield run_id, problem
 
 
 def shortened(value: Any) -> str:

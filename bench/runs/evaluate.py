@@ -76,7 +76,7 @@ def _described(spec: RunSpec, point: OperatingPoint, task: Task) -> dict[str, An
 
 def _judged(data: Dataset, scores: Evaluation) -> dict[str, Measured]:
     """The metrics of the data's task, by name."""
-    measured = {m.name: m.measure(scores.score, scores.found, data.classes) for m in metrics_of(data.task)}
+    measured = {m.name: m.measure(scores.score, scores.details, data.classes) for m in metrics_of(data.task)}
     return {name: each for name, each in measured.items() if each is not None}
 
 

@@ -25,7 +25,7 @@ def open_run(
     data_root: str | Path | None,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
-    checkpoint_s: float = 30.0,
+    checkpoint_s: float = Run.checkpoint_s,
     finished: bool = True,
 ) -> Run:
     """A run of a store as one value; its data are read when they are first asked for.

@@ -11,10 +11,11 @@ the batch costs 319 M on average; the title states how many images took which. A
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import timm
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
@@ -84,8 +85,9 @@ def mobilenet() -> nn.Module:
     """timm's MobileNetV1 with batch norm folded into its convolutions, as it would be served."""
     network = timm.create_model(BASELINE).eval()
     for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BatchNormAct2d):
+        children: list[tuple[str, Any]] = list(parent.named_children())
+        for name, child in children:
+            if type(child) is BatchNormAct2d:
                 norm = nn.BatchNorm2d(child.num_features, child.eps)
                 norm.load_state_dict(child.state_dict())
                 parent.add_module(name, nn.Sequential(norm.eval(), child.drop, child.act))
