@@ -88,10 +88,15 @@ def mobilenet() -> nn.Module:
         children: list[tuple[str, Any]] = list(parent.named_children())
         for name, child in children:
             if type(child) is BatchNormAct2d:
-                norm = nn.BatchNorm2d(child.num_features, child.eps)
-                norm.load_state_dict(child.state_dict())
-                parent.add_module(name, nn.Sequential(norm.eval(), child.drop, child.act))
+                parent.add_module(name, _norm_and_activation(child))
     return fuse(network)
+
+
+def _norm_and_activation(layer: Any) -> nn.Sequential:
+    """timm's layer of both as two."""
+    norm = nn.BatchNorm2d(layer.num_features, layer.eps)
+    norm.load_state_dict(layer.state_dict())
+    return nn.Sequential(norm.eval(), layer.drop, layer.act)
 
 
 def in_engine(point: RoutedPoint | StaticPoint, engine: str, x: Tensor, threads: int) -> Callable[[Tensor], object]:
