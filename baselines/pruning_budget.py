@@ -123,12 +123,12 @@ def _search(
     """The widths whose count is nearest to the target: in coarse steps where they get there, else in
     single units, and at last one coupling at a time."""
     units = [coupling.units for coupling in surgeon.couplings]
-    known: dict[Widths, int] = {}
+    counted: dict[Widths, int] = {}
 
     def count(widths: Widths) -> int:
-        if widths not in known:
-            known[widths] = _count(surgeon.hollow(widths), example)
-        return known[widths]
+        if widths not in counted:
+            counted[widths] = _count(surgeon.hollow(widths), example)
+        return counted[widths]
 
     widths: Widths = ()
     for steps in ([granularity(n) for n in units], [1] * len(units)):

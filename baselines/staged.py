@@ -15,7 +15,7 @@ from bench.models.plain.cut import pieces
 from bench.models.plain.network import whole_of
 from bench.models.vit.plain import PlainStage
 from bench.profilers.madds import executed_madds
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 
 
 class Staged(nn.Module):
@@ -43,7 +43,7 @@ def staged(net: Supernet) -> Staged:
     if whole is not None:
         stem, *middle, head = pieces(copy.deepcopy(whole.network), whole.stages)
         channel = 3 if getattr(whole.network, "output_fmt", None) == "NHWC" else 1
-        return channels_last(Staged(stem, middle, head, channel).requires_grad_(True).train())  # type: ignore[return-value]
+        return to_channels_last(Staged(stem, middle, head, channel).requires_grad_(True).train())  # type: ignore[return-value]
     choice = net.space.uniform_choices[-1]
     units = [unit for segment in net.segments for unit in segment.units]  # type: ignore[union-attr, attr-defined]
     stem, *middle, head = [unit.extract(choice) for unit in units]
@@ -57,16 +57,7 @@ def staged(net: Supernet) -> Staged:
         elif type(plain) is not nn.Sequential or len(plain):  # what a gate reads is no layer
             blocks.append(nn.Sequential(*front, plain) if front else plain)
             front = []
-    return channels_last(Staged(stem, blocks, head).requires_grad_(True).train())  # type: ignore[return-value]
-
-
-def channels_last(module: nn.Module) -> nn.Module:
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def one_image(channels: int, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """(1, C, size, size), for counting."""
-    return torch.zeros(1, channels, size, size, device=device)
+    return to_channels_last(Staged(stem, blocks, head).requires_grad_(True).train())
 
 
 @torch.no_grad()

@@ -31,9 +31,9 @@ from baselines.one_decision import (
     check_budgets,
     fit_thresholds,
     fitted_thresholds,
-    named_budgets,
 )
 from bench.core.errors import UserError
+from bench.core.ranges import Fractions
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, fresh_model, plain_network, train_network, trainable_copy
@@ -75,6 +75,8 @@ class TokenPruned(OneDecision):
         place: index of the block that drops. counts: numbers of patch tokens that may be kept, ascending; the last is
             all of them.
     """
+
+    decides = "token count"
 
     def __init__(self, network: nn.Module, place: int, counts: Sequence[int]) -> None:
         super().__init__()
@@ -136,15 +138,9 @@ class TokenPruneOptions:
         place: index of the block that drops tokens; null: behind a quarter of the blocks, EViT's first place.
     """
 
-    budgets: tuple[float, ...] = (0.8, 0.6)
-    keep: tuple[float, ...] = (0.125, 0.25, 0.375, 0.5, 0.75)
+    budgets: Fractions = (0.8, 0.6)
+    keep: Fractions = (0.125, 0.25, 0.375, 0.5, 0.75)
     place: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.budgets or max(named_budgets(self.budgets).values()) > 1:
-            raise UserError("budgets must be at least one fraction of the full multiply-adds in (0, 1]")
-        if not self.keep or not all(0 < share <= 1 for share in self.keep):
-            raise UserError(f"keep lists shares of the tokens in (0, 1], not {self.keep}")
 
     def counts(self, patches: int) -> tuple[int, ...]:
         """Numbers of tokens that may be kept, out of so many patches."""

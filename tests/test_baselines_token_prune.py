@@ -168,15 +168,15 @@ def test_every_count_is_trained(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"keep": (0.0,)}, "keep lists shares"),
-        ({"keep": ()}, "keep lists shares"),
-        ({"budgets": ()}, "at least one fraction"),
-        ({"budgets": (1.5,)}, r"in \(0, 1\]"),
+        ({"keep": (0.0,)}, "keep of token_prune must be above 0, not 0.0"),
+        ({"keep": ()}, "keep of token_prune must be a list of 1 or more"),
+        ({"budgets": ()}, "budgets of token_prune must be a list of 1 or more"),
+        ({"budgets": (1.5,)}, "budgets of token_prune must be at most 1, not 1.5"),
     ],
 )
 def test_impossible_settings_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        TokenPruneOptions(**options)
+        small_spec("token_prune", options=options)
 
 
 @pytest.mark.parametrize(

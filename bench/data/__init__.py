@@ -54,6 +54,13 @@ def load(spec: DataSpec, root: Path | None = None, images: ImageInput | None = N
 
     Raises UserError for an unknown name or protocol, for data that is missing or damaged (saying what was
     looked for, where, and how to get it), and for more `train_images` than there are.
+
+    >>> digits = load(DataSpec("digits"))
+    >>> digits.id, len(digits.train), len(digits.open_test()), next(digits.train.batches(4)).x.shape
+    ('digits/official@1', 900, 597, torch.Size([4, 1, 8, 8]))
+    >>> load(DataSpec("digit"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    bench.core.errors.UserError: unknown dataset 'digit'; did you mean 'digits'? known: ...
     """
     if spec.folder is not None and spec.name != "folder":
         raise UserError(f"data.folder is for the dataset folder; {spec.name} lies where it always does")

@@ -69,13 +69,14 @@ def _described(spec: RunSpec, point: OperatingPoint, task: Task) -> dict[str, An
         "routing_space": None if point.routing_space is None else [list(options) for options in point.routing_space],
         "route": None if point.route is None else list(point.route),
         "front_madds": point.front_madds,
+        "decides": point.decides,
         "headline": task.headline,
     }
 
 
 def _judged(data: Dataset, scores: Evaluation) -> dict[str, Measured]:
     """The metrics of the data's task, by name."""
-    measured = {m.name: m.measure(scores.score, scores.found, data.classes) for m in metrics_of(data.task)}
+    measured = {m.name: m.measure(scores.score, scores.details, data.classes) for m in metrics_of(data.task)}
     return {name: each for name, each in measured.items() if each is not None}
 
 
