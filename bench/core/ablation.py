@@ -54,8 +54,8 @@ class Ablation(list[RunSpec]):
 
     def __init__(self, groups: Sequence[Arms], beside: Iterable[RunSpec] = ()) -> None:
         self.groups = groups
-        held = [spec for group in groups for specs in group.arms.values() for spec in specs]
-        super().__init__({spec.run_id: spec for spec in (*held, *beside)}.values())
+        compared = [spec for group in groups for specs in group.arms.values() for spec in specs]
+        super().__init__({spec.run_id: spec for spec in (*compared, *beside)}.values())
 
 
 @dataclass(frozen=True)

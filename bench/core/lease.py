@@ -129,16 +129,16 @@ def _renew(folder: Path, token: str, ttl_s: float, stop: threading.Event) -> Non
     while not stop.wait(ttl_s / 4):
         # A full or absent disk for one beat is not the end of the run.
         with contextlib.suppress(Exception), _guard(folder):
-            held = _read(folder / FILE)
-            if held is not None and held["token"] != token:
+            claim = _read(folder / FILE)
+            if claim is not None and claim["token"] != token:
                 return
             write_json(folder / FILE, _claim(token, ttl_s))
 
 
 def _release(folder: Path, token: str) -> None:
     with contextlib.suppress(OSError), _guard(folder):
-        held = _read(folder / FILE)
-        if held is not None and held["token"] == token:
+        claim = _read(folder / FILE)
+        if claim is not None and claim["token"] == token:
             (folder / FILE).unlink()
 
 

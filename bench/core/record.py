@@ -21,6 +21,14 @@ class Record:
     (counter and its version, batch size, threads, ...). A metric that is not in `METRICS` is that of the meter that
     `details["meter"]` names, a plugin's perhaps, and has the unit that stands here. Raises UserError for any other
     unknown metric, one with another unit or an impossible name, ValueError for a value that is not finite.
+
+    >>> run = {"run_id": "us_net-0", "method": "us_net", "model": "us_mobilenet_micro8", "dataset": "digits"}
+    >>> run |= {"seed": 0, "split": "digits/official@1:test", "point": "width1"}
+    >>> Record(**run, metric="top1", value=0.9, unit="fraction", n=597).n
+    597
+    >>> Record(**run, metric="top1", value=90, unit="percent", n=597)
+    Traceback (most recent call last):
+    bench.core.errors.UserError: metric 'top1' is measured in fraction, not in 'percent'
     """
 
     run_id: str

@@ -197,6 +197,15 @@ class RunSpec:
     one starts from; `weights` names pretrained ones, "timm:NAME" or "sha256:" and the 64 hex digits of a
     kept file, in front of them "official:FORMAT=" where it is in its authors' names. Raises UserError when a
     value is impossible.
+
+    >>> run = RunSpec("us_net", "us_mobilenet_micro8", train=TrainSpec(epochs=3), options={"random_widths": 1})
+    >>> run.run_id
+    'us_net-4e0eda15f416'
+    >>> RunSpec("us_net", "us_mobilenet_micro8", threads=1).run_id == RunSpec("us_net", "us_mobilenet_micro8").run_id
+    True
+    >>> TrainSpec(lr=-1)
+    Traceback (most recent call last):
+    bench.core.errors.UserError: train.lr must be a number, at least 0, not -1
     """
 
     __pydantic_config__ = _STRICT
@@ -271,6 +280,12 @@ def changed(specs: Sequence[RunSpec], change: Callable[[RunSpec], RunSpec]) -> l
     """Apply a change to every spec and let children name their parents' new run_ids; what has become equal counts once.
 
     The order is kept; a child may stand in front of its parent.
+
+    >>> parent = RunSpec("ds_net", "ds_mobilenet_micro8")
+    >>> control = replace(parent, method="random_gate", init_from=parent.run_id)
+    >>> longer, linked = changed([parent, control], lambda spec: replace(spec, seed=1))
+    >>> linked.init_from == longer.run_id != parent.run_id
+    True
     """
     before = {spec.run_id: spec for spec in specs}
     after: dict[str, RunSpec] = {}  # by the run_id before

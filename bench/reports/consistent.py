@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,13 @@ class Findings:
 
     Attributes:
         problems: disagreements. missing: what could not be looked at here, in words. notes: what is worth knowing.
+        digest: that of the evaluation, as its file says it.
     """
 
     problems: list[Problem] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    digest: str = ""
 
 
 class Inspection:
@@ -143,6 +145,7 @@ def _inspect(store: Store, run_id: str, whole: bool) -> Inspection:
             file = f"{phase}.json"
             if store.has(run_id, phase):
                 run.bodies[phase] = _phase(store, run.spec, phase)
+                run.findings.digest = run.bodies[phase].get("digest", "") if phase == "eval" else run.findings.digest
             else:
                 run.findings.missing.append(f"the {phase} phase is not complete")
         file = "error.json"
@@ -493,13 +496,6 @@ def _environment(run: Inspection, phase: str) -> Mapping[str, Any]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def problems_of(findings: Mapping[str, Findings]) -> Iterator[tuple[str, Problem]]:
-    """(run_id, problem) of all runs."""
-    for run_id, each in findings.items():
-        for problem in each.problems:
-            yield run_id, problem
 
 
 def shortened(value: Any) -> str:
