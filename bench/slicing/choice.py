@@ -198,10 +198,8 @@ class ChoiceSpace:
 
     def name_of(self, choice: Choice) -> str:
         """A short name for a whole choice: `full` where it is the only one, `uniform3`, `largest`, or its indices."""
-        if len(self.named) == 1:
-            return "full"
         if choice in self.uniform_choices:
-            return f"uniform{self.uniform_choices.index(choice)}"
+            return f"uniform{self.uniform_choices.index(choice)}" if len(self.named) > 1 else "full"
         return "largest" if choice == self.largest else str(choice)
 
     def routed(self, route: Sequence[int]) -> Choice:
