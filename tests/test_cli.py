@@ -484,20 +484,22 @@ def cut_short(text: str) -> str:
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (cut_short, "is damaged: not JSON ("),
-        (lambda text: text.replace('"correct": ', '"correct": 1'), "is damaged: its records or results do not match"),
-        (lambda text: "[]", "is damaged: not a JSON object"),
-        (lambda text: text.replace('"ds_net-', '"ds_nut-'), "is damaged: its run_id is 'ds_nut-"),
+        (cut_short, "not JSON ("),
+        (lambda text: text.replace('"correct": ', '"correct": 1'), "its records or results do not match"),
+        (lambda text: "[]", "not a JSON object"),
+        (lambda text: text.replace('"ds_net-', '"ds_nut-'), "its run_id is 'ds_nut-"),
     ],
 )
 @pytest.mark.usefixtures("tables_only")
-def test_a_damaged_record_is_named_and_nothing_is_lost(refused, store, tmp_path, damage, why):
+def test_a_damaged_record_is_named_and_the_others_are_shown(slicebench, store, tmp_path, damage, why):
     file = sorted((tmp_path / "results" / "runs").glob("ds_net-*/eval.json"))[0]
     file.write_text(damage(file.read_text()))
-    before = everything_below(tmp_path / "results")
-    sentence = refused("report")
-    assert sentence.startswith(f"{file.relative_to(tmp_path)} {why}")
-    assert everything_below(tmp_path / "results") == before
+    before = everything_below(tmp_path / "results" / "runs")
+    with pytest.warns(UserWarning, match="1 runs are set apart, for what failures.md says") as warned:
+        assert slicebench("report").code == 0
+    assert f"runs/{file.parent.name}/eval.json: content is {why}" in str(warned[0].message)
+    assert everything_below(tmp_path / "results" / "runs") == before
+    assert "us_net" in Path("results/tables/leaderboard.md").read_text()
 
 
 @pytest.mark.usefixtures("tables_only")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.commands.shared import check_writable
 from bench.core.errors import UserError, unknown
-from bench.core.files import read_json, write_json
+from bench.core.files import damaged, read_json, write_json
 from bench.core.provenance import environment
 from bench.export import onnx_file
 from bench.export.job import failing_as
@@ -59,7 +60,9 @@ class Request:
     time_limit: float = 240.0
 
     def timing(self) -> Timing:
-        """Raises `UserError` for a batch size or form that cannot be, and where the extra of a form is missing."""
+        """Raises `UserError` for a batch size, time or form that cannot be, and where an extra is missing."""
+        if math.isnan(self.time_limit):
+            raise UserError("--time-limit takes seconds, not nan")
         batches = list(dict.fromkeys(_positive(part, "--batch") for part in self.batch.split(",") if part))
         names = [part.strip() for part in self.form.split(",")]
         for name in names:
@@ -88,7 +91,7 @@ def measured(request: Request, file: Path | None, tell: Progress) -> dict[str, A
     """
     timing = request.timing()
     if file is not None:
-        _check_writable(file)
+        check_writable(file)
     unfinished = Unfinished(file and file.with_name(f"{file.name}.{request.name()}.partial"))
     if request.model.startswith("timm:"):
         if request.choices != "all" or request.time:
@@ -111,7 +114,11 @@ class Unfinished:
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        self.entries: dict[str, list[Entry]] = read_json(file) if file is not None and file.exists() else {}
+        self.entries: dict[str, list[Entry]] = {}
+        if file is not None and file.exists():
+            self.entries = read_json(file)
+            if not all(map(_are_entries, self.entries.values())):
+                raise damaged(file, "it holds something else than timings")
 
     def __call__(self, batch: int, measured: Callable[[int], list[Entry]]) -> list[Entry]:
         """The entries of a batch size: as they are kept, else measured and kept."""
@@ -126,13 +133,15 @@ class Unfinished:
             self.file.unlink(missing_ok=True)
 
 
+def _are_entries(value: Any) -> bool:
+    """Whether a value has the shape of a batch size's entries, so that a profile can go on from it."""
+    return isinstance(value, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("latency"), dict)
+        for entry in value
+    )
+
+
 def _positive(text: str, option: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise UserError(f"{option} takes whole numbers from 1 separated by commas, not {text!r}")
     return int(text)
-
-
-def _check_writable(file: Path) -> None:
-    """Raise `UserError` before the work is done for a file that could not be written after it."""
-    if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
-        raise UserError(f"{file} cannot be written: {'it is a directory' if file.is_dir() else 'no such directory'}")

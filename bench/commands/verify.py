@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.commands.shared import DataDirectory, Plugins, Results, load_plugins, progress
-from bench.core.errors import NotAtHand, UserError, unknown
+from bench.commands.shared import DataDirectory, Plugins, Results, check_writable, load_plugins, progress
+from bench.core.errors import NotAtHand, UserError, one_line, unknown
 
 CANNOT = (
     "Not shown by this: that training never saw the test split, and that no choice was made on it. Numbers that were "
@@ -32,6 +32,8 @@ def verify(
     from bench.reports.consistent import check_store
 
     load_plugins(plugin)
+    if json_file is not None:
+        check_writable(json_file)
     findings = check_store(results)
     for run_id in runs or []:
         if run_id not in findings:
@@ -54,10 +56,10 @@ def verify(
                 "notes": each.notes,
             }
     for run_id, about in said.items():
-        typer.echo(f"{run_id}: {about['tier']}")
+        typer.echo(one_line(f"{run_id}: {about['tier']}"))
         for key in ("problems", "not verifiable here", "notes"):
             for line in about[key]:
-                typer.echo(f"  {'not verifiable here: ' if key == 'not verifiable here' else ''}{line}")
+                typer.echo(one_line(f"  {'not verifiable here: ' if key == 'not verifiable here' else ''}{line}"))
     failed = sum(about["tier"] == "failed" for about in said.values())
     typer.echo(f"{len(said) - failed} of {len(said)} runs hold. {CANNOT}")
     if json_file is not None:

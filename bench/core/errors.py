@@ -12,6 +12,11 @@ class NotAtHand(UserError):
     """Something that is not on this machine: a data set, a checkpoint. With it, the same command would work."""
 
 
+def one_line(text: str) -> str:
+    """Text without line breaks, control characters and half characters, whatever a results file says."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     """The error for a `name` that is not among the `allowed` ones; it names the nearest, then all of them.
 

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import socket
@@ -92,22 +93,35 @@ def _refuse_if_live(path: Path, ttl_s: float) -> None:
     """Raises Busy unless the lease has expired or its process is dead."""
     claim = _read(path)
     if claim is None:  # torn: its writer died in the middle, or sits on a file system without locks
-        if time.time() < path.stat().st_mtime + ttl_s:
+        if time.time() < min(_written(path), time.time()) + ttl_s:
             raise Busy(path.parent.name, "another process")
         return
     here = claim["host"] == this_host()
     alive = not here or (claim["started"] is not None and process_started(claim["pid"]) == claim["started"])
-    if alive and time.time() < claim["expires"]:
+    # Whatever it says: a heartbeat writes it anew, so it is not older than its time to live. A clock that is ahead
+    # cannot hold a run for longer.
+    if alive and time.time() < min(claim["expires"], time.time() + ttl_s, _written(path) + ttl_s):
         raise Busy(path.parent.name, f"process {claim['pid']}" if here else "another machine")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         claim = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError, OverflowError):
         return None
-    complete = isinstance(claim, dict) and {"host", "pid", "started", "token", "expires"} <= claim.keys()
-    return claim if complete else None
+    if not isinstance(claim, dict):
+        return None
+    kinds = {"host": str, "pid": int, "started": str | None, "token": str, "expires": int | float}
+    complete = all(key in claim and isinstance(claim[key], kind) for key, kind in kinds.items())
+    return claim if complete and math.isfinite(claim["expires"]) else None
+
+
+def _written(path: Path) -> float:
+    """When a file was written, by the clock of its file system; long ago where it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _renew(folder: Path, token: str, ttl_s: float, stop: threading.Event) -> None:

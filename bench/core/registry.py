@@ -131,7 +131,7 @@ def load_plugin(path: str | Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, UserError) or not isinstance(error, Exception):
+        if isinstance(error, UserError | KeyboardInterrupt):
             raise
         raise UserError(f"plugin {path} failed: {type(error).__name__}: {error}") from error
     return module

@@ -105,7 +105,7 @@ def parse_specs_file(file: str | Path) -> list[RunSpec]:
         raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
     except OSError as error:
         raise UserError(f"the spec file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the spec file {path} is not JSON: {error}") from error
     items = raw if isinstance(raw, list) else [raw]
     if not items:
@@ -242,7 +242,7 @@ def _value(value: Any, kind: type | None, name: str) -> Any:
         return value
     try:
         parsed = json.loads(value, parse_constant=_refuse_constant)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
     hint = get_type_hints(kind)[name] if kind else Any
     takes_text = get_origin(hint) is not tuple and str in (hint, *get_args(hint))

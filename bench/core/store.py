@@ -134,6 +134,10 @@ class Store:
             raise damaged(file, "it lacks its records or results")
         if digest(records, results) != body.get("digest"):
             raise damaged(file, "its records or results do not match its digest")
+        for key in ("checkpoints", "digests"):
+            value = results.get(key, {})
+            if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+                raise damaged(file, f"its {key} are no object of names and digests")
         try:
             return body | {"records": [parse_record(record) for record in records]}
         except UserError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from bench.core.ablation import Group, read_ablations
 from bench.reports import figures
 from bench.reports.ablations import sections, write_ablations
 from bench.reports.authors import write_authors
+from bench.reports.consistent import Problem
 from bench.reports.controls import controls_frame, write_controls
 from bench.reports.curves import curves_frame, write_curves
 from bench.reports.detection import detection_frame, write_detection
@@ -22,7 +24,7 @@ from bench.reports.layout import Stamp
 from bench.reports.leaderboard import leaderboard_frame, refuse_too_many, write_leaderboard
 from bench.reports.meters import meters_frame, write_meters
 from bench.reports.reported import ReportedRow, load_reported, write_reported
-from bench.reports.runs import Run, read_runs, records_digest
+from bench.reports.runs import Run, records_digest, sound_runs
 from bench.reports.style import KINDS
 
 TABLES = (
@@ -43,11 +45,16 @@ FIGURES = ("accuracy_madds", "accuracy_latency", "routing")
 
 def write_all(results_root: Path, out_root: Path, command: str, *, ranks: bool) -> list[Path]:
     """See `bench.reports.generate`."""
-    runs = read_runs(results_root)
+    runs, problems = sound_runs(results_root)
     stamp = Stamp(command, records_digest(runs))
     quoted = load_reported(reported_folder(results_root))
-    written = write_failures(out_root / "tables", stamp, runs)
-    written += _write_measured(out_root, stamp, runs, read_ablations(results_root), ranks)
+    apart = lambda file, error: problems.append(Problem(f"ablations/{file.name}", "content", error.reason, "readable"))
+    ablations = read_ablations(results_root, apart)
+    if problems:
+        bad = len({problem.file.rpartition("/")[0] for problem in problems})
+        warnings.warn(f"{bad} runs are set apart, for what failures.md says; the first: {problems[0]}", stacklevel=1)
+    written = write_failures(out_root / "tables", stamp, runs, problems)
+    written += _write_measured(out_root, stamp, runs, ablations, ranks)
     written += write_authors(out_root / "tables", stamp, runs, quoted)
     written += write_reported(out_root / "tables", Stamp(command, _digest_of(quoted)), quoted)
     _remove_stale(out_root, written)

@@ -9,7 +9,7 @@ import torch
 
 from bench.core.errors import NotAtHand, UserError
 from bench.core.files import sha256
-from bench.core.spec import RunSpec
+from bench.core.spec import RunSpec, is_part
 from bench.core.store import Store
 from bench.data import load
 from bench.methods import Run, method_of
@@ -66,6 +66,9 @@ def points_of(run: Run) -> list[OperatingPoint]:
     repeated = {name for name in names if names.count(name) > 1}
     if repeated or not names:
         raise UserError(f"{method.name} yielded {'no points' if not names else f'two points named {min(repeated)}'}")
+    for name in names:
+        if not is_part(name):
+            raise UserError(f"{method.name} yielded a point named {name!r}, not of letters, digits and _.,:@=+-")
     return points
 
 
@@ -73,6 +76,8 @@ def _check_checkpoints(store: Store, run_id: str) -> None:
     if not store.has(run_id, "train"):
         raise UserError(f"{run_id} has not been trained yet in {store.root}; run its recipe first")
     for name, digest in store.read(run_id, "train")["results"].get("checkpoints", {}).items():
+        if not is_part(name):
+            raise UserError(f"{name!r}, which the train.json of {run_id} names, cannot be the name of a checkpoint")
         file = store.path(run_id) / "checkpoints" / f"{name}.safetensors"
         if not file.exists():
             raise NotAtHand(
