@@ -48,14 +48,25 @@ class EarlyExitOptions:
     maximum: float | None = None
 
 
-def exit_head(arriving: Tensor, classes: int) -> nn.Module:
+def exit_head(arriving: Tensor, classes: int, channel: int = 1) -> nn.Module:
     """A classifier of an activation: (B, C, H, W) by quarters of the image, tokens (B, N, C) by their mean.
 
     It is cheap, for every image pays for all exits that it passes.
+
+    channel: the dimension of a map that holds its channels.
     """
+    if arriving.dim() == 4 and channel == 3:
+        return nn.Sequential(ChannelsFirst(), exit_head(arriving.movedim(3, 1), classes))
     if arriving.dim() == 4:
         return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * arriving.shape[1], classes))
     return nn.Sequential(nn.LayerNorm(arriving.shape[-1]), MeanToken(), nn.Linear(arriving.shape[-1], classes))
+
+
+class ChannelsFirst(nn.Module):
+    """(B, H, W, C) to (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(3, 1)
 
 
 class MeanToken(nn.Module):
@@ -86,7 +97,7 @@ def with_exits(network: Staged, fractions: Sequence[float], x: Tensor) -> ExitNe
     cuts = places(costs, fractions)
     bounds = [-1, *cuts, len(network.blocks)]
     parts = [nn.Sequential(*pieces[start + 1 : end + 1]) for start, end in pairwise(bounds)]
-    return ExitNetwork(parts, [*(exit_head(outputs[cut], classes) for cut in cuts), network.head])
+    return ExitNetwork(parts, [*(exit_head(outputs[cut], classes, network.channel) for cut in cuts), network.head])
 
 
 def exit_costs(network: ExitNetwork, x: Tensor) -> tuple[list[int], int]:

@@ -62,14 +62,15 @@ class Pruning(Method):
     Options = PruningOptions
     takes_networks = True
 
-    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> str:
         options: PruningOptions = self.options(spec)
         plain, criterion = extract(net, net.space.uniform_choices[-1]), CRITERIA[options.criterion]
         criterion.check(plain, spec.model)
         if any(isinstance(module, DetectorTail) and module.finer > 1 for module in plain.modules()):
             raise UserError(f"{spec.model} turns channels into positions, and pruning cannot follow them there")
         image = torch.zeros(1, net.input_channels, image_size, image_size)
-        check_budget(plain, image, min(options.budgets), criterion)
+        untouched = check_budget(plain, image, min(options.budgets), criterion)
+        return untouched and f"{spec.model}: {untouched}"
 
     def train(self, run: Run) -> None:
         names = names_of(run.options)

@@ -73,7 +73,7 @@ def prune_to_budget(
     full = full_madds or _count(network, example)
     widths, madds = _search(surgeon, scores, criterion, example, budget * full)
     if abs(madds - budget * full) > TOLERANCE * budget * full:
-        raise _out_of_reach(budget, criterion, madds, full)
+        raise _out_of_reach(budget, criterion, madds, full, surgeon)
     kept = {c.name: _best(s, w) for c, s, w in zip(surgeon.couplings, scores, widths, strict=True)}
     pruned = surgeon.operate(kept)
     if _count(pruned, example) != madds:
@@ -81,19 +81,23 @@ def prune_to_budget(
     return Pruned(pruned, madds, full, kept)
 
 
-def check_budget(network: nn.Module, example: Tensor, budget: float, criterion: Criterion) -> None:
-    """Raises `UserError`, before anything is trained, where even the smallest pruned network exceeds the budget."""
+def check_budget(network: nn.Module, example: Tensor, budget: float, criterion: Criterion) -> str:
+    """Raises `UserError`, before anything is trained, where even the smallest pruned network exceeds the budget.
+
+    Returns a sentence on what cannot be pruned, "" where everything can.
+    """
     surgeon = Surgeon(network, example)
     widths = tuple(_least(c.units, 1, criterion) if criterion.judges(c) else c.units for c in surgeon.couplings)
     smallest, full = _count(surgeon.hollow(widths), example), _count(network, example)
     if smallest > (1 + TOLERANCE) * budget * full:
-        raise _out_of_reach(budget, criterion, smallest, full)
+        raise _out_of_reach(budget, criterion, smallest, full, surgeon)
+    return surgeon.untouched
 
 
-def _out_of_reach(budget: float, criterion: Criterion, nearest: int, full: int) -> UserError:
+def _out_of_reach(budget: float, criterion: Criterion, nearest: int, full: int, surgeon: Surgeon) -> UserError:
     return UserError(
         f"budget {budget:g} is out of reach: the nearest network that {criterion.name} pruning can make has "
-        f"{nearest / full:.3g} of the {full:,} multiply-adds"
+        f"{nearest / full:.3g} of the {full:,} multiply-adds" + (surgeon.untouched and f"; {surgeon.untouched}")
     )
 
 

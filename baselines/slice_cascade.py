@@ -27,6 +27,7 @@ from bench.core.ranges import Fractions
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset, Split
 from bench.methods import Method, Run, method_of, trained_supernet
+from bench.models.preset import SUPERNETS
 from bench.points import OperatingPoint
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract_part, parameters_of, parameters_used
@@ -133,6 +134,7 @@ class SliceCascade(Method):
     kind = "dynamic"
     paper = "this suite's own"
     needs_parent = True
+    trains = SUPERNETS
     Options = SliceCascadeOptions
 
     def check_start(self, parent: RunSpec) -> None:

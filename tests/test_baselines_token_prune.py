@@ -28,7 +28,7 @@ INNER, TOKENS = 64, 17
 
 
 def network(place=1, keep=(0.25, 0.5)):
-    return pruned(small_net(MODEL), TokenPruneOptions(keep=keep, place=place)).eval()
+    return pruned(small_net(MODEL), TokenPruneOptions(keep=keep, place=place), 8).eval()
 
 
 def first_images(count=40):
@@ -65,7 +65,7 @@ def test_the_class_token_is_always_kept_and_the_others_by_their_order():
 @torch.no_grad()
 def test_with_all_tokens_it_is_the_plain_network():
     net, x = small_net(MODEL).eval(), first_images()
-    mine = pruned(net, TokenPruneOptions()).eval()
+    mine = pruned(net, TokenPruneOptions(), 8).eval()
     assert torch.equal(mine(x, len(mine.counts) - 1), extract(net, net.space.largest)(x))
 
 
@@ -104,7 +104,7 @@ def test_the_cost_by_hand():
 
 def test_looking_at_attention_is_counted():
     supernet = small_net(MODEL)
-    mine = pruned(supernet, TokenPruneOptions())
+    mine = pruned(supernet, TokenPruneOptions(), 8)
     full = supernet.cost(supernet.space.largest, 8).madds
     assert mine.cost(len(mine.counts) - 1) == full + INNER * TOKENS
 

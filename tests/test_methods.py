@@ -305,7 +305,7 @@ def test_a_method_introduces_itself(name):
     assert inspect.getdoc(method)
     assert dataclasses.is_dataclass(method.Options)
     assert method.Options.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    presets = [PRESETS.get(model) for model in PRESETS.names()]
+    presets = [PRESETS.get(model) for model in (*PRESETS.names(), "timm:test_vit")]
     assert set(method.trains) <= {preset.trains_as for preset in presets}
     assert set(method.families) <= {preset.family.name for preset in presets}
     assert any(method_of(name).serves(PRESETS.get(model)) for model in PRESETS.names())

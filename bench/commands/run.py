@@ -53,6 +53,7 @@ def run(
         states = check.given_weights(weights)
         settings = [*(set_ or []), *(f"weights={name}" for name in states)]
         specs, groups = specs_to_run(recipe, settings, seeds, device, address)
+        states |= check.own_weights(specs)
         summaries = check.check(specs, data, results, states)
     for summary in summaries:
         print(f"slicebench: {summary}", file=sys.stderr)
@@ -87,7 +88,7 @@ def specs_to_run(
     def finish(some: Sequence[RunSpec]) -> list[RunSpec]:
         return placed(with_overrides(some, pairs), fixed, local=address is None)
 
-    specs = resolve(recipe, None if seeds is None else range(seeds))
+    specs = resolve(recipe, None if seeds is None else range(seeds), pairs)
     return finish(specs), groups_of(specs, finish)
 
 

@@ -34,7 +34,8 @@ class Registry:
     """A table of lazily imported objects of one `kind` ("method", "dataset", ...).
 
     `table` maps a name to `"module:attribute"` or to an `Entry`, which says what is listed too; `group` is the
-    entry-point group in which other distributions may add names, looked up on first use.
+    entry-point group in which other distributions may add names, looked up on first use. `makers`
+    maps a prefix to the `"module:function"` that makes the object of a name `PREFIX:NAME` from its NAME.
 
     >>> shapes = Registry("shape", {"pair": "builtins:tuple"})
     >>> shapes.add("list", list)
@@ -45,10 +46,17 @@ class Registry:
     bench.core.errors.UserError: unknown shape 'pairs'; did you mean 'pair'? known: list, pair
     """
 
-    def __init__(self, kind: str, table: Mapping[str, str | Entry], group: str | None = None):
+    def __init__(
+        self,
+        kind: str,
+        table: Mapping[str, str | Entry],
+        group: str | None = None,
+        makers: Mapping[str, str] | None = None,
+    ):
         self.kind = kind
         self._entries: dict[str, Any] = dict(table)
         self._group = group
+        self._makers = dict(makers or {})
 
     def names(self) -> list[str]:
         """Every known name, sorted; nothing is imported."""
@@ -70,6 +78,9 @@ class Registry:
 
         Raises UserError when the name is unknown (naming the nearest) or when its module cannot be imported.
         """
+        prefix, colon, rest = name.partition(":")
+        if colon and prefix in self._makers:
+            return self._load(prefix, self._makers[prefix])(rest)
         entry = self.entry(name)
         target = entry.target if isinstance(entry, Entry) else entry
         return self._load(name, target) if isinstance(target, str) else target

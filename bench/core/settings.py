@@ -136,8 +136,8 @@ def overridden(
     """The specs with `--set key=value` applied to each one that has the key.
 
     A key of the run, its data, training or profile applies to all, but `init_from` and `weights` only to runs that
-    start from no other one; an option to the runs of the methods that have it. `budget=0.5` stands for `budgets=[0.5]`
-    where methods have the list alone.
+    start from no other one, and `train.epochs` only to runs that train, where some do; an option to the runs of the
+    methods that have it. `budget=0.5` stands for `budgets=[0.5]` where methods have the list alone.
 
     Args:
         options: the names of each method's options, by method.
@@ -152,11 +152,15 @@ def overridden(
     for key in settings:
         _check_key(key, every)
 
+    trains = any(spec.train.epochs for spec in specs)
+
     def change(spec: RunSpec) -> RunSpec:
         skipped = every - set(options[spec.method])
         reaching = {key: value for key, value in settings.items() if _option_of(key) not in skipped}
         if spec.init_from is not None:
             reaching = {key: value for key, value in reaching.items() if key not in ("init_from", "weights")}
+        if trains and not spec.train.epochs:
+            reaching = {key: value for key, value in reaching.items() if key not in ("epochs", "train.epochs")}
         return with_settings(spec, reaching, options[spec.method])
 
     return changed(specs, change)

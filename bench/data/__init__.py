@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core.errors import UserError
+from bench.core.image_input import ImageInput
 from bench.core.registry import Entry, Registry
 from bench.core.spec import DataSpec
 
@@ -46,8 +47,10 @@ DATASETS = Registry(
 )
 
 
-def load(spec: DataSpec, root: Path | None = None) -> "Dataset":
+def load(spec: DataSpec, root: Path | None = None, images: ImageInput | None = None) -> "Dataset":
     """The dataset that `spec` names; `root` is the data directory, which `digits` does without.
+
+    images: how the network wants them that they are for; None: as the data are. Its size holds unless the spec has one.
 
     Raises UserError for an unknown name or protocol, for data that is missing or damaged (saying what was
     looked for, where, and how to get it), and for more `train_images` than there are.
@@ -61,4 +64,5 @@ def load(spec: DataSpec, root: Path | None = None) -> "Dataset":
     """
     if spec.folder is not None and spec.name != "folder":
         raise UserError(f"data.folder is for the dataset folder; {spec.name} lies where it always does")
-    return DATASETS.get(spec.name)(spec, root)
+    dataset = DATASETS.get(spec.name)(spec, root)
+    return dataset if images is None else dataset.made_for(images, spec.image_size)

@@ -96,9 +96,10 @@ class Method:
             not self.families or preset.family.name in self.families
         )
 
-    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> str | None:
         """Raise `UserError` for settings that this model cannot meet (a width, choice or budget that no sub-network
-        has). Called before any work is done; `net` is the spec's model with any weights."""
+        has). Called before any work is done; `net` is the spec's model with any weights. A sentence that it returns is
+        shown before anything runs."""
 
     def check_data(self, spec: RunSpec, data: Dataset) -> None:
         """Raise `UserError` for settings that these data cannot meet. Called before any work is done."""

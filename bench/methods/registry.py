@@ -12,6 +12,7 @@ from bench.core.errors import UserError
 from bench.core.registry import Entry, Registry
 from bench.core.spec import RunSpec
 from bench.models import PRESETS
+from bench.models.preset import ALONE, SLICED, SUPERNETS
 
 if TYPE_CHECKING:
     from bench.methods.contract import Method
@@ -44,11 +45,18 @@ METHODS = Registry(
             "Li et al., TPAMI 2023, arXiv 2109.10060",
             trains=("dynamic weight slicing",),
         ),
+        "plain": MethodEntry(
+            "baselines.plain:Plain",
+            "any network as it is, timm:NAME included: trained, fine-tuned, or evaluated with weights that are given",
+            "static",
+            "the authors' of the network",
+        ),
         "uniform": MethodEntry(
             "baselines.uniform:Uniform",
             "a network of each width, trained alone on the labels",
             "static",
             "the networks that every slimming paper compares with",
+            trains=SUPERNETS,
         ),
         "s_net": MethodEntry(
             "baselines.switchable:SNet",
@@ -84,6 +92,7 @@ METHODS = Registry(
             "sub-networks with the weights that their authors published, not trained",
             "slimmable",
             "the authors' of the weights",
+            trains=SUPERNETS,
         ),
         "pruning": MethodEntry(
             "baselines.pruning:Pruning",
@@ -96,8 +105,8 @@ METHODS = Registry(
             "a number of tokens for each image, the important ones kept",
             "dynamic",
             "importance by Liang et al., ICLR 2022, arXiv 2202.07800; the number for each image is this suite's",
-            trains=("dynamic weight slicing",),
-            families=("vit",),
+            trains=(SLICED, ALONE),
+            families=("vit", "plain"),
         ),
         "thinking_vit": MethodEntry(
             "baselines.thinking_vit:ThinkingViT",
@@ -134,6 +143,7 @@ METHODS = Registry(
             "on any supernet: the slimmest slice first, a wider one on the same front where it is not sure",
             "dynamic",
             "this suite's own",
+            trains=SUPERNETS,
         ),
         "random_gate": MethodEntry(
             "baselines.controls:RandomGate",
@@ -149,6 +159,7 @@ METHODS = Registry(
             "baselines.sliced_order:SlicedOrder",
             "every slice of one full network with its channels ordered, not trained",
             "control",
+            trains=SUPERNETS,
         ),
         "class_prior": MethodEntry(
             "baselines.class_prior:ClassPrior",

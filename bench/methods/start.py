@@ -38,7 +38,7 @@ def fresh_model(run: Run) -> Supernet:
     spec, data = run.spec, run.data
     check_task(run.preset, data)
     reseed(spec, spec.model, "init")
-    net = run.preset.build(len(data.classes), data.channels, spec.train.drop_path)
+    net = run.preset.build(len(data.classes), data.channels, spec.train.drop_path, data.image_size)
     return to_channels_last(net.to(run.device))
 
 

@@ -28,7 +28,7 @@ def profiled(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, 
     """
     spec, data = run.spec, run.data
     networks = {(point.name, form): m for point in points for form, m in point.executables().items()}
-    net = run.preset.build(len(data.classes), data.channels).to(run.device).eval()
+    net = run.preset.build(len(data.classes), data.channels, image_size=data.image_size).to(run.device).eval()
     networks[FULL] = to_channels_last(extract(net, net.space.uniform_choices[-1], fold_bn=True))
     work = list(itertools.product(map(METERS.get, spec.profile.meters), spec.profile.batch_sizes))
     how: dict[str, Any] = {

@@ -12,7 +12,9 @@ from bench.core.files import sha256
 from bench.core.spec import RunSpec, is_part
 from bench.core.store import Store
 from bench.data import load
+from bench.data.dataset import Dataset
 from bench.methods import Run, method_of
+from bench.models import PRESETS
 from bench.points import OperatingPoint
 from bench.training.run import Progress, silent
 
@@ -49,13 +51,21 @@ def open_run(
         spec=spec,
         options=method.options(spec),
         folder=store.path(spec.run_id),
-        open_data=cache(lambda: parent.data if parent and parent.spec.data == spec.data else load(spec.data, root)),
+        open_data=cache(lambda: parent.data if parent and _sees_the_same(parent.spec, spec) else _data(spec, root)),
         device=torch.device(device),
         parent=parent,
         progress=progress,
         checkpoint_s=checkpoint_s,
         weights=store.weights,
     )
+
+
+def _sees_the_same(spec: RunSpec, other: RunSpec) -> bool:
+    return (spec.data, spec.model) == (other.data, other.model)
+
+
+def _data(spec: RunSpec, root: Path | None) -> Dataset:
+    return load(spec.data, root, PRESETS.get(spec.model).input)
 
 
 def points_of(run: Run) -> list[OperatingPoint]:

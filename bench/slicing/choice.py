@@ -197,7 +197,9 @@ class ChoiceSpace:
         return self.uniform_choices[index]
 
     def name_of(self, choice: Choice) -> str:
-        """A short name for a whole choice: `uniform3`, `largest`, or its indices."""
+        """A short name for a whole choice: `full` where it is the only one, `uniform3`, `largest`, or its indices."""
+        if len(self.named) == 1:
+            return "full"
         if choice in self.uniform_choices:
             return f"uniform{self.uniform_choices.index(choice)}"
         return "largest" if choice == self.largest else str(choice)
