@@ -145,6 +145,7 @@ class ChannelPoint(OperatingPoint):
     """
 
     kind = "dynamic"
+    decides = "gate"
 
     def __init__(self, name: str, network: GatedNetwork, image: Tensor) -> None:
         self.name, self.network = name, network.eval()

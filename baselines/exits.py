@@ -120,6 +120,7 @@ class ExitPoint(OperatingPoint):
     """
 
     kind = "dynamic"
+    decides = "exit"
 
     def __init__(
         self,

@@ -147,6 +147,7 @@ class SkipPoint(OperatingPoint):
     """
 
     kind = "dynamic"
+    decides = "gate"
 
     def __init__(self, name: str, network: SkipNetwork, image: Tensor) -> None:
         self.name, self.network = name, network.eval()

@@ -73,6 +73,8 @@ class CascadePoint(ExitPoint):
         blind: from images to the place in the chain at which each stops, if that is not where the chain is sure of it.
     """
 
+    decides = "cascade"
+
     def __init__(
         self,
         name: str,

@@ -76,6 +76,8 @@ class TokenPruned(OneDecision):
             all of them.
     """
 
+    decides = "token count"
+
     def __init__(self, network: nn.Module, place: int, counts: Sequence[int]) -> None:
         super().__init__()
         parts = list(network.children())

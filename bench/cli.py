@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from bench.commands.compare import compare
 from bench.commands.draw import draw
 from bench.commands.export import export
 from bench.commands.list import list_
@@ -30,7 +31,7 @@ app = typer.Typer(
     help="Train, measure and compare neural networks whose compute can be cut.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, report, verify, profile, export, draw):
+for command in (run, report, compare, verify, profile, export, draw):
     app.command()(command)
 app.command("list")(list_)
 

@@ -41,6 +41,7 @@ class OperatingPoint:
             or what is decided is no such option.
         front_madds: of a cascade, the multiply-adds that all its sub-networks share; 0 where they share no layer.
         route: of a static point that is one route through a network with gates, the options taken; else None.
+        decides: what decides for each image, in a word: "gate", "exit", "cascade"; None where nothing does.
         reported: of a point with its authors' weights, the key of what they report of it (`results/reported`).
     """
 
@@ -49,6 +50,7 @@ class OperatingPoint:
     routing_space: Sequence[Sequence[int]] | None = None
     front_madds: int | None = None
     route: tuple[int, ...] | None = None
+    decides: str | None = None
     reported: str | None = None
 
     def __call__(self, x: Tensor) -> Prediction:
@@ -197,6 +199,7 @@ class RoutedPoint(OperatingPoint):
     """
 
     kind = "dynamic"
+    decides = "gate"
 
     def __init__(
         self,

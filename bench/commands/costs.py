@@ -23,6 +23,7 @@ from bench.core.errors import UserError, unknown
 from bench.core.files import damaged, read_json, write_json
 from bench.core.provenance import environment
 from bench.export import onnx_file
+from bench.export.engines import ENGINES
 from bench.export.job import failing_as
 from bench.profilers.model import profile_supernet, profile_timm
 from bench.profilers.timing import FORMS, Entry, Form, Progress, Timing
@@ -31,12 +32,17 @@ from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
 
 
-def _onnx(net: Supernet, choice: Choice, example: Tensor) -> nn.Module:
-    with failing_as(f"{net.space.name_of(choice)} cannot be exported as onnx"):
-        return onnx_file.Session(extract(net, choice), example, torch.get_num_threads())
+def _in_engine(engine: str) -> Form:
+    """A sub-network as an ONNX file in an engine."""
+
+    def build(net: Supernet, choice: Choice, example: Tensor) -> nn.Module:
+        with failing_as(f"{net.space.name_of(choice)} cannot be exported as onnx"):
+            return onnx_file.Session(extract(net, choice), example, torch.get_num_threads(), ENGINES[engine].load)
+
+    return Form(build, torch.contiguous_format, ENGINES[engine].check)
 
 
-ALL_FORMS = FORMS | {"onnx": Form(_onnx, torch.contiguous_format, lambda: onnx_file.check_extra())}
+ALL_FORMS = FORMS | {name: _in_engine(name) for name in ENGINES}
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Request:
         """Raises `UserError` for a batch size, time or form that cannot be, and where an extra is missing."""
         if math.isnan(self.time_limit):
             raise UserError("--time-limit takes seconds, not nan")
-        batches = list(dict.fromkeys(_positive(part, "--batch") for part in self.batch.split(",") if part))
+        batches = list(dict.fromkeys(positive(part, "--batch") for part in self.batch.split(",") if part))
         names = [part.strip() for part in self.form.split(",")]
         for name in names:
             if name not in ALL_FORMS:
@@ -141,7 +147,7 @@ def _are_entries(value: Any) -> bool:
     )
 
 
-def _positive(text: str, option: str) -> int:
+def positive(text: str, option: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise UserError(f"{option} takes whole numbers from 1 separated by commas, not {text!r}")
     return int(text)

@@ -68,7 +68,7 @@ def run(
     summary = execute(specs, executor, results, data, address, plugins, memory)
     typer.echo(f"phases: {summary}")
     try:
-        write_and_print(results, results)
+        write_and_print(results, results, data)
     finally:
         _print_failures(summary, results)  # last, where it is seen
     if not summary.ok:

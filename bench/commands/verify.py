@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +55,7 @@ def verify(
                 "problems": problems,
                 "not verifiable here": missing,
                 "notes": each.notes,
+                "digest": each.digest,
             }
     for run_id, about in said.items():
         typer.echo(one_line(f"{run_id}: {about['tier']}"))
@@ -63,7 +65,7 @@ def verify(
     failed = sum(about["tier"] == "failed" for about in said.values())
     typer.echo(f"{len(said) - failed} of {len(said)} runs hold. {CANNOT}")
     if json_file is not None:
-        write_json(json_file, {"verify_version": 1, "runs": said})
+        write_json(json_file, {"verify_version": 1, "date": date.today().isoformat(), "runs": said})
     if failed:
         raise typer.Exit(1)
 

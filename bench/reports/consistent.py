@@ -60,11 +60,13 @@ class Findings:
 
     Attributes:
         problems: disagreements. missing: what could not be looked at here, in words. notes: what is worth knowing.
+        digest: that of the evaluation, as its file says it.
     """
 
     problems: list[Problem] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    digest: str = ""
 
 
 class Inspection:
@@ -142,6 +144,7 @@ def _inspect(store: Store, run_id: str, whole: bool) -> Inspection:
             file = f"{phase}.json"
             if store.has(run_id, phase):
                 run.bodies[phase] = _phase(store, run.spec, phase)
+                run.findings.digest = run.bodies[phase].get("digest", "") if phase == "eval" else run.findings.digest
             else:
                 run.findings.missing.append(f"the {phase} phase is not complete")
         file = "error.json"

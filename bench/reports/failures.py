@@ -1,12 +1,11 @@
 """The list of runs that failed, of runs that are not finished, and of runs that contradict themselves."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from bench.reports.consistent import Problem, shortened
-from bench.reports.layout import Column, Section, Stamp, integer, name_column, write_page
+from bench.reports.layout import Column, Page, Section, integer, name_column
 from bench.reports.runs import Run
 
 RUN = [name_column(name) for name in ("run_id", "method", "model", "dataset")] + [Column("seed", "seed", integer)]
@@ -19,9 +18,9 @@ contradicts another. `slicebench verify` looks further, at weights, proofs and v
 """
 
 
-def write_failures(folder: Path, stamp: Stamp, runs: Sequence[Run], problems: Sequence[Problem]) -> list[Path]:
-    """failures.md: runs that failed, runs that are not finished and what is wrong with others; nothing where all are
-    complete and sound."""
+def failures_pages(runs: Sequence[Run], problems: Sequence[Problem]) -> list[Page]:
+    """Runs that failed, runs that are not finished and what is wrong with others; no page where all are complete and
+    sound."""
     failed = [_named(run) | _failure(run.error) for run in runs if run.error]
     unfinished = [_named(run) | {"missing": ", ".join(run.missing)} for run in runs if run.missing and not run.error]
     apart = [
@@ -31,7 +30,7 @@ def write_failures(folder: Path, stamp: Stamp, runs: Sequence[Run], problems: Se
     kinds = (("Failed", failed, FAILED), ("Not finished", unfinished, UNFINISHED), ("Set apart", apart, APART))
     sections = [Section(heading, pd.DataFrame(rows), columns) for heading, rows, columns in kinds if rows]
     notes = [APART_NOTE] if apart else []
-    return write_page(folder / "failures", stamp, "Runs that are not complete", notes, sections)
+    return [Page("failures", "Runs that are not complete", notes, sections)] if sections else []
 
 
 def _named(run: Run) -> dict:

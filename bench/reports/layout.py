@@ -6,8 +6,8 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,10 +155,16 @@ class Section:
         name = metric_of(self.frame).title
         return [replace(column, title=(column.title or "").replace(SCORE, name)) for column in columns]
 
+    @property
+    def cells(self) -> list[list[str]]:
+        """The text of each row in the columns that are shown."""
+        shown = self.shown
+        return [[_cell(row[c.name], c.text) for c in shown] for row in rows_of(self.frame)]
+
     def grid(self, style: str) -> str:
         """The table alone, in a style of `tabulate`."""
         shown, escaped = self.shown, markdown if style == "pipe" else one_line
-        cells = [[escaped(_cell(row[c.name], c.text)) or " " for c in shown] for row in rows_of(self.frame)]
+        cells = [[escaped(text) or " " for text in row] for row in self.cells]
         sides, titles = ["right" if c.right else "left" for c in shown], [escaped(c.title or "") for c in shown]
         return tabulate(cells, titles, tablefmt=style, colalign=sides, disable_numparse=True)
 
@@ -173,33 +179,85 @@ def by(name: str, frame: pd.DataFrame, columns: Sequence[Column]) -> list[Sectio
     return [Section(str(value), group, columns) for (value,), group in groups_of(frame, name)]
 
 
-def write_page(path: Path, stamp: Stamp, title: str, notes: Sequence[str], sections: Sequence[Section]) -> list[Path]:
-    """A page in Markdown, `path` with the suffix md, and its tables in LaTeX; nothing where there are no sections."""
-    if not sections:
-        return []
-    parts = [f"<!-- {stamp.line} -->", f"# {markdown(title)}", *notes]
-    for section in sections:
-        parts += [section.title and f"## {markdown(section.title)}", markdown(section.text), section.grid("pipe")]
-    text = "\n\n".join(part.strip("\n") for part in parts if part)
-    return [
-        _write(path.with_suffix(".md"), text + "\n"),
-        _write(path.with_suffix(".tex"), _latex(stamp, title, notes, sections)),
-    ]
+@dataclass(frozen=True)
+class Page:
+    """The tables of one file, and what is said of them; `name` is that of its files.
+
+    table: all rows with the columns of the CSV file, where there is one. is_study: it is an ablation.
+    """
+
+    name: str
+    title: str
+    notes: Sequence[str]
+    sections: Sequence[Section]
+    table: tuple[pd.DataFrame, Sequence[Column]] | None = None
+    is_study: bool = False
+
+    def write(self, folder: Path, stamp: Stamp, chosen: Chosen) -> list[Path]:
+        """The page in Markdown, its tables in LaTeX, and the CSV file."""
+        sections = [part for section in self.sections if (part := chosen.of(section)) is not None]
+        if not sections:
+            return []
+        parts = [f"<!-- {stamp.line} -->", f"# {markdown(self.title)}", *self.notes]
+        for section in sections:
+            parts += [section.title and f"## {markdown(section.title)}", markdown(section.text), section.grid("pipe")]
+        text = "\n\n".join(part.strip("\n") for part in parts if part)
+        written = [
+            _write(folder / f"{self.name}.md", text + "\n"),
+            _write(folder / f"{self.name}.tex", self._latex(stamp, sections)),
+        ]
+        return written + ([write_csv(folder / f"{self.name}.csv", stamp, *self.table)] if self.table else [])
+
+    def _latex(self, stamp: Stamp, sections: Sequence[Section]) -> str:
+        """A float for each section, to be read in with `\\input`; the notes are comments."""
+        lines = [f"% {stamp.line}", r"% needs \usepackage{booktabs}"]
+        lines += [f"% {line}" for note in self.notes for line in note.strip().splitlines()]
+        caption = ""
+        for section in sections:
+            caption = section.title or caption
+            parts = [f"{self.title}: {caption}", section.text.rstrip("."), *_rests_on(section)]
+            caption_text = one_line(". ".join(filter(None, parts)) + ".")
+            said = "".join(LATEX_ESCAPE_RULES.get(letter, letter) for letter in caption_text)
+            table = section.grid("latex_booktabs")
+            lines += ["", r"\begin{table*}", r"\centering\small", rf"\caption{{{said}}}", table, r"\end{table*}"]
+        return "\n".join(lines) + "\n"
 
 
-def _latex(stamp: Stamp, title: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
-    """A float for each section, to be read in with `\\input`; the notes are comments."""
-    lines = [f"% {stamp.line}", r"% needs \usepackage{booktabs}"]
-    lines += [f"% {line}" for note in notes for line in note.strip().splitlines()]
-    caption = ""
-    for section in sections:
-        caption = section.title or caption
-        said = "".join(
-            LATEX_ESCAPE_RULES.get(letter, letter) for letter in one_line(f"{title}: {caption}. {section.text}".strip())
-        )
-        lines += ["", r"\begin{table*}", r"\centering\small", rf"\caption{{{said}}}", section.grid("latex_booktabs")]
-        lines.append(r"\end{table*}")
-    return "\n".join(lines) + "\n"
+def _rests_on(section: Section) -> list[str]:
+    """What a caption says of the numbers: images, seeds, and which interval stands beside them."""
+    frame, said = section.frame, []
+    for name, noun in (("images", "test images"), ("seeds", "seeds")):
+        if name in frame:
+            values = sorted({round(value) for value in frame[name]})
+            said.append(f"{values[0]:,}{f' to {values[-1]:,}' if len(values) > 1 else ''} {noun}")
+    said = [f"n = {' and '.join(said)}"] if said else []
+    return said + (["Intervals are 95 %"] if any("95 %" in (column.title or "") for column in section.shown) else [])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which rows and columns tables show: all rows, and the columns that each table shows by itself, where empty.
+
+    rows: column -> the values of which one must stand in it; a table without that column shows all of its rows.
+    columns: names of columns, by `Column.name` or the header in CSV, in the order in which they are shown.
+    """
+
+    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Sequence[str] = ()
+
+    def of(self, section: Section) -> Section | None:
+        """The part of a table that is shown; None where no row or no column is left."""
+        frame, columns = section.frame, section.columns
+        for name, values in self.rows.items():
+            if name in frame:
+                frame = frame.loc[[str(value) in values for value in frame[name]]]
+        if self.columns:
+            named = {name: column for column in columns for name in (column.name, column.header or column.name)}
+            columns = [
+                column if column.title else replace(column, title=column.header or column.name)
+                for column in (named[name] for name in self.columns if name in named)
+            ]
+        return replace(section, frame=frame, columns=columns) if len(frame) and columns else None
 
 
 def metric_of(group: pd.DataFrame) -> Metric:

@@ -12,8 +12,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import bench
 from bench.core.errors import UserError, unknown
-from bench.reports.layout import Column, Stamp, by, count, name_column, write_page
+from bench.reports.layout import Column, Page, by, count, name_column
 
 COLUMNS = [
     name_column("method"),
@@ -61,6 +62,13 @@ class ReportedRow:
     top5: float | None = None
     top1_error: float | None = None
     madds_exact: int | None = None
+
+
+def reported_folder(results_root: Path) -> Path:
+    """Where the reported rows lie: below the results directory, else in the package, else in its checkout."""
+    checkout = Path(bench.__file__).parent.parent / "results" / "reported"
+    places = (results_root / "reported", Path(__file__).parent / "quoted", checkout)
+    return next((folder for folder in places if folder.is_dir()), checkout)
 
 
 def load_reported(directory: str | Path) -> list[ReportedRow]:
@@ -148,10 +156,11 @@ def _fits(value: Any, hint: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
-def write_reported(folder: Path, stamp: Stamp, rows: Sequence[ReportedRow]) -> list[Path]:
-    """reported.md: numbers quoted from others, with where they stand and how they were counted."""
+def reported_pages(rows: Sequence[ReportedRow]) -> list[Page]:
+    """Numbers quoted from others, with where they stand and how they were counted; no page without any."""
     import pandas as pd
 
+    if not rows:
+        return []
     frame = pd.DataFrame([vars(row) for row in rows]).astype(object)
-    sections = by("dataset", frame.where(frame.notna(), None), COLUMNS) if rows else []
-    return write_page(folder / "reported", stamp, "Reported by others", [NOTE], sections)
+    return [Page("reported", "Reported by others", [NOTE], by("dataset", frame.where(frame.notna(), None), COLUMNS))]

@@ -15,6 +15,7 @@ from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES
 from bench.reports.consistent import Inspection, Problem, inspected
+from bench.reports.old_files import DECIDED
 
 NOT_TRAINED = "not trained here"
 
@@ -35,6 +36,7 @@ class EvaluatedPoint:
         routing_space: for each decision the options that it may take. route: of a static point that is one route.
             Both are None where they say nothing (`bench.points.OperatingPoint`).
         routing: how many images took each route, by its name.
+        word: what the point is, in a word for tables ("gate", "cascade", "slice", "network").
         headline: the metric that rows are ordered by. records: every number that was measured, by metric.
         tier: what its numbers stand for where they are no result of a training here. reported: the key of the row of
             what its authors report of it.
@@ -50,6 +52,7 @@ class EvaluatedPoint:
     records: dict[str, Record]
     tier: str | None = None
     reported: str | None = None
+    word: str = ""
 
     @property
     def score(self) -> Record:
@@ -98,7 +101,7 @@ class Run:
             for record in self.bodies["eval"]["records"]:
                 records.setdefault(record.point, {})[record.metric] = record
             said = self.bodies["eval"]["results"]["points"]
-            return {name: _point(name, point, records[name]) for name, point in said.items()}
+            return {name: _point(self.spec.method, name, point, records[name]) for name, point in said.items()}
         except (KeyError, TypeError) as error:
             raise damaged(self.folder / "eval.json", f"its results lack {error.args[0]!r}") from error
 
@@ -165,7 +168,7 @@ def _run(each: Inspection, specs: Mapping[str, RunSpec]) -> Run:
     )
 
 
-def _point(name: str, said: Mapping[str, Any], records: dict[str, Record]) -> EvaluatedPoint:
+def _point(method: str, name: str, said: Mapping[str, Any], records: dict[str, Record]) -> EvaluatedPoint:
     return EvaluatedPoint(
         name,
         said["kind"],
@@ -177,7 +180,21 @@ def _point(name: str, said: Mapping[str, Any], records: dict[str, Record]) -> Ev
         records,
         said.get("tier"),
         said.get("reported"),
+        _word(method, said),
     )
+
+
+def _word(method: str, said: Mapping[str, Any]) -> str:
+    """What a point is, in a word: what decides for each image, or whether it is a slice of shared weights.
+
+    A control on a cascade, whose records once did not say what decides, is told by its shared front.
+    """
+    if said["kind"] == "dynamic":
+        word = (
+            "cascade" if said.get("front_madds") is not None else said.get("decides") or DECIDED.get(method, "routing")
+        )
+        return f"random {word}" if said["control"] and said["control"]["role"] == "random" else word
+    return "slice" if said["route"] is not None or said.get("method_kind") == "slimmable" else "network"
 
 
 def settings_of(spec: RunSpec, specs: Mapping[str, RunSpec]) -> dict[str, Any]:

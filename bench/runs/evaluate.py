@@ -69,6 +69,7 @@ def _described(spec: RunSpec, point: OperatingPoint, task: Task) -> dict[str, An
         "routing_space": None if point.routing_space is None else [list(options) for options in point.routing_space],
         "route": None if point.route is None else list(point.route),
         "front_madds": point.front_madds,
+        "decides": point.decides,
         "headline": task.headline,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _perform(
         test = run.data.open_test()
         points = [point.on(Images(test, device)) for point in points_of(run)]
         body = (evaluated if phase == "eval" else profiled)(run, points, test)
-    timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb()}
+    timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb(), "date": date.today().isoformat()}
     return body | {"environment": environment(spec.threads), "timing": timing}
 
 

@@ -40,7 +40,7 @@ def profiled(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, 
     records = []
     for done, (meter, size) in enumerate(work):
         run.progress("profile", done, len(work))
-        batches = _timed_batches(split, size, run.device)
+        batches = timed_batches(split, size, run.device)
         candidates = {slot: Served(network, batches) for slot, network in networks.items()}
         measured = measure(meter, candidates, Conditions(str(run.device), size, **how))
         yardstick = measured.pop(FULL)
@@ -52,7 +52,7 @@ def profiled(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, 
     return {"records": records, "results": {}}
 
 
-def _timed_batches(split: Split, size: int, device: torch.device) -> list[Tensor]:
+def timed_batches(split: Split, size: int, device: torch.device) -> list[Tensor]:
     """The first batches of a split, at least 64 images in all; a split smaller than a batch is repeated to fill it."""
     batches = [batch.x for batch in itertools.islice(split.batches(size, device=device), -(-64 // size))]
     whole = [x for x in batches if len(x) == size]

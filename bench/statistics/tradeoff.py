@@ -117,6 +117,13 @@ def hull_mixture(costs: ArrayLike, scores: ArrayLike, budget: float) -> NDArray[
     return shares
 
 
+def cost_to_reach(costs: ArrayLike, scores: ArrayLike, score: float) -> float:
+    """The least mean cost at which a blind mixture of the points has this mean score; nan above the best of them."""
+    cost, reached = _points(costs, scores)
+    hull = upper_hull(costs, scores)
+    return float(np.interp(score, reached[hull], cost[hull], right=math.nan))
+
+
 def over_seeds(curves: Sequence[Curve], measure: Callable[[ArrayLike, ArrayLike], float]) -> SeedSummary:
     """Any of the measures above taken on the curve of each seed, with its mean, spread and t interval."""
     return summarise([measure(costs, scores) for costs, scores in curves])
