@@ -23,8 +23,9 @@ from safetensors import SafetensorError, safe_open
 from bench.core.errors import UserError, one_line
 from bench.core.files import sha256
 from bench.core.metrics import paired_metric
+from bench.core.names import is_part
 from bench.core.record import Record
-from bench.core.spec import RunSpec, is_part
+from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.reports.old_files import as_written_now
 from bench.reports.shape import AT_LEAST_0, a_table, faults_of

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bench.core.metrics import METRICS
+from bench.core.names import is_label, is_part, is_run_id
 from bench.core.record import LARGEST, Record
-from bench.core.spec import is_label, is_part, is_run_id
 
 
 class Kind(NamedTuple):
