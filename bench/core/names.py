@@ -1,4 +1,4 @@
-"""What may be a name: of a run, of what a run is about, and of a part of one. Names in results files are checked too."""
+"""What may be a name: of a run, of what it is about, of a part of one. Names in results files are checked too."""
 
 import re
 
