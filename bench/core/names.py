@@ -1,10 +1,9 @@
-"""What may be a name: of a run, of what it is about, of a part of one. Names in results files are checked too."""
+"""What names may be, wherever they come from: one pattern for what stands in tables, and a narrower one for folders."""
 
 import re
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}")
-"""Names of methods and run_ids, which name folders."""
-_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:/@=+-]{0,159}")  # what stands in tables and in no path
+_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:/@=+-]{0,159}")
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 
 
 def is_label(text: object) -> bool:
@@ -19,5 +18,5 @@ def is_part(text: object) -> bool:
 
 
 def is_run_id(text: object) -> bool:
-    """Whether `text` can be a run_id, and so is safe as the name of a folder."""
-    return isinstance(text, str) and NAME.fullmatch(text) is not None
+    """Whether `text` can be a run_id or the name of a method, and so is safe as the name of a folder."""
+    return isinstance(text, str) and _FOLDER.fullmatch(text) is not None

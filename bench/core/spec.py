@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.frozen import FrozenDict, freeze
-from bench.core.names import NAME, is_label
+from bench.core.names import is_label, is_run_id
 
 DEVICES = ("cpu", "cuda")
 OPTIMIZERS = ("sgd", "adamw", "nadamw", "lamb", "lars", "lion", "rmsproptf")
@@ -64,7 +64,7 @@ class DataSpec:
     def __post_init__(self) -> None:
         for name in ("name", "protocol", "augmentation"):
             _label(f"data.{name}", getattr(self, name))
-        if self.folder is not None and not (isinstance(self.folder, str) and NAME.fullmatch(self.folder)):
+        if self.folder is not None and not is_run_id(self.folder):
             raise UserError(f"data.folder must be a name of letters, digits, '_', '-', '.' or '+', not {self.folder!r}")
         for name in ("train_images", "image_size"):
             if getattr(self, name) is not None:
@@ -227,7 +227,7 @@ class RunSpec:
         object.__setattr__(self, "options", freeze(self.options, "options"))
         for key in ("method", "init_from"):
             value = getattr(self, key)
-            if value is not None and not NAME.fullmatch(str(value)):
+            if value is not None and not is_run_id(value):
                 raise UserError(f"{key} must be a name of letters, digits, '_', '-', '.' or '+', not {value!r}")
         _label("model", self.model)
         self._check_weights()
