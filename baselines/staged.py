@@ -43,7 +43,7 @@ def staged(net: Supernet) -> Staged:
     if whole is not None:
         stem, *middle, head = pieces(copy.deepcopy(whole.network), whole.stages)
         channel = 3 if getattr(whole.network, "output_fmt", None) == "NHWC" else 1
-        return to_channels_last(Staged(stem, middle, head, channel).requires_grad_(True).train())  # type: ignore[return-value]
+        return to_channels_last(Staged(stem, middle, head, channel).requires_grad_(True).train())
     choice = net.space.uniform_choices[-1]
     units = [unit for segment in net.segments for unit in segment.units]  # type: ignore[union-attr, attr-defined]
     stem, *middle, head = [unit.extract(choice) for unit in units]

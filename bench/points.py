@@ -169,7 +169,6 @@ def subnetwork_point(
 
     >>> from bench.models import PRESETS
     >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
-
     >>> point = subnetwork_point(net, net.space.uniform(0), image_size=8)
     >>> point.name, point.madds(torch.zeros(1, 0)).item() == net.cost(net.space.uniform(0), 8).madds
     ('uniform0', True)

@@ -12,10 +12,10 @@ from torch import nn
 from bench import cli
 from bench.core.errors import UserError
 from bench.core.store import Store
+from bench.export.clocks import FULL, Asked, clocked, mean_madds
 from bench.export.engines import ENGINES, InEngine
 from bench.profilers import loadgen
 from bench.profilers.meter import Conditions, Served, measure
-from bench.runs.clocks import FULL, Asked, clocked, mean_madds
 from bench.runs.phases import run_phase
 from bench.runs.run import open_run
 

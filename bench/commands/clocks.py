@@ -12,7 +12,7 @@ from bench.core.errors import UserError
 from bench.core.files import write_json
 from bench.core.provenance import environment
 from bench.core.store import Store
-from bench.runs.clocks import FULL, Asked, clocked
+from bench.export.clocks import FULL, Asked, clocked
 from bench.runs.run import open_run
 from bench.training.run import Progress
 
@@ -30,7 +30,7 @@ def timed_run(
     file: Path | None,
     tell: Progress,
 ) -> list[dict[str, Any]]:
-    """The rows of `bench.runs.clocks.clocked`; with the environment, they are also written to `file`.
+    """The rows of `bench.export.clocks.clocked`; with the environment, they are also written to `file`.
 
     Args:
         form, batch, clock: as typed, separated by commas; no batch: 1 and 64. scenario: of LoadGen, by MLPerf's names.

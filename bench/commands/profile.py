@@ -60,7 +60,7 @@ def profile(
         typer.echo(clocks_table(model, rows))
         return
     if explain:
-        from bench.commands.explain import explained, explained_figure, explained_table
+        from bench.commands.explain import explained, explained_table
 
         batches = [positive(part, "--batch") for part in batch.split(",") if part] or [1, 64]
         for file in filter(None, (json_file, figure)):
@@ -68,6 +68,8 @@ def profile(
         with progress() as tell:
             values = explained(model, image_size, choices, batches, json_file, tell)
         if figure is not None:
+            from bench.reports.explained import explained_figure
+
             explained_figure(values, figure)
         typer.echo(explained_table(values))
         return

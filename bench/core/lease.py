@@ -91,29 +91,29 @@ def _claim(token: str, ttl_s: float) -> dict[str, Any]:
 
 def _refuse_if_live(path: Path, ttl_s: float) -> None:
     """Raises Busy unless the lease has expired or its process is dead."""
-    held = _read(path)
-    if held is None:  # torn: its writer died in the middle, or sits on a file system without locks
+    claim = _read(path)
+    if claim is None:  # torn: its writer died in the middle, or sits on a file system without locks
         if time.time() < min(_written(path), time.time()) + ttl_s:
             raise Busy(path.parent.name, "another process")
         return
-    here = held["host"] == this_host()
-    alive = not here or (held["started"] is not None and process_started(held["pid"]) == held["started"])
+    here = claim["host"] == this_host()
+    alive = not here or (claim["started"] is not None and process_started(claim["pid"]) == claim["started"])
     # Whatever it says: a heartbeat writes it anew, so it is not older than its time to live. A clock that is ahead
     # cannot hold a run for longer.
-    if alive and time.time() < min(held["expires"], time.time() + ttl_s, _written(path) + ttl_s):
-        raise Busy(path.parent.name, f"process {held['pid']}" if here else "another machine")
+    if alive and time.time() < min(claim["expires"], time.time() + ttl_s, _written(path) + ttl_s):
+        raise Busy(path.parent.name, f"process {claim['pid']}" if here else "another machine")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        held = json.loads(path.read_bytes())
+        claim = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError, OverflowError):
         return None
-    if not isinstance(held, dict):
+    if not isinstance(claim, dict):
         return None
     kinds = {"host": str, "pid": int, "started": str | None, "token": str, "expires": int | float}
-    complete = all(key in held and isinstance(held[key], kind) for key, kind in kinds.items())
-    return held if complete and math.isfinite(held["expires"]) else None
+    complete = all(key in claim and isinstance(claim[key], kind) for key, kind in kinds.items())
+    return claim if complete and math.isfinite(claim["expires"]) else None
 
 
 def _written(path: Path) -> float:

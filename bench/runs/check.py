@@ -54,24 +54,19 @@ def check(
         check_size(net, model, images.image_size)
         return net
 
+    network_of = lambda spec: network(spec.model, spec.data, spec.train.drop_path)
     said: list[str | None] = []
     for spec in specs:
         for meter in spec.profile.meters:
             METERS.get(meter)
-        net, images = network(spec.model, spec.data, spec.train.drop_path), dataset(spec)
+        net, images = network_of(spec), dataset(spec)
         try:
             training_split(spec.train, images)
             said.append(method_of(spec.method).check(spec, net, images.image_size))
             method_of(spec.method).check_data(spec, images)
         except UserError as error:
             raise UserError(f"{spec.method} on {spec.model}: {error}") from error
-    check_starts(
-        specs,
-        lambda spec: network(spec.model, spec.data, spec.train.drop_path),
-        dataset,
-        results,
-        given or {},
-    )
+    check_starts(specs, network_of, dataset, results, given or {})
     if results is not None and results.is_dir():
         _check_data(specs, dataset, Store(results, writable=False))
     said = [*(dataset(spec).summary for spec in specs), *said]

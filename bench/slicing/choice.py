@@ -137,7 +137,6 @@ class ChoiceSpace:
 
     >>> from bench.models import PRESETS
     >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
-
     >>> space = net.space
     >>> space.uniform(1) == space.parse("1"), space.name_of(space.largest), len(space.decisions)
     (True, 'largest', 1)

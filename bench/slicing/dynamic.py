@@ -93,7 +93,6 @@ def run_grouped(
 
     >>> from bench.models import PRESETS
     >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
-
     >>> x, route = torch.randn(4, net.input_channels, 8, 8), torch.tensor([[0], [3], [0], [2]])
     >>> with torch.no_grad():
     ...     output, route = run_grouped(ViewSegments(net), net.space, fixed_router(route), x)

@@ -26,7 +26,6 @@ def extract(supernet: Supernet, choice: Choice, fold_bn: bool = False) -> nn.Mod
 
     >>> from bench.models import PRESETS
     >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
-
     >>> x, choice = torch.randn(2, net.input_channels, 8, 8), net.space.uniform(1)
     >>> plain = extract(net, choice)
     >>> bool(torch.equal(plain(x), net(x, choice))), parameters_of(plain) < parameters_of(net)
