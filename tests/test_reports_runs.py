@@ -360,11 +360,11 @@ def test_a_comparison_that_cannot_be_read_and_names_that_are_paths(copy: Path, t
     group = {"arms": {"full": ["us_net-000000000000"]}, "reference": None}
     for number, body in enumerate(({"recipe": "../../../escaped", "groups": [group]}, {"recipe": "x", "groups": 3})):
         (copy / "ablations" / f"{number}.json").write_text(json.dumps(body))
-    before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(copy / "tables")}
+    before, out = set(tmp_path.rglob("*")), tmp_path / "out"
     with pytest.warns(UserWarning, match="set apart"):
-        generate(copy, copy, "slicebench report")
-    assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(copy / "tables")} == before
-    assert "ablations/1.json" in (copy / "tables" / "failures.md").read_text()
+        generate(copy, out, "slicebench report")
+    assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(out)} == before
+    assert "ablations/1.json" in (out / "tables" / "failures.md").read_text()
 
 
 @pytest.fixture
