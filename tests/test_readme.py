@@ -49,11 +49,12 @@ def test_the_method_of_the_page_is_short_and_that_of_the_notebook():
 
 
 def synopses() -> dict[str, str]:
-    """The synopsis of each subcommand on the page of the command line."""
+    """The synopses of each subcommand on the page of the command line."""
     page = PAGES["command_line.md"]
     (synopsis,) = (block for block in blocks("", page) if block.startswith("slicebench run RECIPE"))
     lines = re.split(r"^(?=slicebench )", synopsis, flags=re.MULTILINE)
-    return {line.split()[1]: line for line in lines if line}
+    of = {line.split()[1]: "" for line in lines if line}
+    return {command: "".join(line for line in lines if line.split()[1:2] == [command]) for command in of}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
