@@ -159,7 +159,7 @@ const COLUMNS = [
   { title: "method", field: "method", formatter: text((row) => row.method), on: true, phone: false },
   { title: "point", field: "label", on: true, phone: true, minWidth: 150, ...(isPhone ? { width: 170, variableHeight: true, cssClass: "wraps" } : {}),
     formatter: (cell) => el("a", { href: rowLink(cell.getData()) }, el("bdi", {}, short(pointName(cell.getData()), 80))) },
-  { title: "variant", field: "variant", formatter: text((row) => short(row.variant, 80)), on: rows.some((row) => row.variant), phone: false },
+  { title: "variant", field: "variant", formatter: text((row) => short(row.variant, 80)), on: rows.some((row) => row.variant && !row.control), phone: false },
   number(`${data.metric.title} %`, "score", (row) => percent(row.score), { on: true, phone: true }),
   { title: "95 % interval", field: "low", formatter: (cell) => intervalBar(cell.getData()), headerSort: false, on: true, phone: false, minWidth: 110 },
   number(isPhone ? "MAdds" : "MAdds/image", "madds", (row) => count(row.madds), { on: true, phone: true, headerSortStartingDir: "asc" }),
