@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, unknown
 from bench.core.files import write_atomic
 from bench.core.metrics import METRICS, Metric
 from bench.reports.rows import groups_of, rows_of
@@ -224,6 +224,16 @@ class Chosen:
 
     rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: Sequence[str] = ()
+
+    def check(self, pages: Sequence[Page]) -> None:
+        """Raise UserError for a name that no table has."""
+        sections = [section for page in pages for section in page.sections]
+        in_columns = {name for s in sections for c in s.columns for name in (c.name, c.header or c.name)}
+        in_frames = {str(name) for section in sections for name in section.frame}
+        for kind, names, there in (("column", self.columns, in_columns), ("column", self.rows, in_frames)):
+            for name in names:
+                if sections and name not in there:
+                    raise unknown(kind, name, sorted(there))
 
     def of(self, section: Section) -> Section | None:
         """The part of a table that is shown; None where no row or no column is left."""

@@ -79,10 +79,11 @@ def write_all(
         written += figures.write_accuracy_latency(pictures, points, latency)
         written += figures.write_routing(pictures, points, observed)
     pages += authors_pages(runs, quoted)
+    others = reported_pages(quoted)
+    chosen.check([*pages, *others])
     stamp = Stamp(command, records_digest(runs))
     for page in pages:
         written += page.write(out_root / "tables", stamp, chosen)
-    others = reported_pages(quoted)
     for page in others:
         written += page.write(out_root / "tables", Stamp(command, _digest_of(quoted)), chosen)
     store = Store(results_root, runs, board, controls, gates, latency, quoted)
