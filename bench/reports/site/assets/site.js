@@ -326,7 +326,7 @@ function withPlotly(use) {
 let due = 0;
 function drawPlot() {
   clearTimeout(due);
-  due = setTimeout(() => withPlotly(() => {
+  due = setTimeout(() => withPlotly(() => requestIdleCallback(() => { // the table comes first
     const place = document.getElementById("plot"), xKey = chosen("x", "madds"), yKey = chosen("y", "score");
     if (!AXES[xKey] || !AXES[yKey] || place.offsetParent === null) return;
     const plan = layout(AXES[xKey][0], AXES[yKey][0], chosen("xlog", "1") === "1", chosen("ylog", "0") === "1");
@@ -335,7 +335,7 @@ function drawPlot() {
       place.dataset.listens = "yes";
       place.on("plotly_click", ({ points }) => { if (points[0].customdata !== undefined) location.hash = rowLink(rows[points[0].customdata]); });
     });
-  }), 150);
+  }, { timeout: 1000 })), 150);
 }
 
 /* ---- all of it ---- */
