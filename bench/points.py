@@ -113,6 +113,12 @@ class StaticPoint(OperatingPoint):
         view: the same sub-network as a view of a supernet, if there is one; it then makes the predictions.
         params_stored: what is kept in memory where that is more than the network (a supernet).
         route: see `OperatingPoint`.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> point = StaticPoint("linear", network, madds=640)
+    >>> output, route = point(torch.randn(3, 1, 8, 8))
+    >>> tuple(output.shape), tuple(route.shape), point.madds(route).tolist(), point.params_stored
+    ((3, 10), (3, 0), [640, 640, 640], 650)
     """
 
     kind = "static"
@@ -159,7 +165,15 @@ def subnetwork_point(
     supernet: Supernet, choice: Choice, image_size: int, name: str | None = None, route: tuple[int, ...] | None = None
 ) -> StaticPoint:
     """A sub-network of a supernet as a static point, in the forms `view` and `extracted`; `route` as in
-    `OperatingPoint`."""
+    `OperatingPoint`.
+
+    >>> from bench.models import PRESETS
+    >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
+
+    >>> point = subnetwork_point(net, net.space.uniform(0), image_size=8)
+    >>> point.name, point.madds(torch.zeros(1, 0)).item() == net.cost(net.space.uniform(0), 8).madds
+    ('uniform0', True)
+    """
     return StaticPoint(
         name or supernet.space.name_of(choice),
         extract(supernet, choice),

@@ -6,9 +6,10 @@ import pytest
 
 from bench.core.store import PHASES, Store
 from bench.reports import generate
+from bench.reports.consistent import check_store
 
 CAMPAIGNS = Path(__file__).parents[1] / "results" / "campaigns"
-NAMES = sorted(folder.name for folder in CAMPAIGNS.glob("*") if folder.is_dir())
+NAMES = sorted(folder.parent.name for folder in CAMPAIGNS.glob("*/runs"))  # others are plans as yet
 
 
 def tables(root: Path) -> dict[str, bytes]:
@@ -26,6 +27,12 @@ def test_records_regenerate_the_tables(name, tmp_path):
     committed, made = tables(root), tables(tmp_path)
     assert committed.keys() == made.keys()
     assert [file for file in made if made[file] != committed[file]] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_campaign_is_consistent(name):
+    findings = check_store(CAMPAIGNS / name)
+    assert [str(problem) for each in findings.values() for problem in each.problems] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -45,7 +45,9 @@ from bench.reports.layout import (
     Stamp,
     count,
     fixed,
+    for_csv,
     interval,
+    markdown,
     name_column,
     number,
     signed,
@@ -486,3 +488,30 @@ def test_numbers_in_tables():
     assert interval(0.5, 0.6) == "[50.00, 60.00]"
     assert interval(math.nan, math.nan) == NONE
     assert sorted(["uniform10", "uniform9", "largest"], key=natural) == ["largest", "uniform9", "uniform10"]
+
+
+@pytest.mark.parametrize(
+    ("text", "md", "spreadsheet"),
+    [
+        ("=HYPERLINK(1)", "=HYPERLINK(1)", "'=HYPERLINK(1)"),
+        ("@SUM(1)", "@SUM(1)", "'@SUM(1)"),
+        (" +1+cmd", " +1+cmd", "' +1+cmd"),
+        ("-5.25", "-5.25", "-5.25"),
+        ("<script>x</script>", "&lt;script>x&lt;/script>", "<script>x</script>"),
+        ("<= 0.0001", "<= 0.0001", "<= 0.0001"),
+        ("[a](http://b)", "[a]&#40;http://b)", "[a](http://b)"),
+        ("two\nlines\r|\x1b[2J\u202e", "two lines \\| [2J ", "two lines | [2J "),
+        ("half \ud800", "half  ", "half  "),
+        ("a\\|b", "a&#92;\\|b", "a\\|b"),
+    ],
+)
+def test_text_is_text_in_every_kind_of_file(tmp_path: Path, text: str, md: str, spreadsheet: str):
+    assert (markdown(text), for_csv(text)) == (md, spreadsheet)
+    frame = pd.DataFrame({"split": ["s"], "point": [text]})
+    section = Section(text, frame, [name_column("point")], text)
+    for path in (*Page("t", text, [], [section], (frame, section.columns)).write(tmp_path, Stamp("c", "d"), Chosen()),):
+        assert "<script" not in path.read_text(encoding="utf-8") or path.suffix != ".md"
+        assert not {"\x1b", "\u202e"} & set(path.read_text(encoding="utf-8"))
+    rows = [line for line in (tmp_path / "t.md").read_text().splitlines() if line.startswith("|")]
+    assert len(rows) == 3
+    assert all(row.replace("\\|", "").count("|") == 2 for row in rows)

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.spec import DataSpec
-from bench.methods.table import MethodEntry
+from bench.methods.registry import MethodEntry
 from bench.reports.facts import Card, Facts, TestImages
 
 PICTURE = 64  # pixels: what an image is made smaller to, if it is larger

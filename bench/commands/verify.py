@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.commands.shared import DataDirectory, Plugins, Results, load_plugins, progress
-from bench.core.errors import NotAtHand, UserError, unknown
+from bench.commands.shared import DataDirectory, Plugins, Results, check_writable, load_plugins, progress
+from bench.core.errors import NotAtHand, UserError, one_line, unknown
 
 CANNOT = (
     "Not shown by this: that training never saw the test split, and that no choice was made on it. Numbers that were "
@@ -33,13 +33,15 @@ def verify(
     from bench.reports.submission import results_at
 
     load_plugins(plugin)
+    if json_file is not None:
+        check_writable(json_file)
     with results_at(results) as root:
         said = _looked_at(root, runs or [], execute, rerun, data)
     for run_id, about in said.items():
-        typer.echo(f"{run_id}: {about['tier']}")
+        typer.echo(one_line(f"{run_id}: {about['tier']}"))
         for key in ("problems", "not verifiable here", "notes"):
             for line in about[key]:
-                typer.echo(f"  {'not verifiable here: ' if key == 'not verifiable here' else ''}{line}")
+                typer.echo(one_line(f"  {'not verifiable here: ' if key == 'not verifiable here' else ''}{line}"))
     failed = sum(about["tier"] == "failed" for about in said.values())
     typer.echo(f"{len(said) - failed} of {len(said)} runs hold. {CANNOT}")
     if json_file is not None:

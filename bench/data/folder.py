@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bench.core.errors import UserError
+from bench.core.image_input import ImageInput
 from bench.data.dataset import Batch, Split
 from bench.data.folder_index import Index, remembered
 from bench.data.image_file import decode
@@ -31,14 +32,22 @@ SHARED_MEMORY = "/dev/shm"  # where torch puts what a worker has made
 class FolderSplit(Split):
     """Classified images in files. rows: (N,) which images of the index, in their order.
 
-    part: (rank, number of processes) where several processes share the work, see `shard`.
+    part: (rank, number of processes) where several processes share the work, see `shard`. own_size: that of the data,
+    None where that is the pipeline's.
     """
 
     def __init__(
-        self, name: str, id: str, index: Index, rows: np.ndarray, pipeline: Pipeline, part: tuple[int, int] = (0, 1)
+        self,
+        name: str,
+        id: str,
+        index: Index,
+        rows: np.ndarray,
+        pipeline: Pipeline,
+        part: tuple[int, int] = (0, 1),
+        own_size: int | None = None,
     ):
         super().__init__(name, id)
-        self.index, self.rows, self.pipeline, self.part = index, rows, pipeline, part
+        self.index, self.rows, self.pipeline, self.part, self.own_size = index, rows, pipeline, part, own_size
 
     def __len__(self) -> int:
         rank, processes = self.part
@@ -58,12 +67,19 @@ class FolderSplit(Split):
         """
         if not 0 <= rank < processes:
             raise ValueError(f"rank must be below the {processes} processes, not {rank}")
-        return FolderSplit(self.name, self.id, self.index, self.rows, self.pipeline, (rank, processes))
+        return FolderSplit(self.name, self.id, self.index, self.rows, self.pipeline, (rank, processes), self.own_size)
 
     def augmented_with(self, randaugment: str | None, erasing: float | None) -> "FolderSplit":
         """See `Split.augmented_with`."""
         pixels = self.pipeline.with_augmentation(randaugment, erasing)
-        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.part)
+        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.part, self.own_size)
+
+    def made_for(self, images: ImageInput, size: int) -> "FolderSplit":
+        """See `Split.made_for`. Raises `UserError` for a network that wants other than three channels."""
+        if len(images.mean) != 3:
+            raise UserError(f"{self.id} has colours, and the network wants images of {len(images.mean)} channels")
+        pixels, own_size = self.pipeline.made_for(images, size), self.own_size or self.pipeline.size
+        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.part, own_size)
 
     @cached_property
     def digest(self) -> str:
@@ -73,10 +89,12 @@ class FolderSplit(Split):
         if self.index.stamp is None:
             return self._digest_of_files()
         rows = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
-        return remembered(f"split-{self.pipeline.size}-{rows[:32]}-{self.index.stamp}", self._digest_of_files)
+        return remembered(
+            f"split-{self.own_size or self.pipeline.size}-{rows[:32]}-{self.index.stamp}", self._digest_of_files
+        )
 
     def _digest_of_files(self) -> str:
-        sha = hashlib.sha256(f"{self.pipeline.size}".encode())
+        sha = hashlib.sha256(f"{self.own_size or self.pipeline.size}".encode())
         for row, target in zip(self.rows.tolist(), self.targets.tolist(), strict=True):
             path = self.index.path(row)
             try:

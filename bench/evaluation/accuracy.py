@@ -22,14 +22,14 @@ class Evaluation:
 
     Attributes:
         score: float32 (n,) in [0, 1]. madds: int64 (n,), claimed. route: int64 (n, G). params: int64 (n,), active.
-        found: what metrics over all images need of each (`Task.found`).
+        details: what metrics over all images need of each (`Task.details`).
     """
 
     score: np.ndarray
     madds: np.ndarray
     route: np.ndarray
     params: np.ndarray
-    found: list[Any] = field(default_factory=list)
+    details: list[Any] = field(default_factory=list)
 
     def routing(self) -> dict[str, int]:
         """How many images took each route, by its name ("3", "1-0-2"); empty for a static point."""
@@ -41,18 +41,30 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.device) -> Evaluation:
-    """Run a point over a whole split, image order kept."""
-    scores, routes, found = [], [], []
+    """Run a point over a whole split, image order kept.
+
+    >>> from bench.core.spec import DataSpec
+    >>> from bench.data import load
+    >>> from bench.models import PRESETS
+    >>> from bench.points import subnetwork_point
+    >>> from bench.tasks.task import task_of
+    >>> data, net = load(DataSpec("digits")), PRESETS.get("ds_mobilenet_micro8").build().eval()
+    >>> point = subnetwork_point(net, net.space.smallest, data.image_size)
+    >>> result = evaluate(point, data.validation, task_of(data), torch.device("cpu"))
+    >>> result.score.shape, result.route.shape, result.routing()
+    ((150,), (150, 0), {})
+    """
+    scores, routes, details = [], [], []
     for batch in split.batches(BATCH, device=device):
         output, route = point(batch.x)
         scores.append(task.score(output, batch.targets).float().cpu())
         routes.append(route.cpu())
-        found += task.found(output, batch.targets)
+        details += task.details(output, batch.targets)
     route = torch.cat(routes)
     return Evaluation(
         torch.cat(scores).numpy(),
         point.madds(route).numpy(),
         route.numpy(),
         point.params_active(route).numpy(),
-        found,
+        details,
     )

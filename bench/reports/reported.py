@@ -35,7 +35,7 @@ ranked against, or put into a column with, those of the leaderboard.
 """
 
 _UNITS = {"M": 10**6, "G": 10**9}
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)([MG])")
+_COUNT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([MG])", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,11 @@ def load_reported(directory: str | Path) -> list[ReportedRow]:
     """
     rows: dict[str, ReportedRow] = {}
     for file in sorted(Path(directory).glob("*.jsonl")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read: {error}") from error
+        for number, line in enumerate(lines, start=1):
             where = f"{file}, line {number}"
             row = _parse(line, where)
             if row.key in rows:
@@ -131,7 +135,7 @@ def _last_digit(text: str) -> int:
 def _parse(line: str, where: str) -> ReportedRow:
     try:
         raw = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error})") from error
     if not isinstance(raw, dict):
         raise UserError(f"{where}: a reported row is a JSON object")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bench.data.dataset import Split
 from bench.evaluation.accuracy import BATCH
 from bench.methods import method_of, start_of
 from bench.profilers import allocator
+from bench.profilers.exclusive import alone_on_this_machine
 from bench.profilers.memory import peak_rss_mb
 from bench.runs.evaluate import evaluated
 from bench.runs.profile import profiled
@@ -50,7 +51,8 @@ def run_phase(
         if store.has(spec.run_id, phase):
             return
         try:
-            with _prepared(spec) as device:
+            quiet = alone_on_this_machine() if phase == "profile" else nullcontext()
+            with _prepared(spec) as device, quiet:
                 body = _perform(spec, phase, store, data_root, device, progress)
             store.write(spec.run_id, phase, body)
             store.clear_error(spec.run_id)
