@@ -21,6 +21,7 @@ from bench.commands.profile import profile
 from bench.commands.report import report
 from bench.commands.run import run
 from bench.commands.shared import USAGE_ERROR, usage_sentence
+from bench.commands.submit import submit
 from bench.commands.verify import verify
 from bench.core.errors import UserError, one_line
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     help="Train, measure and compare neural networks whose compute can be cut.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, report, compare, verify, profile, export, draw):
+for command in (run, report, compare, verify, submit, profile, export, draw):
     app.command()(command)
 app.command("list")(list_)
 

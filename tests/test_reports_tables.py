@@ -473,6 +473,12 @@ def test_rows_and_columns_are_chosen(store: Path, tmp_path: Path, tables_only):
     assert r"n = 300 test images and 3 seeds. Intervals are 95 \%.}" in tex
 
 
+@pytest.mark.parametrize("chosen", [Chosen({"methods": ["us_net"]}), Chosen({}, ["scor_percent"])])
+def test_a_column_that_no_table_has_is_refused(store: Path, tmp_path: Path, tables_only, chosen: Chosen):
+    with pytest.raises(UserError, match=r"unknown column '(methods|scor_percent)'.*'?(method|score_percent)"):
+        generate(store, tmp_path, COMMAND, chosen=chosen)
+
+
 def test_numbers_in_tables():
     assert fixed(2, 100)(0.70096) == "70.10"
     assert fixed(2)(-0.001) == "0.00"

@@ -150,8 +150,8 @@ def test_hostile_names_are_text_in_the_files(hostile: Path):
         parsed = Text(text)
         assert "img" not in parsed.tags, file.name
         assert "<script>alert" not in text, file.name
-        assert "49" not in parsed.text or "{{ 7 * 7 }}" in text, file.name
-    assert HOSTILE[0] in Text((hostile / "site" / "methods.html").read_text(encoding="utf-8")).text
+    methods = Text((hostile / "site" / "methods.html").read_text(encoding="utf-8")).text
+    assert [name for name in HOSTILE if name.replace("`", "") not in methods] == [], "backticks are code there"
     markdown = (hostile / "tables" / "leaderboard.md").read_text(encoding="utf-8").splitlines()
     rows = [line.replace("\\|", "") for line in markdown if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
@@ -379,7 +379,7 @@ def test_five_thousand_rows(many: Path, page: Page):
     """First paint under 1 s; a filter under 100 ms of the page's own thread, whatever else the machine does."""
     assert (many / DIGITS).stat().st_size < 5 * 2**20
     paints, filters, waited = [], [], []
-    for _ in range(3):
+    for _ in range(5):
         opened(page, many)
         paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
         drawn(page)

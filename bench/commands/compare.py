@@ -22,7 +22,7 @@ def compare(
     """Compare two methods, runs or result directories at equal cost and at equal accuracy."""
     from tabulate import tabulate
 
-    from bench.reports.compare import comparison, side
+    from bench.reports.compare import comparison, side, span
 
     sentence, rows = comparison(side(first, results), side(second, results))
     table = [
@@ -32,7 +32,7 @@ def compare(
             first: "" if row["first"] is None else f"{100 * row['first']:.2f} %",
             second: "" if row["second"] is None else f"{100 * row['second']:.2f} %",
             "difference": f"{100 * row['difference']:+.2f}{' %' if row['first'] is None else ''}",
-            "95 % interval": f"[{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]",
+            "95 % interval": span(row),
             "seeds": row["seeds"],
         }
         for row in rows

@@ -30,13 +30,34 @@ def verify(
 ) -> None:
     """Check a results directory: consistent (recomputed from what lies there), or verified (executed again)."""
     from bench.core.files import write_json
-    from bench.reports.consistent import check_store
+    from bench.reports.submission import results_at
 
     load_plugins(plugin)
     if json_file is not None:
         check_writable(json_file)
+    with results_at(results) as root:
+        said = _looked_at(root, runs or [], execute, rerun, data)
+    for run_id, about in said.items():
+        typer.echo(one_line(f"{run_id}: {about['tier']}"))
+        for key in ("problems", "not verifiable here", "notes"):
+            for line in about[key]:
+                typer.echo(one_line(f"  {'not verifiable here: ' if key == 'not verifiable here' else ''}{line}"))
+    failed = sum(about["tier"] == "failed" for about in said.values())
+    typer.echo(f"{len(said) - failed} of {len(said)} runs hold. {CANNOT}")
+    if json_file is not None:
+        write_json(json_file, {"verify_version": 1, "date": date.today().isoformat(), "runs": said})
+    if failed:
+        raise typer.Exit(1)
+
+
+def _looked_at(
+    results: Path, runs: list[str], execute: bool, rerun: int, data: Path | None
+) -> dict[str, dict[str, Any]]:
+    """What is said of each run. Raises UserError for a run that is not there."""
+    from bench.reports.consistent import check_store
+
     findings = check_store(results)
-    for run_id in runs or []:
+    for run_id in runs:
         if run_id not in findings:
             raise unknown("run", run_id, findings)
     chosen = {run_id: each for run_id, each in findings.items() if not runs or run_id in runs}
@@ -57,17 +78,7 @@ def verify(
                 "notes": each.notes,
                 "digest": each.digest,
             }
-    for run_id, about in said.items():
-        typer.echo(one_line(f"{run_id}: {about['tier']}"))
-        for key in ("problems", "not verifiable here", "notes"):
-            for line in about[key]:
-                typer.echo(one_line(f"  {'not verifiable here: ' if key == 'not verifiable here' else ''}{line}"))
-    failed = sum(about["tier"] == "failed" for about in said.values())
-    typer.echo(f"{len(said) - failed} of {len(said)} runs hold. {CANNOT}")
-    if json_file is not None:
-        write_json(json_file, {"verify_version": 1, "date": date.today().isoformat(), "runs": said})
-    if failed:
-        raise typer.Exit(1)
+    return said
 
 
 def _executed(

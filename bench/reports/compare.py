@@ -30,6 +30,9 @@ Setting = tuple[str, str, int, int]
 """Device, form, batch, threads."""
 
 
+SAVED = "equal accuracy: MAdds saved"
+
+
 class Side(NamedTuple):
     """points: by seed, each point's scores of the images and mean MAdds. latency: median ms of each point, by setting.
     digests: of the test images. metric: the name of the one that is compared."""
@@ -169,27 +172,33 @@ def _at_equal_accuracy(
             continue  # a seed of one side does not get there
         found = summarise(ratios)
         saved: Callable[[float], float] = lambda ratio: 1 - math.exp(ratio)
-        line = {"what": "equal accuracy: MAdds saved", "at": level, "seeds": len(seeds), "first": None, "second": None}
+        line = {"what": SAVED, "at": level, "seeds": len(seeds), "first": None, "second": None}
         lines.append(line | {"difference": saved(found.mean), "low": saved(found.high), "high": saved(found.low)})
     return lines
 
 
+def span(row: Mapping[str, Any]) -> str:
+    """The interval of a row, in percent or points; that of savings rests on seeds and is none with one."""
+    return "n/a" if math.isnan(row["low"]) else f"[{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+
+
 def _sentence(first: Side, second: Side, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The middle row of each kind, in words."""
+    """The middle row of each kind, in words; of the latencies the first alone."""
     kinds = list(dict.fromkeys(row["what"] for row in rows))
+    timed = [kind for kind in kinds if kind not in ("equal MAdds/image", SAVED)]
+    kinds = [kind for kind in kinds if kind not in timed[1:]]
     parts = []
     for kind in kinds:
         of_kind = [row for row in rows if row["what"] == kind]
         row = of_kind[len(of_kind) // 2]
         sure = "" if row["low"] > 0 or row["high"] < 0 else ", no difference shown"
-        span = f"[{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
         if row["first"] is None:
-            amount = f"saves {100 * row['difference']:.1f} % of the MAdds {span}"
+            amount = f"saves {100 * row['difference']:.1f} % of the MAdds {span(row)}"
             parts.append(f"at {100 * row['at']:.2f} % {METRICS[second.metric].title} it {amount}{sure}")
         else:
             unit = kind.removeprefix("equal ")
             where = f"{row['at']:,.0f} {unit}" if row["at"] >= 1000 else f"{row['at']:.3g} {unit}"
-            parts.append(f"{100 * row['difference']:+.2f} points {span} at {where}{sure}")
+            parts.append(f"{100 * row['difference']:+.2f} points {span(row)} at {where}{sure}")
     if not parts:
         return f"{first.name} and {second.name} have no cost at which both run."
     seeds = rows[0]["seeds"]

@@ -101,7 +101,7 @@ def curves_pages(frame: pd.DataFrame) -> list[Page]:
     for (split,), group in groups_of(frame, "split"):
         wide = _wide(group)
         columns = [*NAMES[:3], Column("points", "points", integer)]
-        columns += [Column(title, title) for title in wide.columns if title not in (*CURVE_NAMES, "points")]
+        columns += [Column(title, title) for title in wide.columns if title not in (*CURVE_NAMES, "points", "split")]
         sections.append(Section(str(split), wide, columns))
     return [Page("curves", "Accuracy-MAdds curves", [NOTE], sections, (frame, COLUMNS))]
 
@@ -111,7 +111,7 @@ def _wide(group: pd.DataFrame) -> pd.DataFrame:
     rows: dict[str, dict] = {}
     costliest = max(row["madds_low"] for row in rows_of(group)) / REFERENCE
     for row in rows_of(group):
-        line = rows.setdefault(row["config_id"], {name: row[name] for name in (*CURVE_NAMES, "points")})
+        line = rows.setdefault(row["config_id"], {name: row[name] for name in (*CURVE_NAMES, "points", "split")})
         spread = "" if pd.isna(row["low"]) else f" {interval(row['low'], row['high'])}"
         line[_measure_title(row, costliest)] = NONE if pd.isna(row["mean"]) else PERCENT(row["mean"]) + spread
     return pd.DataFrame(list(rows.values()))

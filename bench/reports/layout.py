@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-from bench.core.errors import UserError, one_line
+from bench.core.errors import UserError, one_line, unknown
 from bench.core.files import write_atomic
 from bench.core.metrics import METRICS, Metric
 from bench.reports.rows import groups_of, rows_of
@@ -181,10 +181,7 @@ def by(name: str, frame: pd.DataFrame, columns: Sequence[Column]) -> list[Sectio
 
 @dataclass(frozen=True)
 class Page:
-    """The tables of one file, and what is said of them; `name` is that of its files.
-
-    table: all rows with the columns of the CSV file, where there is one. is_study: it is an ablation.
-    """
+    """The tables of one file called `name`; `table` are all rows of its CSV file; `is_study`: it is an ablation."""
 
     name: str
     title: str
@@ -202,10 +199,8 @@ class Page:
         for section in sections:
             parts += [section.title and f"## {markdown(section.title)}", markdown(section.text), section.grid("pipe")]
         text = "\n\n".join(part.strip("\n") for part in parts if part)
-        written = [
-            _write(folder / f"{self.name}.md", text + "\n"),
-            _write(folder / f"{self.name}.tex", self._latex(stamp, sections)),
-        ]
+        files = {"md": text + "\n", "tex": self._latex(stamp, sections)}
+        written = [_write(folder / f"{self.name}.{kind}", content) for kind, content in files.items()]
         return written + ([write_csv(folder / f"{self.name}.csv", stamp, *self.table)] if self.table else [])
 
     def _latex(self, stamp: Stamp, sections: Sequence[Section]) -> str:
@@ -225,25 +220,35 @@ class Page:
 
 def _rests_on(section: Section) -> list[str]:
     """What a caption says of the numbers: images, seeds, and which interval stands beside them."""
-    frame, said = section.frame, []
+    said, frame = [], section.frame
     for name, noun in (("images", "test images"), ("seeds", "seeds")):
         if name in frame:
             values = sorted({round(value) for value in frame[name]})
             said.append(f"{values[0]:,}{f' to {values[-1]:,}' if len(values) > 1 else ''} {noun}")
-    said = [f"n = {' and '.join(said)}"] if said else []
-    return said + (["Intervals are 95 %"] if any("95 %" in (column.title or "") for column in section.shown) else [])
+    return ([f"n = {' and '.join(said)}"] if said else []) + (
+        ["Intervals are 95 %"] if any("95 %" in (column.title or "") for column in section.shown) else []
+    )
 
 
 @dataclass(frozen=True)
 class Chosen:
     """Which rows and columns tables show: all rows, and the columns that each table shows by itself, where empty.
 
-    rows: column -> the values of which one must stand in it; a table without that column shows all of its rows.
-    columns: names of columns, by `Column.name` or the header in CSV, in the order in which they are shown.
+    rows: column -> the values of which one must stand in it; a table without it shows all rows. columns: names, by
+    `Column.name` or the header in CSV, in the order in which they are shown.
     """
 
     rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: Sequence[str] = ()
+
+    def check(self, pages: Sequence[Page]) -> None:
+        """Raise UserError for a name that no table has."""
+        sections = [section for page in pages for section in page.sections]
+        in_columns = {name for s in sections for c in s.columns for name in (c.name, c.header or c.name)}
+        in_frames = {str(name) for section in sections for name in section.frame}
+        for name, there in [(n, in_columns) for n in self.columns] + [(n, in_frames) for n in self.rows]:
+            if sections and name not in there:
+                raise unknown("column", name, sorted(there))
 
     def of(self, section: Section) -> Section | None:
         """The part of a table that is shown; None where no row or no column is left."""

@@ -61,9 +61,10 @@ def write_all(
     quoted, measured = load_reported(reported_folder(results_root)), _measured(out_root, runs, ablations, ranks)
     pages = [*failures_pages(runs, problems), *measured.pages, *authors_pages(runs, quoted)]
     stamp, written = Stamp(command, records_digest(runs)), measured.figures
+    others = reported_pages(quoted)
+    chosen.check([*pages, *others])
     for page in pages:
         written += page.write(out_root / "tables", stamp, chosen)
-    others = reported_pages(quoted)
     for page in others:
         written += page.write(out_root / "tables", Stamp(command, _digest_of(quoted)), chosen)
     store = Store(results_root, runs, measured.board, measured.controls, measured.gates, measured.latency, quoted)

@@ -159,7 +159,7 @@ const COLUMNS = [
   { title: "method", field: "method", formatter: text((row) => row.method), on: true, phone: false },
   { title: "point", field: "label", on: true, phone: true, minWidth: 150, ...(isPhone ? { width: 170, variableHeight: true, cssClass: "wraps" } : {}),
     formatter: (cell) => el("a", { href: rowLink(cell.getData()) }, el("bdi", {}, short(pointName(cell.getData()), 80))) },
-  { title: "variant", field: "variant", formatter: text((row) => short(row.variant, 80)), on: rows.some((row) => row.variant), phone: false },
+  { title: "variant", field: "variant", formatter: text((row) => short(row.variant, 80)), on: rows.some((row) => row.variant && !row.control), phone: false },
   number(`${data.metric.title} %`, "score", (row) => percent(row.score), { on: true, phone: true }),
   { title: "95 % interval", field: "low", formatter: (cell) => intervalBar(cell.getData()), headerSort: false, on: true, phone: false, minWidth: 110 },
   number(isPhone ? "MAdds" : "MAdds/image", "madds", (row) => count(row.madds), { on: true, phone: true, headerSortStartingDir: "asc" }),
@@ -326,7 +326,7 @@ function withPlotly(use) {
 let due = 0;
 function drawPlot() {
   clearTimeout(due);
-  due = setTimeout(() => withPlotly(() => {
+  due = setTimeout(() => withPlotly(() => requestIdleCallback(() => { // the table comes first
     const place = document.getElementById("plot"), xKey = chosen("x", "madds"), yKey = chosen("y", "score");
     if (!AXES[xKey] || !AXES[yKey] || place.offsetParent === null) return;
     const plan = layout(AXES[xKey][0], AXES[yKey][0], chosen("xlog", "1") === "1", chosen("ylog", "0") === "1");
@@ -335,7 +335,7 @@ function drawPlot() {
       place.dataset.listens = "yes";
       place.on("plotly_click", ({ points }) => { if (points[0].customdata !== undefined) location.hash = rowLink(rows[points[0].customdata]); });
     });
-  }), 150);
+  }, { timeout: 1000 })), 150);
 }
 
 /* ---- all of it ---- */

@@ -7,7 +7,7 @@ function fact(name, ...said) { return [el("dt", {}, name), el("dd", {}, ...said)
 function plainTable(caption, titles, lines) {
   return el("div", { className: "scroll", role: "region", tabIndex: 0, "aria-label": caption }, el("table", {}, el("caption", {}, caption),
     el("thead", {}, el("tr", {}, titles.map((title) => el("th", { scope: "col" }, title)))),
-    el("tbody", {}, lines.map((line) => el("tr", {}, line.map((cell) => el("td", {}, cell instanceof Node ? cell : el("bdi", {}, String(cell)))))))));
+    el("tbody", {}, lines.map((line) => el("tr", {}, line.map((cell) => el("td", {}, cell instanceof Node ? cell : el("bdi", { className: String(cell).length < 32 ? "short" : "" }, String(cell)))))))));
 }
 function shares(caption, pairs, of) {
   return plainTable(caption, ["", "share", ""], pairs.map(([name, share]) =>
