@@ -50,7 +50,7 @@ EXCEPTIONS = {
 
 # Who may import a heavy or replaceable library, by path prefix.
 LIBRARIES = {
-    "ray": ("bench/executors/ray.py",),
+    "ray": ("bench/executors/ray.py", "bench/executors/ray_group.py"),
     "pandas": ("bench/reports/",),
     "matplotlib": ("bench/reports/",),
     "fvcore": ("bench/profilers/",),

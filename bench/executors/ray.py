@@ -27,6 +27,7 @@ from bench.core.spec import RunSpec
 from bench.core.store import Store
 from bench.executors.attempt import FAILED, Outcome, record_failure, sentence, settle
 from bench.executors.plan import Job, PhaseRunner, Plan, Progress, Summary
+from bench.executors.ray_group import check_cores, group_attempt
 from bench.executors.session import private_folder
 from bench.executors.sharing import guarded_attempt, node_problem, shared_token
 
@@ -141,7 +142,8 @@ class _Tasks:
         self._ray = ray
         self._plan, self._root = plan, root
         self._checked, self._arguments = (token, code_digest()), (root, data, plugins, run)
-        self._task: Any = ray.remote(max_retries=RETRIES, retry_exceptions=False)(guarded_attempt)
+        remote: Any = ray.remote(max_retries=RETRIES, retry_exceptions=False)
+        self._task, self._group = remote(guarded_attempt), remote(group_attempt)
         self._jobs: dict[Any, Job] = {}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self._largest = max(resources.get("CPU", 0) for resources in nodes)
@@ -149,17 +151,23 @@ class _Tasks:
         wants_gpu = [spec.run_id for spec in plan.specs.values() if spec.device == "cuda"]
         if wants_gpu and not any(resources.get("GPU", 0) for resources in nodes):
             raise UserError(f"{wants_gpu[0]} asks for a CUDA device, and Ray knows of no machine with one")
+        check_cores(plan.specs.values(), sum(resources.get("CPU", 0) for resources in nodes), self._cpus)
 
     def start(self, job: Job) -> None:
         # Ray gives a task OMP_NUM_THREADS = num_cpus; run_phase sets torch's own threads.
         spec = self._plan.specs[job.run_id]
-        gpus = 1 if spec.device == "cuda" else 0
-        task = self._task.options(name=str(job), num_cpus=self._cpus(spec), num_gpus=gpus, memory=self._memory)
+        if spec.processes(job.phase) > 1:  # which have their own cores
+            task = self._group.options(name=str(job), num_cpus=0)
+        else:
+            task = self._task.options(
+                name=str(job), num_cpus=self._cpus(spec), num_gpus=int(spec.device == "cuda"), memory=self._memory
+            )
         self._jobs[task.remote(*self._checked, spec, job.phase, *self._arguments)] = job
 
     def have_room(self) -> bool:
         """Twice the cluster: what waits makes an autoscaler add machines, yet early runs end early."""
-        asked = sum(self._cpus(self._plan.specs[job.run_id]) for job in self._jobs.values())
+        specs = [(self._plan.specs[job.run_id], job.phase) for job in self._jobs.values()]
+        asked = sum(self._cpus(spec) * spec.processes(phase) for spec, phase in specs)
         return asked < 2 * self._ray.cluster_resources().get("CPU", 1)
 
     def running(self) -> list[Job]:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from bench.core.ablation import Ablation, Arms
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.recipes.arms import GATE, GATED, on_checkpoint, over_seeds, with_controls
 
