@@ -56,22 +56,28 @@ def test_every_recipe_gives_runs_that_their_methods_accept(name):
 
 # Of the sorted run_ids with three seeds: a recipe's runs are found again in results of before.
 RUN_IDS = {
-    "ablation_bn": "5044d24ee4e068d1",
-    "ablation_distillation": "de0685e66708e797",
+    "ablation_bn": "d91f73f2316e30c7",
+    "ablation_distillation": "4c6e2fd2f9f0356d",
     "ablation_distillation_cifar10": "86dfe026eb0dd810",
-    "ablation_gate": "3068d2acf4f9a238",
+    "ablation_gate": "6973ffabc9d9e9b5",
     "ablation_mvco": "20d1948cc9db3e89",
-    "ablation_routing": "2016fe867362971f",
-    "ablation_sandwich": "b885a3c020b550a2",
+    "ablation_routing": "79857ebbe9b16788",
+    "ablation_sandwich": "a021193b589d880a",
     "bccd": "5051b32e60e429ee",
     "channel_order": "d10100bcf0123d23",
     "cifar10": "76b0bf3021370234",
+    "cifar100_core": "c376e3fa7f8577f6",
     "cifar100_transfer": "50768c3be7803c70",
+    "cifar10_core": "aea610da4be58e50",
     "cifar10_families": "b4c758272c0443ad",
+    "cifar10_gates": "6e4b595cc69ee9a0",
+    "cifar10_more": "b0a709585b310975",
+    "cifar10_pp": "63379dbfe54d0418",
     "cifar10_smoke": "cf537d731609f1ca",
     "cifar10_transfer": "32a7b4e14a531330",
     "digits_all": "74930cab2f5301c4",
     "digits_families": "b808ea59f0e571e3",
+    "imagenet10_core": "05026079c3b6dfaa",
     "imagenet10_smoke": "289cf227a499d4e6",
     "imagenet_ds_mbnet": "35203a98f0c5d646",
     "imagenet_ds_resnet": "b2216a05057a786e",
@@ -81,7 +87,8 @@ RUN_IDS = {
     "official_thinking_vit": "6de65fde786143a4",
     "official_us_mobilenet": "689dec731f02273a",
     "quickstart": "8fa656f8ee338723",
-    "voc_animals": "43b1f0ee0ea7816e",
+    "voc07_core": "54afe682963728e7",
+    "voc_animals": "ecf5647cfcd9c67c",
     "voc_ds_mbnet": "883e7d70477ddb28",
 }
 
@@ -152,6 +159,49 @@ def test_all_methods_of_a_comparison_train_alike(name):
     assert len({(spec.data, spec.train, spec.profile, spec.threads) for spec in alike}) == 1
 
 
+@pytest.mark.parametrize("name", ["cifar10_core", "cifar100_core"])
+def test_all_methods_of_the_evidence_train_equally_long(name):
+    """Fine-tuning counts; what works on a checkpoint trains nothing of its own."""
+
+    def epochs(spec: RunSpec) -> int:
+        options = method_of(spec.method).options(spec)
+        further = {"pruning": "finetune_epochs", "layer_skip": "gate_epochs"}.get(spec.method)
+        return spec.train.epochs + (getattr(options, further) if further else 0)
+
+    specs = [spec for spec in resolve(name, None) if spec.init_from is None]
+    assert len({(epochs(spec), replace(spec.train, epochs=0), spec.data) for spec in specs}) == 1
+
+
+CORE = ["cifar10_core", "cifar100_core", "cifar10_pp", "imagenet10_core", "voc07_core", "cifar10_gates"]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_every_gate_and_cascade_of_the_evidence_has_its_controls(name):
+    specs = resolve(name, None)
+    routed = [spec.run_id for spec in specs if spec.method.startswith("ds_net") or spec.method == "slice_cascade"]
+    controlled = {method: {spec.init_from for spec in specs if spec.method == method} for method in GATED}
+    assert routed
+    assert all(set(routed) == parents for parents in controlled.values())
+
+
+def test_a_seed_of_the_evidence_ends_before_the_next_begins():
+    seeds = [spec.seed for spec in resolve("cifar10_core", None)]
+    assert seeds == sorted(seeds)
+    first, second = ([spec for spec in resolve("cifar10_core", None) if spec.seed == seed] for seed in (0, 1))
+    assert {spec.method for spec in first} - {spec.method for spec in second} == {"early_exit", "layer_skip"}
+    cascades = [spec for spec in second if spec.method == "slice_cascade"]
+    parents = {spec.run_id: spec.method for spec in second}
+    assert sorted(parents[spec.init_from] for spec in cascades) == ["ds_net", "s_net", "us_net"]
+
+
+def test_gates_taught_again_stand_on_the_supernets_of_the_core():
+    core = {spec.run_id for spec in resolve("cifar10_core", None)}
+    runs = [spec for spec in resolve("cifar10_gates", None) if spec.method == "ds_net"]
+    again = [spec for spec in runs if spec.run_id not in core]
+    assert {spec.init_from for spec in again} == {spec.run_id for spec in runs} & core
+    assert {spec.train.epochs for spec in again} == {0}
+
+
 SPACES = [
     (spec, name) for name in RECIPES.names() for spec in resolve(name, range(1)) if spec.method.startswith("ds_net")
 ]
@@ -162,7 +212,7 @@ def test_gates_choose_between_options_whose_costs_lie_within_about_twice(spec, n
     """Wider spaces are for the ablation that shows what goes wrong with them."""
     options, preset = method_of(spec.method).options(spec), PRESETS.get(spec.model)
     assert options.gate_lr <= 0.1
-    if name == "ablation_routing":
+    if name in ("ablation_routing", "cifar10_gates"):
         return
     net = preset.build()
     for routing in routing_spaces(net, options):

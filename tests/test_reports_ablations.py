@@ -163,3 +163,20 @@ def test_multiply_adds_are_of_the_seeds_that_both_have(tmp_path: Path):
         == np.mean([costly(seed)["dynamic0-1"]["madds"].mean() for seed in (1, 2)])
     )
     assert row["madds_change"] == 0
+
+
+def test_a_variant_may_work_on_the_network_of_the_full_method(tmp_path: Path):
+    store, arms = Store(tmp_path), {"full": [], "again": []}
+    for seed in SEEDS:
+        full = spec_of("ds_net", seed)
+        again = spec_of("ds_net", seed, full, gate_lr=2.0)
+        write_eval(store, full, full_points(seed))
+        write_eval(store, again, {"dynamic0-1": worse_point(seed)})
+        arms["full"].append(full.run_id)
+        arms["again"] += [full.run_id, again.run_id]
+    write_ablation(store.root, "gates", [Group({**arms, "not run": arms["full"]}, None)])
+    frame = found(tmp_path, "gates").frame
+    assert list(frame["point"]) == ["dynamic0-1"]
+    assert set(frame["arm"]) == {"again"}
+    assert set(frame["changed"]) == {"gate_lr=2.0, on the full method's network"}
+    assert set(frame["verdict"]) == {"worse"}

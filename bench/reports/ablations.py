@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def sections(
         arms = {words: [by_id[run_id] for run_id in ids if run_id in by_id] for words, ids in group.arms.items()}
         if not (full := next(iter(arms.values()))):
             continue
+        own = {words: [run for run in arm if run not in full] for words, arm in arms.items()}  # some start from full's
+        arms = {words: arm for words, arm in arms.items() if arm is full or own[words]}
         configs = {words: {run.spec.method: run.config_id for run in arm} for words, arm in arms.items()}
         pairs = list(_pairs(configs, group.reference, named))
         key = json.dumps([[words, *pair] for words, *pair in pairs])
@@ -84,7 +87,7 @@ def sections(
             if pair := compared(scores[row], scores[other]):
                 names = ("dataset", "split", "model", "method", "kind", "config_id", "point")
                 line = {name: named[row][name] for name in names} | {"metric": paired_metric(named[row]["metric"])}
-                line |= {"arm": words, "changed": changed_settings(arms[words][0], full[0])}
+                line |= {"arm": words, "changed": _changed((own[words] or full)[0], full)}
                 line |= {"against": other[2], "against_config": other[1]}
                 lines.append(line | pair | {"madds_change": pair["madds_mean"] / pair["other_madds"] - 1})
         if lines:
@@ -112,6 +115,13 @@ def _pairs(
                 other = (row[0], full[method], reference if reference and is_dynamic else row[2])
                 if other in named and other != row:
                     yield words, row, other
+
+
+def _changed(variant: Run, full: Sequence[Run]) -> str:
+    """In what a variant differs from the full method; where it starts from its network, that alone is said of it."""
+    started = variant.spec.init_from in {run.run_id for run in full}
+    alone = replace(variant, settings=settings_of(replace(variant.spec, init_from=None), {})) if started else variant
+    return changed_settings(alone, full[0]) + ", on the full method's network" * started
 
 
 def changed_settings(variant: Run, full: Run) -> str:
