@@ -127,16 +127,12 @@ def check_nodes(root: Path, token: str) -> None:
 class _Tasks:
     """The phases that Ray has in hand."""
 
+    # fmt: off
     def __init__(
-        self,
-        plan: Plan,
-        root: Path,
-        data: Path | None,
-        plugins: list[str],
-        run: PhaseRunner | None,
-        token: str,
+        self, plan: Plan, root: Path, data: Path | None, plugins: list[str], run: PhaseRunner | None, token: str,
         memory_bytes: int,
     ):
+        # fmt: on
         import ray
 
         self._ray = ray

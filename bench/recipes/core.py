@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from bench.core.ablation import Ablation, Arms
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.recipes.ablations import FULL
 from bench.recipes.arms import GATE, GATED, on_checkpoint, over_seeds, with_controls
