@@ -16,12 +16,13 @@ endif
 # Tests share the cores by processes, so one thread each; Ray's tests start one Ray of their own and come last.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help quickstart test bench lint format env clean
+.PHONY: help quickstart test bench chaos lint format env clean
 
 help:
 	@echo "make quickstart  make the environment, run the main job on the embedded data set, print the leaderboard"
 	@echo "make test        make the environment, run all tests"
 	@echo "make bench       measure the speed claims (ARGS=\"slicing --time-limit 20\" for one, or shorter)"
+	@echo "make chaos       kill workers and drivers at random and compare tables (ARGS=\"--kills 30 --seed 0\")"
 	@echo "make lint        ruff and pyright; make format rewrites"
 	@echo "make clean       remove the environment and the caches; results stay"
 
@@ -34,6 +35,9 @@ test: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.speed $(ARGS)
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from baselines.autoslim_search import Error, choice_at, madds_of, slim, stage_rungs
 from bench.core.errors import UserError
+from bench.core.ranges import Count, Fractions, FromZero
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, fresh_model, train_network, trainable_copy
@@ -27,7 +28,7 @@ from bench.points import OperatingPoint, StaticPoint
 from bench.slicing.bound import BatchChoice, CollectingChoice
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_collected
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 from bench.tasks.task import Task
 from bench.training.joint import Lesson, train_jointly
 
@@ -44,24 +45,12 @@ class AutoSlimOptions:
         random_widths, inplace_distillation: of the supernet's training, as in `us_net`.
     """
 
-    budgets: tuple[float, ...] = (0.75, 0.5, 0.25)
-    groups: int = 10
-    search_images: int = 256
-    retrain_epochs: int | None = None
-    random_widths: int = 2
+    budgets: Fractions = (0.75, 0.5, 0.25)
+    groups: Count = 10
+    search_images: Count = 256
+    retrain_epochs: FromZero | None = None
+    random_widths: FromZero = 2
     inplace_distillation: bool = True
-
-    def __post_init__(self) -> None:
-        for budget in self.budgets:
-            if not 0 < budget <= 1:
-                raise UserError(f"budgets are fractions of the full multiply-adds in (0, 1], not {budget}")
-        if not self.budgets or len({f"{budget:g}" for budget in self.budgets}) < len(self.budgets):
-            raise UserError("budgets must be at least one fraction, each named once")
-        for key, least in (("groups", 1), ("search_images", 1), ("random_widths", 0)):
-            if getattr(self, key) < least:
-                raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
-        if self.retrain_epochs is not None and self.retrain_epochs < 0:
-            raise UserError(f"retrain_epochs must be at least 0, not {self.retrain_epochs}")
 
 
 class AutoSlim(Method):
@@ -167,4 +156,4 @@ def plain_choice(net: Supernet, choice: Choice, x: Tensor) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return to_channels_last(network)

@@ -52,22 +52,22 @@ def slim(
         ValueError: the narrowest network does not meet a budget.
     """
     levels = [len(steps) - 1 for steps in rungs]
-    choice, left = choice_at(rungs, levels), sorted(budgets, reverse=True)
-    found: dict[int, Choice] = {}
+    choice, remaining = choice_at(rungs, levels), sorted(budgets, reverse=True)
+    networks: dict[int, Choice] = {}
     path: list[tuple[int, Error]] = []
-    while left:
-        if madds_of(choice) <= left[0]:
-            found[left.pop(0)] = choice
+    while remaining:
+        if madds_of(choice) <= remaining[0]:
+            networks[remaining.pop(0)] = choice
             continue
         candidates = [_lowered(levels, stage) for stage, level in enumerate(levels) if level > 0]
         if not candidates:
-            raise ValueError(f"the narrowest network has {madds_of(choice)} multiply-adds, more than {left[0]}")
+            raise ValueError(f"the narrowest network has {madds_of(choice)} multiply-adds, more than {remaining[0]}")
         errors = [error_of(choice_at(rungs, candidate)) for candidate in candidates]
         error = min(errors)
         levels = candidates[errors.index(error)]
         choice = choice_at(rungs, levels)
         path.append((madds_of(choice), error))
-    return found, path
+    return networks, path
 
 
 def _lowered(levels: Sequence[int], stage: int) -> list[int]:

@@ -17,13 +17,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from baselines.channel_selection import GatedConv, GatedNetwork, masked
-from baselines.staged import Staged, channels_last, one_image, require_pairs, staged
+from baselines.staged import Staged, require_pairs, staged
 from bench.core.errors import UserError
+from bench.core.ranges import Fractions, FromZero, Positive
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
@@ -31,7 +34,7 @@ from bench.points import OperatingPoint
 from bench.profilers.madds import executed_by, executed_madds
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 
 
 @dataclass(frozen=True)
@@ -43,23 +46,15 @@ class ChannelGateOptions:
         gate_epochs, gate_lr: of training network and predictors together, from the plain network, for each density.
     """
 
-    groups: int = 4
-    densities: tuple[float, ...] = (0.75, 0.5)
-    gate_epochs: int = 10
-    gate_lr: float = 0.05
+    groups: Annotated[int, Ge(2), Le(16)] = 4
+    densities: Fractions = (0.75, 0.5)
+    gate_epochs: FromZero = 10
+    gate_lr: Positive = 0.05
 
     def __post_init__(self) -> None:
-        if not 2 <= self.groups <= 16:
-            raise UserError(f"groups must be 2 to 16, not {self.groups}")
-        if not self.densities or len({f"{density:g}" for density in self.densities}) < len(self.densities):
-            raise UserError("densities must be at least one fraction, each named once")
         for density in self.densities:
-            if not 0 < density <= 1 or not float(density * self.groups).is_integer():
-                raise UserError(f"densities are fractions in (0, 1] of {self.groups} groups, not {density}")
-        if self.gate_epochs < 0:
-            raise UserError(f"gate_epochs must be at least 0, not {self.gate_epochs}")
-        if self.gate_lr <= 0:
-            raise UserError(f"gate_lr must be above 0, not {self.gate_lr}")
+            if not float(density * self.groups).is_integer():
+                raise UserError(f"densities are fractions of {self.groups} groups, not {density}")
 
     def kept(self, density: float) -> int:
         return round(density * self.groups)
@@ -150,10 +145,11 @@ class ChannelPoint(OperatingPoint):
     """
 
     kind = "dynamic"
+    decides = "gate"
 
     def __init__(self, name: str, network: GatedNetwork, image: Tensor) -> None:
         self.name, self.network = name, network.eval()
-        self.runner = Runner(channels_last(folded(network)))  # type: ignore[arg-type]
+        self.runner = Runner(to_channels_last(folded(network)))
         self.executed = executed_madds(self.runner, image)
         self.theoretical = self.executed - suppressed_products(counted_steps(self.runner.network, image))
         self.active = parameters_of(network) - sum(conv.idle_parameters for conv in network.gated)
@@ -213,7 +209,7 @@ class ChannelGate(Method):
 
     def points(self, run: Run) -> list[OperatingPoint]:
         base, points = staged(fresh_model(run)), []
-        image = one_image(run.data.channels, run.data.image_size, run.device)
+        image = run.example
         for density in run.options.densities:
             name, network = f"density{density:g}", gated(base, density, run)
             run.restore(name, {"network": network})

@@ -45,12 +45,12 @@ class RandomlyRouted(RoutedPoint):
 
     def on(self, images: Iterable[Tensor]) -> RandomlyRouted:
         """Fit the thresholds: the hashes of these images, split so that each route gets as many as the gates give."""
-        keys, taken = [], []
+        keys, decided = [], []
         for x in images:
             keys.append(image_keys(x, self.key))
-            taken.append(self.gated(x).route.cpu())
+            decided.append(self.gated(x).route.cpu())
         ordered = torch.cat(keys).sort().values
-        routes, counts = torch.cat(taken).unique(dim=0, return_counts=True)
+        routes, counts = torch.cat(decided).unique(dim=0, return_counts=True)
         return RandomlyRouted(self.gated, self.key, routes, ordered[counts.cumsum(0)[:-1]])
 
     def _router_for(self, x: Tensor) -> Router:

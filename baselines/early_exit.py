@@ -12,15 +12,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt, Lt, MinLen
 from torch import Tensor, nn
 
 from baselines.exit_thresholds import thresholds_for
 from baselines.exits import ExitNetwork, confidences, exit_point, served
-from baselines.staged import Staged, costs_of, one_image, require_classes, staged
+from baselines.staged import Staged, costs_of, require_classes, staged
 from bench.core.errors import UserError
+from bench.core.ranges import NamedOnce, Positive
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
@@ -40,30 +42,31 @@ class EarlyExitOptions:
         maximum: fraction that no image may exceed; null for none. Everything leaves at the last exit within it.
     """
 
-    exits: tuple[float, ...] = (0.25, 0.5, 0.75)
-    exit_weight: float = 1.0
-    budgets: tuple[float, ...] = (0.75, 0.5)
+    exits: Annotated[tuple[Annotated[float, Gt(0), Lt(1)], ...], MinLen(1), NamedOnce] = (0.25, 0.5, 0.75)
+    exit_weight: Positive = 1.0
+    budgets: Annotated[tuple[Positive, ...], MinLen(1), NamedOnce] = (0.75, 0.5)
     maximum: float | None = None
 
-    def __post_init__(self) -> None:
-        for key in ("exits", "budgets"):
-            fractions = getattr(self, key)
-            if not fractions or len({f"{f:g}" for f in fractions}) < len(fractions) or min(fractions) <= 0:
-                raise UserError(f"{key} must be at least one fraction above 0, each named once, not {fractions}")
-        if max(self.exits) >= 1:
-            raise UserError(f"exits stand at fractions below 1, not at {max(self.exits)}: the classifier is there")
-        if self.exit_weight <= 0:
-            raise UserError(f"exit_weight must be above 0, not {self.exit_weight}")
 
-
-def exit_head(arriving: Tensor, classes: int) -> nn.Module:
+def exit_head(arriving: Tensor, classes: int, channel: int = 1) -> nn.Module:
     """A classifier of an activation: (B, C, H, W) by quarters of the image, tokens (B, N, C) by their mean.
 
     It is cheap, for every image pays for all exits that it passes.
+
+    channel: the dimension of a map that holds its channels.
     """
+    if arriving.dim() == 4 and channel == 3:
+        return nn.Sequential(ChannelsFirst(), exit_head(arriving.movedim(3, 1), classes))
     if arriving.dim() == 4:
         return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * arriving.shape[1], classes))
     return nn.Sequential(nn.LayerNorm(arriving.shape[-1]), MeanToken(), nn.Linear(arriving.shape[-1], classes))
+
+
+class ChannelsFirst(nn.Module):
+    """(B, H, W, C) to (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(3, 1)
 
 
 class MeanToken(nn.Module):
@@ -94,7 +97,7 @@ def with_exits(network: Staged, fractions: Sequence[float], x: Tensor) -> ExitNe
     cuts = places(costs, fractions)
     bounds = [-1, *cuts, len(network.blocks)]
     parts = [nn.Sequential(*pieces[start + 1 : end + 1]) for start, end in pairwise(bounds)]
-    return ExitNetwork(parts, [*(exit_head(outputs[cut], classes) for cut in cuts), network.head])
+    return ExitNetwork(parts, [*(exit_head(outputs[cut], classes, network.channel) for cut in cuts), network.head])
 
 
 def exit_costs(network: ExitNetwork, x: Tensor) -> tuple[list[int], int]:
@@ -115,7 +118,7 @@ class EarlyExit(Method):
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: EarlyExitOptions = self.options(spec)
-        image = one_image(net.input_channels, image_size)
+        image = torch.zeros(1, net.input_channels, image_size, image_size)
         costs, full = exit_costs(with_exits(staged(net), options.exits, image), image)
         limits = options.budgets if options.maximum is None else (*options.budgets, options.maximum)
         least = min(limits)
@@ -159,5 +162,4 @@ def exit_network(net: Supernet, run: Run) -> tuple[ExitNetwork, Tensor]:
     """The full network with exits that start at random, and one image (1, C, H, W) of the right shape."""
     plain = staged(net)
     reseed(run.spec, "exits")
-    image = one_image(run.data.channels, run.data.image_size, run.device)
-    return with_exits(plain, run.options.exits, image).to(run.device), image
+    return with_exits(plain, run.options.exits, run.example).to(run.device), run.example

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from baselines.exit_thresholds import Measure, confidence
-from baselines.staged import channels_last
 from bench.data.dataset import Split
 from bench.evaluation.accuracy import BATCH
 from bench.points import OperatingPoint
@@ -17,6 +16,7 @@ from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.groups import take, together
 from bench.slicing.parts import Part
+from bench.slicing.supernet import to_channels_last
 
 
 class ExitNetwork(nn.Module):
@@ -63,19 +63,19 @@ class Exits(nn.Module):
         exits = None if self.blind is None else self.blind(x)
         rows = torch.arange(len(x), device=x.device)
         route = torch.empty(len(x), 1, dtype=torch.int64, device=x.device)
-        outputs, left = [], []
+        outputs, leaving = [], []
         for index, (part, head) in enumerate(zip(self.network.parts, self.network.heads, strict=True)):
             x = part(x)
             logits = head(x)
             leaves = self.measure(logits) >= self.thresholds[index] if exits is None else exits[rows] <= index
             outputs.append(logits[leaves])
-            left.append(rows[leaves])
-            route[left[-1]] = index
+            leaving.append(rows[leaves])
+            route[leaving[-1]] = index
             staying = leaves.logical_not().nonzero().flatten()
             if not len(staying):
                 break
             rows, x = take(rows, staying), take(x, staying)
-        return Prediction(together(outputs, left), route)
+        return Prediction(together(outputs, leaving), route)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.predict(x).output
@@ -120,6 +120,7 @@ class ExitPoint(OperatingPoint):
     """
 
     kind = "dynamic"
+    decides = "exit"
 
     def __init__(
         self,
@@ -179,7 +180,7 @@ def exit_point(name: str, network: ExitNetwork, thresholds: Sequence[float], cos
 
 def served(network: ExitNetwork) -> ExitNetwork:
     """A copy as it is run: batch norm folded, channels last."""
-    return channels_last(folded(network))  # type: ignore[return-value]
+    return to_channels_last(folded(network))
 
 
 @torch.no_grad()

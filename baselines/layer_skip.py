@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from baselines.staged import Staged, channels_last, costs_of, one_image, pooled, require_pairs, staged
+from baselines.staged import Staged, costs_of, pooled, require_pairs, staged
 from bench.core.errors import UserError
+from bench.core.ranges import Count, FromZero, NotNegative, Positive, Shares
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, fresh_model, reseed, train_network
@@ -28,7 +29,7 @@ from bench.points import OperatingPoint
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded, parameters_of
 from bench.slicing.gate import decide, gumbel_straight_through
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 from bench.training.loop import Loss
 
 SKIP, RUN = 0, 1
@@ -45,25 +46,12 @@ class LayerSkipOptions:
         temperature: of the Gumbel-softmax.
     """
 
-    targets: tuple[float, ...] = (0.75, 0.5)
-    gate_epochs: int = 10
-    gate_lr: float = 0.05
-    gate_hidden: int = 16
-    rate_weight: float = 2.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.targets or len({f"{target:g}" for target in self.targets}) < len(self.targets):
-            raise UserError("targets must be at least one rate, each named once")
-        for target in self.targets:
-            if not 0 <= target <= 1:
-                raise UserError(f"targets are rates in [0, 1], not {target}")
-        for key, least in (("gate_epochs", 0), ("gate_hidden", 1), ("rate_weight", 0)):
-            if getattr(self, key) < least:
-                raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
-        for key in ("gate_lr", "temperature"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"{key} must be above 0, not {getattr(self, key)}")
+    targets: Shares = (0.75, 0.5)
+    gate_epochs: FromZero = 10
+    gate_lr: Positive = 0.05
+    gate_hidden: Count = 16
+    rate_weight: NotNegative = 2.0
+    temperature: Positive = 1.0
 
 
 def is_skippable(block: nn.Module) -> bool:
@@ -159,11 +147,12 @@ class SkipPoint(OperatingPoint):
     """
 
     kind = "dynamic"
+    decides = "gate"
 
     def __init__(self, name: str, network: SkipNetwork, image: Tensor) -> None:
         self.name, self.network = name, network.eval()
         self.routing_space = ((SKIP, RUN),) * len(network.gates)
-        self.runner: SkipNetwork = channels_last(folded(network))  # type: ignore[assignment]
+        self.runner: SkipNetwork = to_channels_last(folded(network))
         pieces = [network.network.stem, *network.network.blocks, network.network.head]
         self._madds = Priced(network.gates, costs_of(pieces, image)[0])
         self._params = Priced(network.gates, [parameters_of(piece) for piece in pieces])
@@ -237,7 +226,7 @@ class LayerSkip(Method):
 
     def points(self, run: Run) -> list[OperatingPoint]:
         base, points = staged(fresh_model(run)), []
-        widths, image = arriving(base, run), one_image(run.data.channels, run.data.image_size, run.device)
+        widths, image = arriving(base, run), run.example
         for target in run.options.targets:
             name, network = f"rate{target:g}", gated(base, widths, target, run)
             run.restore(name, {"network": network})
@@ -247,8 +236,8 @@ class LayerSkip(Method):
 
 def arriving(base: Staged, run: Run) -> dict[str, int]:
     """Channels that arrive at each block that can be skipped, by its index."""
-    image = one_image(run.data.channels, run.data.image_size, run.device)
-    widths = [x.shape[1 if x.dim() == 4 else -1] for x in costs_of([base.stem, *base.blocks], image)[1]]
+    outputs = costs_of([base.stem, *base.blocks], run.example)[1]
+    widths = [x.shape[1 if x.dim() == 4 else -1] for x in outputs]
     return {str(i): widths[i] for i, block in enumerate(base.blocks) if is_skippable(block)}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from baselines.nested_rules import SCHEMES
-from bench.core.errors import UserError
+from bench.core.ranges import Rate
 from bench.core.spec import RunSpec
 from bench.methods import SUPERNET, Method, Run, build_model, trained_supernet
 from bench.points import OperatingPoint, subnetwork_point
@@ -32,11 +32,7 @@ class NestedViTOptions:
 
     scheme: Literal["matformer", "hydravit", "scala"] = "hydravit"
     rungs: tuple[int, ...] = ()
-    alone: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alone < 1:
-            raise UserError(f"alone is a share of the training from 0 to below 1, not {self.alone}")
+    alone: Rate = 0.1
 
 
 class NestedViT(Method):

@@ -13,6 +13,7 @@ from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import SUPERNET, Method, Run, build_model, trained_supernet
 from bench.models.official import imagenet_rows
+from bench.models.preset import SUPERNETS
 from bench.models.weights import is_official
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.choice import Choice, ChoiceSpace
@@ -37,6 +38,7 @@ class Pretrained(Method):
     paper = "the authors' of the weights"
     leaves = "supernet"
     as_given = True
+    trains = SUPERNETS
     Options = PretrainedOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

@@ -18,6 +18,7 @@ from baselines.pruning_budget import check_budget, prune_to_budget
 from baselines.pruning_criteria import CRITERIA
 from baselines.pruning_surgery import rebuild
 from bench.core.errors import UserError
+from bench.core.ranges import Count, Fractions, FromZero, NotNegative, Positive
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
 from bench.methods import Method, Run, build_model, build_network, fresh_model, plain_network, train_network
@@ -25,7 +26,7 @@ from bench.models.detector.head import DetectorTail
 from bench.points import OperatingPoint, StaticPoint
 from bench.profilers.madds import executed_madds
 from bench.slicing.extract import extract
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 from bench.training.loop import Loss
 
 
@@ -44,24 +45,12 @@ class PruningOptions:
     """
 
     criterion: Literal["random", "l1", "l2", "norm_scale", "slimming", "fpgm", "taylor"] = "l1"
-    budgets: tuple[float, ...] = (0.5, 0.25)
-    iterative_steps: int = 1
-    finetune_epochs: int = 10
-    finetune_lr: float | None = None
-    sparsity: float = 1e-4
-    taylor_images: int = 256
-
-    def __post_init__(self) -> None:
-        for budget in self.budgets:
-            if not 0 < budget <= 1:
-                raise UserError(f"budgets are fractions of the full multiply-adds in (0, 1], not {budget}")
-        if not self.budgets or len({f"{budget:g}" for budget in self.budgets}) < len(self.budgets):
-            raise UserError("budgets must be at least one fraction, each named once")
-        for key, least in (("iterative_steps", 1), ("finetune_epochs", 0), ("taylor_images", 1), ("sparsity", 0)):
-            if getattr(self, key) < least:
-                raise UserError(f"{key} must be at least {least}, not {getattr(self, key)}")
-        if self.finetune_lr is not None and self.finetune_lr <= 0:
-            raise UserError(f"finetune_lr must be above 0, not {self.finetune_lr}")
+    budgets: Fractions = (0.5, 0.25)
+    iterative_steps: Count = 1
+    finetune_epochs: FromZero = 10
+    finetune_lr: Positive | None = None
+    sparsity: NotNegative = 1e-4
+    taylor_images: Count = 256
 
 
 class Pruning(Method):
@@ -73,14 +62,15 @@ class Pruning(Method):
     Options = PruningOptions
     takes_networks = True
 
-    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> str:
         options: PruningOptions = self.options(spec)
         plain, criterion = extract(net, net.space.uniform_choices[-1]), CRITERIA[options.criterion]
         criterion.check(plain, spec.model)
         if any(isinstance(module, DetectorTail) and module.finer > 1 for module in plain.modules()):
             raise UserError(f"{spec.model} turns channels into positions, and pruning cannot follow them there")
         image = torch.zeros(1, net.input_channels, image_size, image_size)
-        check_budget(plain, image, min(options.budgets), criterion)
+        untouched = check_budget(plain, image, min(options.budgets), criterion)
+        return untouched and f"{spec.model}: {untouched}"
 
     def train(self, run: Run) -> None:
         names = names_of(run.options)
@@ -97,8 +87,8 @@ class Pruning(Method):
         net = fresh_model(run)
         plain, points = plain_network(net, net.space.uniform_choices[-1]), []
         for name in names_of(run.options):
-            network = channels_last(rebuild(plain, run.state(name, "network"))).eval()
-            points.append(StaticPoint(name, network, executed_madds(network, example(run))))
+            network = to_channels_last(rebuild(plain, run.state(name, "network"))).eval()
+            points.append(StaticPoint(name, network, executed_madds(network, run.example)))
         return points
 
 
@@ -114,7 +104,7 @@ def prune(name: str, base: nn.Module, budget: float, run: Run) -> None:
     for step in range(1, steps + 1):
         pruned = prune_to_budget(
             network,
-            example(run),
+            run.example,
             1 - (1 - budget) * step / steps,
             CRITERIA[options.criterion],
             seed=run.spec.seed,
@@ -122,20 +112,11 @@ def prune(name: str, base: nn.Module, budget: float, run: Run) -> None:
             loss=run.task.loss,
             full_madds=full,
         )
-        network, full = channels_last(pruned.network), pruned.full_madds
+        network, full = to_channels_last(pruned.network), pruned.full_madds
         epochs = options.finetune_epochs * step // steps - options.finetune_epochs * (step - 1) // steps
         spec = run.spec.train
         spec = replace(spec, epochs=epochs, lr=options.finetune_lr or spec.lr, warmup_epochs=0.0, warmup_steps=None)
         train_network(name if step == steps else f"{name}.{step}of{steps}", network, run, spec=spec)
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def example(run: Run) -> Tensor:
-    """(1, C, H, W): an image of the right shape."""
-    return torch.zeros(1, run.data.channels, run.data.image_size, run.data.image_size, device=run.device)
 
 
 def sparse_loss(network: nn.Module, strength: float, run: Run) -> Loss:

@@ -73,7 +73,7 @@ def prune_to_budget(
     full = full_madds or _count(network, example)
     widths, madds = _search(surgeon, scores, criterion, example, budget * full)
     if abs(madds - budget * full) > TOLERANCE * budget * full:
-        raise _out_of_reach(budget, criterion, madds, full)
+        raise _out_of_reach(budget, criterion, madds, full, surgeon)
     kept = {c.name: _best(s, w) for c, s, w in zip(surgeon.couplings, scores, widths, strict=True)}
     pruned = surgeon.operate(kept)
     if _count(pruned, example) != madds:
@@ -81,19 +81,23 @@ def prune_to_budget(
     return Pruned(pruned, madds, full, kept)
 
 
-def check_budget(network: nn.Module, example: Tensor, budget: float, criterion: Criterion) -> None:
-    """Raises `UserError`, before anything is trained, where even the smallest pruned network exceeds the budget."""
+def check_budget(network: nn.Module, example: Tensor, budget: float, criterion: Criterion) -> str:
+    """Raises `UserError`, before anything is trained, where even the smallest pruned network exceeds the budget.
+
+    Returns a sentence on what cannot be pruned, "" where everything can.
+    """
     surgeon = Surgeon(network, example)
     widths = tuple(_least(c.units, 1, criterion) if criterion.judges(c) else c.units for c in surgeon.couplings)
     smallest, full = _count(surgeon.hollow(widths), example), _count(network, example)
     if smallest > (1 + TOLERANCE) * budget * full:
-        raise _out_of_reach(budget, criterion, smallest, full)
+        raise _out_of_reach(budget, criterion, smallest, full, surgeon)
+    return surgeon.untouched
 
 
-def _out_of_reach(budget: float, criterion: Criterion, nearest: int, full: int) -> UserError:
+def _out_of_reach(budget: float, criterion: Criterion, nearest: int, full: int, surgeon: Surgeon) -> UserError:
     return UserError(
         f"budget {budget:g} is out of reach: the nearest network that {criterion.name} pruning can make has "
-        f"{nearest / full:.3g} of the {full:,} multiply-adds"
+        f"{nearest / full:.3g} of the {full:,} multiply-adds" + (surgeon.untouched and f"; {surgeon.untouched}")
     )
 
 
@@ -118,12 +122,12 @@ def _search(
 ) -> tuple[Widths, int]:
     """The widths whose count is nearest to the target: in coarse steps where they get there, else in single units."""
     units = [coupling.units for coupling in surgeon.couplings]
-    known: dict[Widths, int] = {}
+    counted: dict[Widths, int] = {}
 
     def count(widths: Widths) -> int:
-        if widths not in known:
-            known[widths] = _count(surgeon.hollow(widths), example)
-        return known[widths]
+        if widths not in counted:
+            counted[widths] = _count(surgeon.hollow(widths), example)
+        return counted[widths]
 
     widths: Widths = ()
     for steps in ([granularity(n) for n in units], [1] * len(units)):

@@ -167,7 +167,8 @@ def _of_filters(evidence: Evidence, measure: Callable[[Tensor], Tensor]) -> Scor
 def _by_unit(layer: Layer) -> Tensor:
     """The layer's weights as (units, d): all that a unit owns of them in one row."""
     weight: Tensor = layer.module.weight.detach().double().cpu()  # type: ignore[assignment, operator]
-    return weight[layer.unit_of.argsort(stable=True)].reshape(int(layer.unit_of.max()) + 1, -1)
+    rows = weight[layer.places.cpu()]
+    return rows[layer.unit_of.argsort(stable=True)].reshape(int(layer.unit_of.max()) + 1, -1)
 
 
 def _mean(values: list[Tensor]) -> Tensor | None:
@@ -191,5 +192,5 @@ def _change(layers: list[Layer], gradients: dict[int, Tensor]) -> Tensor:
     for layer in layers:
         for parameter in layer.module.parameters():
             moved = (parameter.detach() * gradients[id(parameter)]).double().cpu()
-            change.index_add_(0, layer.unit_of, moved.reshape(len(parameter), -1).sum(1))
+            change.index_add_(0, layer.unit_of, moved.reshape(len(parameter), -1).sum(1)[layer.places])
     return change

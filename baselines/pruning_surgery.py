@@ -1,6 +1,6 @@
 """Structured removal: channels are cut out of the tensors, never masked, and a cut network is rebuilt from its tensors.
 
-Torch-Pruning removes a channel from every layer that shares it. A network keeps no other trace of being pruned than
+A channel is removed from every layer that shares it. A network keeps no other trace of being pruned than
 the shapes of its tensors, so a checkpoint and the base network are all that a second process needs.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.pruning_coupling import Coupling, channels_a_group, couplings_of, is_attention
+from baselines.pruning_coupling import Coupling, channels_a_group, couplings_of, head_dim_of, is_attention
 from bench.core.errors import UserError
 from bench.models.vit.plain import PlainStage
 from bench.slicing.attention import PlainAttention
@@ -21,6 +21,9 @@ from bench.slicing.attention import PlainAttention
 
 class Surgeon:
     """A copy of a network, and the couplings along which channels can be removed from it.
+
+    Attributes:
+        left: why other couplings are left alone, by the name of their first layer.
 
     Args:
         network: a plain network; it is left as it is.
@@ -30,7 +33,30 @@ class Surgeon:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self.original = network
         self.network = copy.deepcopy(network).requires_grad_(True)
-        self._graph, self.couplings = couplings_of(self.network, example)
+        self.couplings, self.left = couplings_of(self.network, example)
+        if not self._runs(self.couplings, example):
+            alone = [coupling for coupling in self.couplings if not self._runs([coupling], example)]
+            self.left |= {coupling.name: "without one of its channels the network does not run" for coupling in alone}
+            self.couplings = [coupling for coupling in self.couplings if coupling.name not in self.left]
+
+    @property
+    def untouched(self) -> str:
+        """What is left alone and why, in a sentence; "" where everything can be pruned."""
+        if not self.left:
+            return ""
+        (name, reason), *others = self.left.items()
+        more = f", nor {len(others)} others ({', '.join(list(dict(others))[:3])}, ...)" if others else ""
+        return f"the dependency graph cannot follow the channels of {name} ({reason}){more}, so they stay"
+
+    @torch.no_grad()
+    def _runs(self, couplings: Sequence[Coupling], example: Tensor) -> bool:
+        """Whether the network still runs when each of some couplings has lost a unit."""
+        widths = [each.units - (each in couplings and each.units > 1) for each in self.couplings]
+        try:
+            self.hollow(widths).eval()(example)
+        except Exception:  # shapes that do not fit, and whatever a network asserts of them
+            return False
+        return True
 
     def shapes(self, widths: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor when each coupling has shrunk to its width, in units."""
@@ -38,7 +64,7 @@ class Surgeon:
         for coupling, width in zip(self.couplings, widths, strict=True):
             for layer in coupling.layers:
                 for key, dim in layer.tensors():
-                    shapes[key][dim] = shapes[key][dim] // coupling.units * width
+                    shapes[key][dim] -= len(layer.places) // coupling.units * (coupling.units - width)
         return {key: tuple(shape) for key, shape in shapes.items()}
 
     def hollow(self, widths: Sequence[int]) -> nn.Module:
@@ -48,18 +74,19 @@ class Surgeon:
         return rebuild(self.original, zeros)
 
     def operate(self, kept: Mapping[str, Sequence[int]]) -> nn.Module:
-        """Remove every unit that is not among the kept ones of its coupling; return the smaller network. Once only."""
+        """The smaller network, without the units that are not among the kept ones of their coupling."""
+        tensors = self.network.state_dict()
+        stays = {}
         for coupling in self.couplings:
-            gone = set(range(coupling.units)) - set(kept[coupling.name])
-            if not gone:
-                continue
-            if coupling.root is None:
-                _remove_heads(coupling, gone)
-            else:
-                indices = [i for i in range(coupling.units * coupling.block) if i // coupling.block in gone]
-                self._graph.get_pruning_group(*coupling.root, indices).prune(record_history=False)
-        _refit(self.original, self.network)
-        return self.network
+            gone = torch.ones(coupling.units, dtype=torch.bool)
+            gone[list(kept[coupling.name])] = False
+            for layer in coupling.layers:
+                for key, dim in layer.tensors():
+                    rows = stays.setdefault((key, dim), torch.ones(tensors[key].shape[dim], dtype=torch.bool))
+                    rows[layer.places[gone[layer.unit_of]]] = False
+        for (key, dim), rows in stays.items():
+            tensors[key] = tensors[key].index_select(dim, rows.nonzero().flatten().to(tensors[key].device))
+        return rebuild(self.network, tensors)
 
 
 def rebuild(base: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -80,15 +107,6 @@ def rebuild(base: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         _replace(network.get_submodule(path), name, tensor)
     _refit(base, network)
     return network
-
-
-def _remove_heads(coupling: Coupling, gone: set[int]) -> None:
-    for layer in coupling.layers:
-        kept = torch.tensor([i for i, unit in enumerate(layer.unit_of.tolist()) if unit not in gone])
-        for key, dim in layer.tensors():
-            name = key.rpartition(".")[2]
-            tensor = getattr(layer.module, name).detach()
-            _replace(layer.module, name, tensor.index_select(dim, kept.to(tensor.device)))
 
 
 def _replace(module: nn.Module, name: str, tensor: Tensor) -> None:
@@ -135,4 +153,4 @@ def _refit_attention(before: Any, after: Any) -> None:
     if isinstance(after, PlainAttention):
         after.heads = inner // before.head_dim
     else:
-        after.num_heads, after.attn_dim = inner // before.head_dim, inner
+        after.num_heads, after.attn_dim = inner // head_dim_of(before), inner

@@ -23,9 +23,11 @@ from baselines.exit_thresholds import MEASURES, thresholds_for
 from baselines.exits import ExitNetwork, ExitPoint, Exits, confidences, served
 from baselines.staged import require_classes
 from bench.core.errors import UserError
+from bench.core.ranges import Fractions
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset, Split
 from bench.methods import Method, Run, method_of, trained_supernet
+from bench.models.preset import SUPERNETS
 from bench.points import OperatingPoint
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract_part, parameters_of, parameters_used
@@ -71,6 +73,8 @@ class CascadePoint(ExitPoint):
         blind: from images to the place in the chain at which each stops, if that is not where the chain is sure of it.
     """
 
+    decides = "cascade"
+
     def __init__(
         self,
         name: str,
@@ -114,7 +118,7 @@ class SliceCascadeOptions:
     """
 
     chains: tuple[tuple[int, ...], ...] = ()
-    budgets: tuple[float, ...] = (0.75, 0.5)
+    budgets: Fractions = (0.75, 0.5)
     measure: Literal["probability", "entropy"] = "probability"
 
     def __post_init__(self) -> None:
@@ -123,8 +127,6 @@ class SliceCascadeOptions:
                 raise UserError(f"chain {list(chain)} must list two or three sub-networks, each once, slimmest first")
         if len(set(self.chains)) < len(self.chains):
             raise UserError(f"chains must name each chain once, not {[list(chain) for chain in self.chains]}")
-        if not self.budgets:
-            raise UserError("budgets must name at least one fraction")
 
 
 class SliceCascade(Method):
@@ -134,6 +136,7 @@ class SliceCascade(Method):
     kind = "dynamic"
     paper = "this suite's own"
     needs_parent = True
+    trains = SUPERNETS
     Options = SliceCascadeOptions
 
     def check_start(self, parent: RunSpec) -> None:

@@ -16,6 +16,7 @@ from bench.core.spec import RunSpec
 from bench.methods import SUPERNET, Method, Run, build_model, train_network, trained_supernet
 from bench.models import PRESETS
 from bench.models.order import Order, check_order, in_order
+from bench.models.preset import SUPERNETS
 from bench.points import OperatingPoint, subnetwork_point
 from bench.slicing.supernet import Supernet, View
 from bench.training.calibrate import calibrate
@@ -43,6 +44,7 @@ class SlicedOrder(Method):
     paper = "control of this suite"
     leaves = "supernet"
     version = 2
+    trains = SUPERNETS
     Options = SlicedOrderOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -10,16 +11,22 @@ from torch import Tensor, nn
 from bench.core.errors import UserError
 from bench.data.dataset import Dataset
 from bench.models.mobilenet.units import Depthwise
+from bench.models.plain.cut import pieces
+from bench.models.plain.network import whole_of
 from bench.models.vit.plain import PlainStage
 from bench.profilers.madds import executed_madds
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 
 
 class Staged(nn.Module):
-    """An ordinary network in pieces: (B, C, H, W) through stem, blocks and head to (B, classes)."""
+    """An ordinary network in pieces: (B, C, H, W) through stem, blocks and head to (B, classes).
 
-    def __init__(self, stem: nn.Module, blocks: Iterable[nn.Module], head: nn.Module) -> None:
+    channel: which dimension of the maps between them holds the channels: 1, or 3 where they are (B, H, W, C).
+    """
+
+    def __init__(self, stem: nn.Module, blocks: Iterable[nn.Module], head: nn.Module, channel: int = 1) -> None:
         super().__init__()
+        self.channel = channel
         self.stem, self.blocks, self.head = stem, nn.Sequential(*blocks), head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,8 +36,14 @@ class Staged(nn.Module):
 def staged(net: Supernet) -> Staged:
     """The widest network of the model's ladder, extracted, open to training, channels last.
 
-    A block is a depth-wise separable pair, a bottleneck or a transformer block; in a family of somebody else's, a unit.
+    A block is a depth-wise separable pair, a bottleneck or a transformer block; in a family of somebody else's, a unit;
+    in a plain network, what lies between two of its stages. Raises `UserError` for one that cannot be cut so.
     """
+    whole = whole_of(net)
+    if whole is not None:
+        stem, *middle, head = pieces(copy.deepcopy(whole.network), whole.stages)
+        channel = 3 if getattr(whole.network, "output_fmt", None) == "NHWC" else 1
+        return to_channels_last(Staged(stem, middle, head, channel).requires_grad_(True).train())  # type: ignore[return-value]
     choice = net.space.uniform_choices[-1]
     units = [unit for segment in net.segments for unit in segment.units]  # type: ignore[union-attr, attr-defined]
     stem, *middle, head = [unit.extract(choice) for unit in units]
@@ -44,16 +57,7 @@ def staged(net: Supernet) -> Staged:
         elif type(plain) is not nn.Sequential or len(plain):  # what a gate reads is no layer
             blocks.append(nn.Sequential(*front, plain) if front else plain)
             front = []
-    return channels_last(Staged(stem, blocks, head).requires_grad_(True).train())  # type: ignore[return-value]
-
-
-def channels_last(module: nn.Module) -> nn.Module:
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def one_image(channels: int, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """(1, C, size, size), for counting."""
-    return torch.zeros(1, channels, size, size, device=device)
+    return to_channels_last(Staged(stem, blocks, head).requires_grad_(True).train())
 
 
 @torch.no_grad()

@@ -114,6 +114,8 @@ class TwoRounds(OneDecision):
     """Option 0 answers after the first round, option 1 runs the second; one is the surer of the first the lower the
     entropy of its answer. Subclasses hold the rounds."""
 
+    decides = "rounds"
+
     def rounds(self) -> tuple[Round, Round]:
         raise TypeError(f"{type(self).__name__} has no rounds")
 

@@ -16,21 +16,21 @@ train.epochs=0 and thresholds alone they are evaluated as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-import torch
 from torch import Tensor
 
-from baselines.one_decision import OneDecisionPoint, check_budgets, fit_thresholds, fitted_thresholds, named_budgets
+from baselines.one_decision import OneDecisionPoint, check_budgets, fit_thresholds, fitted_thresholds
 from baselines.pretrained import require_authors_classes
 from baselines.thinking_rounds import Nested, NestedRounds, RoundWidth
 from bench.core.errors import UserError
+from bench.core.ranges import NamedOnce, NotNegative, Positive, Share
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
 from bench.methods import Method, Run, beside_of, build_model, fresh_model, reseed, train_network
 from bench.points import OperatingPoint
 from bench.slicing.extract import parameters_of
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,13 @@ class ThinkingViTOptions:
     """
 
     heads: int | None = None
-    budgets: tuple[float, ...] = (0.8, 0.6)
-    thresholds: tuple[float, ...] = ()
-    first_weight: float = 0.5
+    budgets: Annotated[tuple[Positive, ...], NamedOnce] = (0.8, 0.6)
+    thresholds: Annotated[tuple[NotNegative, ...], NamedOnce] = ()
+    first_weight: Share = 0.5
 
     def __post_init__(self) -> None:
-        named_budgets(self.budgets)
         if not (self.budgets or self.thresholds):
             raise UserError("thinking_vit needs at least one budget or threshold")
-        if min(self.thresholds, default=0) < 0 or len(self.named_thresholds) < len(self.thresholds):
-            raise UserError(f"thresholds are entropies from 0 on, each named once, not {self.thresholds}")
-        if not 0 <= self.first_weight <= 1:
-            raise UserError(f"first_weight must be from 0 to 1, not {self.first_weight}")
 
     @property
     def named_thresholds(self) -> dict[str, float]:
@@ -100,7 +95,7 @@ class ThinkingViT(Method):
         run.restore("rounds", {"network": network})
         thresholds = fitted_thresholds(run) if run.options.budgets else {}
         thresholds |= {name: -value for name, value in run.options.named_thresholds.items()}  # sure = of low entropy
-        plain = network.eval().extract().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        plain = to_channels_last(network.eval().extract())
         forms = {"view": network, "extracted": plain}
         costs, params = network.costs(), (parameters_of(plain.first), parameters_of(network))
         points: list[OperatingPoint] = []

@@ -31,18 +31,22 @@ from baselines.one_decision import (
     check_budgets,
     fit_thresholds,
     fitted_thresholds,
-    named_budgets,
 )
 from bench.core.errors import UserError
+from bench.core.ranges import Fractions
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch
-from bench.methods import Method, Run, build_model, fresh_model, plain_network, train_network
+from bench.methods import Method, Run, build_model, fresh_model, plain_network, train_network, trainable_copy
+from bench.models.plain.as_vit import as_vit
+from bench.models.plain.network import whole_of
+from bench.models.preset import ALONE, SLICED
 from bench.models.vit.plain import PlainBlock, PlainEmbedding, PlainHead, PlainStage
 from bench.points import OperatingPoint
+from bench.profilers.madds import executed_madds
 from bench.slicing.attention import attention_cost
 from bench.slicing.extract import parameters_of
 from bench.slicing.ops import drop_path
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, View
 from bench.training.loop import stable_seed
 
 
@@ -71,6 +75,8 @@ class TokenPruned(OneDecision):
         place: index of the block that drops. counts: numbers of patch tokens that may be kept, ascending; the last is
             all of them.
     """
+
+    decides = "token count"
 
     def __init__(self, network: nn.Module, place: int, counts: Sequence[int]) -> None:
         super().__init__()
@@ -132,15 +138,9 @@ class TokenPruneOptions:
         place: index of the block that drops tokens; null: behind a quarter of the blocks, EViT's first place.
     """
 
-    budgets: tuple[float, ...] = (0.8, 0.6)
-    keep: tuple[float, ...] = (0.125, 0.25, 0.375, 0.5, 0.75)
+    budgets: Fractions = (0.8, 0.6)
+    keep: Fractions = (0.125, 0.25, 0.375, 0.5, 0.75)
     place: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.budgets or max(named_budgets(self.budgets).values()) > 1:
-            raise UserError("budgets must be at least one fraction of the full multiply-adds in (0, 1]")
-        if not self.keep or not all(0 < share <= 1 for share in self.keep):
-            raise UserError(f"keep lists shares of the tokens in (0, 1], not {self.keep}")
 
     def counts(self, patches: int) -> tuple[int, ...]:
         """Numbers of tokens that may be kept, out of so many patches."""
@@ -153,23 +153,22 @@ class TokenPrune(Method):
     name = "token_prune"
     kind = "dynamic"
     paper = "importance by Liang et al., ICLR 2022, arXiv 2202.07800; the number for each image is this suite's"
-    trains = ("dynamic weight slicing",)
-    families = ("vit",)
+    trains = (SLICED, ALONE)
+    families = ("vit", "plain")
     Options = TokenPruneOptions
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: TokenPruneOptions = self.options(spec)
-        full = net.cost(net.space.largest, image_size).madds
-        check_budgets(options.budgets, pruned(net, options).cost(0), full)
+        check_budgets(options.budgets, pruned(net, options, image_size).cost(0), full_madds(net, image_size))
 
     def train(self, run: Run) -> None:
-        net = build_model(run)
-        network = pruned(net, run.options)
+        net, size = build_model(run), run.data.image_size
+        network = pruned(net, run.options, size)
         train_with_random_counts(network, run)
-        fit_thresholds(network, costs_of(network), net.cost(net.space.largest, run.data.image_size).madds, run)
+        fit_thresholds(network, costs_of(network), full_madds(net, size), run)
 
     def points(self, run: Run) -> list[OperatingPoint]:
-        network = pruned(fresh_model(run), run.options)
+        network = pruned(fresh_model(run), run.options, run.data.image_size)
         run.restore("pruned", {"network": network})
         costs, thresholds = costs_of(network.eval()), fitted_thresholds(run)
         params = [parameters_of(network)] * len(costs)
@@ -181,9 +180,19 @@ def costs_of(network: TokenPruned) -> list[int]:
     return [network.cost(option) for option in range(len(network.counts))]
 
 
-def pruned(net: Supernet, options: TokenPruneOptions) -> TokenPruned:
-    """The full network of a preset, with a drop. Raises `UserError` for a block that it does not have."""
+def full_madds(net: Supernet, image_size: int) -> int:
+    """Multiply-adds of one image in the full network, without a drop."""
+    parameter = next(net.parameters())
+    x = torch.zeros(1, net.input_channels, image_size, image_size, device=parameter.device)
+    return executed_madds(View(net, net.space.largest).eval(), x)
+
+
+def pruned(net: Supernet, options: TokenPruneOptions, image_size: int) -> TokenPruned:
+    """The full network of a preset, with a drop. Raises `UserError` for a block that it does not have, and for a plain
+    network that is no Vision Transformer of the suite's layout."""
     plain = plain_network(net, net.space.largest)
+    if whole_of(net) is not None:
+        plain = trainable_copy(as_vit(plain[0], image_size, net.input_channels))  # type: ignore[index]
     depth = sum(len(part.blocks) for part in plain.children() if isinstance(part, PlainStage))
     place = depth // 4 if options.place is None else options.place
     if not 0 <= place < depth:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.methods import Method, Run, build_model, build_network, fresh_model, plain_network, train_network
+from bench.models.preset import SUPERNETS
 from bench.points import OperatingPoint, StaticPoint
 from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.supernet import Supernet
@@ -32,6 +33,7 @@ class Uniform(Method):
     name = "uniform"
     kind = "static"
     paper = "the networks that every slimming paper compares with"
+    trains = SUPERNETS
     Options = UniformOptions
     leaves = "networks"
     takes_networks = True

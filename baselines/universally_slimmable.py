@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import UserError
+from bench.core.ranges import FromZero
 from bench.core.spec import RunSpec
 from bench.methods import SUPERNET, Method, Run, build_model, trained_supernet
 from bench.models.widths import WIDTH_MULTIPLIERS
@@ -33,7 +34,7 @@ class USNetOptions:
     """
 
     widths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    random_widths: int = 2
+    random_widths: FromZero = 2
     inplace_distillation: bool = True
     shared_front: bool = False
 
@@ -58,7 +59,6 @@ class USNet(Method):
 
     def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
         options: USNetOptions = self.options(spec)
-        options.stage_one()
         if options.shared_front:
             check_front(net.space, [net.space.largest, net.space.smallest])
         steps = {step_of(width) for width in options.widths}
@@ -89,8 +89,8 @@ def choices_of(space: ChoiceSpace, widths: Sequence[float]) -> dict[float, Choic
 
 def step_of(width: float) -> int:
     """Where a width multiplier stands on the ladder. Raises `UserError` for one that no sub-network has."""
-    for step, known in enumerate(WIDTH_MULTIPLIERS):
-        if abs(known - width) < 1e-6:
+    for step, multiplier in enumerate(WIDTH_MULTIPLIERS):
+        if abs(multiplier - width) < 1e-6:
             return step
     raise UserError(
         f"no sub-network has width {width:g}: widths go from {WIDTH_MULTIPLIERS[0]:g} to {WIDTH_MULTIPLIERS[-1]:g} "

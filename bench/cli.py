@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from bench.commands.compare import compare
 from bench.commands.draw import draw
 from bench.commands.export import export
 from bench.commands.list import list_
@@ -21,7 +22,7 @@ from bench.commands.report import report
 from bench.commands.run import run
 from bench.commands.shared import USAGE_ERROR, usage_sentence
 from bench.commands.verify import verify
-from bench.core.errors import UserError
+from bench.core.errors import UserError, one_line
 
 app = typer.Typer(
     add_completion=False,
@@ -30,12 +31,14 @@ app = typer.Typer(
     help="Train, measure and compare neural networks whose compute can be cut.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, report, verify, profile, export, draw):
+for command in (run, report, compare, verify, profile, export, draw):
     app.command()(command)
 app.command("list")(list_)
 
 INTERRUPTED, TERMINATED = 130, 143  # what a shell expects of a process that Ctrl-C or SIGTERM ended
 PACKAGE = Path(__file__).parent
+LONGEST = 800
+"""Characters of a sentence that are printed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,5 +98,8 @@ def formatted(message: Any, category: type[Warning], filename: str, lineno: int,
 
 
 def _complain(sentence: str) -> int:
-    print(f"slicebench: {sentence}", file=sys.stderr)
+    """Print one line, however long what it quotes is, and whatever is in it."""
+    line = one_line(" ".join(sentence.split()))
+    shown = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    print(f"slicebench: {shown}", file=sys.stderr)
     return 2

@@ -41,6 +41,7 @@ class OperatingPoint:
             or what is decided is no such option.
         front_madds: of a cascade, the multiply-adds that all its sub-networks share; 0 where they share no layer.
         route: of a static point that is one route through a network with gates, the options taken; else None.
+        decides: what decides for each image, in a word: "gate", "exit", "cascade"; None where nothing does.
         reported: of a point with its authors' weights, the key of what they report of it (`results/reported`).
     """
 
@@ -49,6 +50,7 @@ class OperatingPoint:
     routing_space: Sequence[Sequence[int]] | None = None
     front_madds: int | None = None
     route: tuple[int, ...] | None = None
+    decides: str | None = None
     reported: str | None = None
 
     def __call__(self, x: Tensor) -> Prediction:
@@ -111,6 +113,12 @@ class StaticPoint(OperatingPoint):
         view: the same sub-network as a view of a supernet, if there is one; it then makes the predictions.
         params_stored: what is kept in memory where that is more than the network (a supernet).
         route: see `OperatingPoint`.
+
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> point = StaticPoint("linear", network, madds=640)
+    >>> output, route = point(torch.randn(3, 1, 8, 8))
+    >>> tuple(output.shape), tuple(route.shape), point.madds(route).tolist(), point.params_stored
+    ((3, 10), (3, 0), [640, 640, 640], 650)
     """
 
     kind = "static"
@@ -157,7 +165,15 @@ def subnetwork_point(
     supernet: Supernet, choice: Choice, image_size: int, name: str | None = None, route: tuple[int, ...] | None = None
 ) -> StaticPoint:
     """A sub-network of a supernet as a static point, in the forms `view` and `extracted`; `route` as in
-    `OperatingPoint`."""
+    `OperatingPoint`.
+
+    >>> from bench.models import PRESETS
+    >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
+
+    >>> point = subnetwork_point(net, net.space.uniform(0), image_size=8)
+    >>> point.name, point.madds(torch.zeros(1, 0)).item() == net.cost(net.space.uniform(0), 8).madds
+    ('uniform0', True)
+    """
     return StaticPoint(
         name or supernet.space.name_of(choice),
         extract(supernet, choice),
@@ -183,6 +199,7 @@ class RoutedPoint(OperatingPoint):
     """
 
     kind = "dynamic"
+    decides = "gate"
 
     def __init__(
         self,

@@ -116,7 +116,7 @@ def records_of(spec: RunSpec, points: Mapping[str, dict]) -> list[Record]:
             record_of(spec, name, "top1", correct / n, n, correct=correct),
             record_of(spec, name, "madds", float(madds.mean()), n, min=int(madds.min()), max=int(madds.max())),
             record_of(spec, name, "params_stored", 7_676_204, n),
-            record_of(spec, name, "params_active", float(madds.mean() / 10), n),
+            record_of(spec, name, "params_active", float((madds // 10).mean()), n),
         ]
     return records
 
@@ -129,7 +129,7 @@ def old_summary(point: dict) -> dict:
         "madds_min": int(point["madds"].min()),
         "madds_max": int(point["madds"].max()),
         "params_stored": 7_676_204,
-        "params_active_mean": float(point["madds"].mean() / 10),
+        "params_active_mean": float((point["madds"] // 10).mean()),
         "routing": histogram_of(point),
     }
 

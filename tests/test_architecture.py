@@ -60,6 +60,7 @@ LIBRARIES = {
 
 MAX_LINES = 300
 LONGER: dict[str, str] = {  # path -> the one idea that it holds
+    "bench/executors/ray.py": "all that is known of Ray, which no other file may import",
     "bench/reports/consistent.py": "all that one results directory can be asked without data",
 }
 
@@ -69,6 +70,7 @@ SETTERS = {"baselines/pruning_surgery.py"}  # real removal: smaller tensors take
 # Functions that may take a name apart: those that make it, or read what is no name of a preset, point or column.
 NAME_READERS = {
     "bench/commands/costs.py:measured": "timm:NAME is what a user types on the command line",
+    "bench/core/registry.py:get": "PREFIX:NAME is what a maker makes an object of",
     "bench/models/resnet/timm_names.py": "names of tensors in a state dict, which are paths",
     "bench/models/transfer.py": "names of tensors in a state dict, which are paths",
     "bench/models/vit/timm_names.py": "names of tensors in a state dict, which are paths",

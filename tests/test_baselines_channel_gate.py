@@ -9,7 +9,7 @@ from torch import nn
 
 from baselines.channel_gate import ChannelGate, ChannelPoint, Runner, suppressed_products
 from baselines.channel_selection import GatedConv, GatedNetwork, masked, saliency
-from baselines.staged import one_image, staged
+from baselines.staged import staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec, TrainSpec
 from bench.core.store import Store
@@ -20,7 +20,7 @@ from bench.runs.phases import run_phase
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded
 
-IMAGE = one_image(1, 8)
+IMAGE = torch.zeros(1, 1, 8, 8)
 FAMILIES = [
     "ds_mobilenet_micro8",
     "us_mobilenet_micro8",
@@ -207,10 +207,11 @@ def test_both_counts_are_recorded(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"densities": []}, "densities must be at least one"),
-        ({"densities": [0.6]}, r"densities are fractions in \(0, 1\] of 4 groups, not 0.6"),
-        ({"groups": 1}, "groups must be 2 to 16"),
-        ({"gate_lr": 0}, "gate_lr must be above 0"),
+        ({"densities": []}, "densities of channel_gate must be a list of 1 or more"),
+        ({"densities": [0.6]}, "densities are fractions of 4 groups, not 0.6"),
+        ({"groups": 1}, "groups of channel_gate must be at least 2"),
+        ({"densities": [1.5]}, "densities of channel_gate must be at most 1, not 1.5"),
+        ({"gate_lr": 0}, "gate_lr of channel_gate must be above 0, not 0"),
     ],
 )
 def test_impossible_options_are_refused(options, sentence):

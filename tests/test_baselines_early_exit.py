@@ -11,7 +11,7 @@ from torch import nn
 from baselines.early_exit import EarlyExit, EarlyExitOptions, exit_costs, places, with_exits
 from baselines.exit_thresholds import confidence, cut, exits_taken, geometric, thresholds_for
 from baselines.exits import Exits, confidences, exit_point, served
-from baselines.staged import one_image, require_classes, staged
+from baselines.staged import require_classes, staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.evaluation.proof import Unproven, prove
@@ -23,7 +23,7 @@ from bench.slicing.extract import extract
 
 RESNETS = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "us_resnet_basic_micro8"]
 FAMILIES = ["ds_mobilenet_micro8", "us_mobilenet_micro8", *RESNETS, "ds_vit_micro8"]
-IMAGE = one_image(1, 8)
+IMAGE = torch.zeros(1, 1, 8, 8)
 
 
 def images(count=24):
@@ -186,10 +186,10 @@ def test_validation_images_meet_every_budget(model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"budgets": [0.5, 0.5]}, "budgets must be at least one fraction"),
-        ({"exits": []}, "exits must be at least one fraction"),
-        ({"exits": [1.0]}, "exits stand at fractions below 1"),
-        ({"exit_weight": 0}, "exit_weight must be above 0"),
+        ({"budgets": [0.5, 0.5]}, "budgets of early_exit must be a list that names each once"),
+        ({"exits": []}, "exits of early_exit must be a list of 1 or more"),
+        ({"exits": [1.0]}, "exits of early_exit must be below 1, not 1.0"),
+        ({"exit_weight": 0}, "exit_weight of early_exit must be above 0"),
     ],
 )
 def test_impossible_options_are_refused(options, sentence):

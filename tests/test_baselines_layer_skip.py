@@ -8,7 +8,7 @@ from small_runs import CPU, FirstImages, digits, small_net, small_spec, trained_
 from torch import nn
 
 from baselines.layer_skip import RUN, LayerSkip, SkipNetwork, SkipPoint, is_skippable, rate_loss, run_for, skip_gate
-from baselines.staged import one_image, staged
+from baselines.staged import staged
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec, TrainSpec
 from bench.evaluation.proof import Unproven, prove
@@ -16,7 +16,7 @@ from bench.methods import completed
 from bench.profilers.madds import executed_by
 from bench.slicing.dynamic import Prediction
 
-IMAGE = one_image(1, 8)
+IMAGE = torch.zeros(1, 1, 8, 8)
 MODELS = ["ds_resnet_micro8", "ds_resnet_bn_micro8", "ds_vit_micro8", "ds_resnet_basic_micro8"]
 WIDTHS = {"ds_vit_micro8": [64] * 4, "ds_resnet_basic_micro8": [16, 16, 32, 64]}
 
@@ -182,10 +182,10 @@ def test_one_point_a_target(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"targets": []}, "targets must be at least one"),
-        ({"targets": [1.5]}, "targets are rates in"),
-        ({"gate_lr": 0}, "gate_lr must be above 0"),
-        ({"gate_hidden": 0}, "gate_hidden must be at least 1"),
+        ({"targets": []}, "targets of layer_skip must be a list of 1 or more"),
+        ({"targets": [1.5]}, "targets of layer_skip must be at most 1, not 1.5"),
+        ({"gate_lr": 0}, "gate_lr of layer_skip must be above 0"),
+        ({"gate_hidden": 0}, "gate_hidden of layer_skip must be at least 1"),
     ],
 )
 def test_impossible_options_are_refused(options, sentence):

@@ -46,8 +46,8 @@ def test_bounds_and_granularity(space):
     assert len(choices_of(space, NestedViTOptions("scala", (2,)))) == 1
     with pytest.raises(UserError, match="no sub-network 4: this space has choices 0 to 3"):
         choices_of(space, NestedViTOptions("matformer", (0, 4)))
-    with pytest.raises(UserError, match="alone is a share"):
-        NestedViTOptions("scala", alone=1.0)
+    with pytest.raises(UserError, match=r"alone of nested_vit must be below 1, not 1\.0"):
+        small_spec("nested_vit", options={"alone": 1.0})
 
 
 LETTERS: list = list("abcdefg")  # rules do not look into the choices

@@ -13,7 +13,6 @@ from baselines.one_decision import (
     check_budgets,
     fit_thresholds,
     fitted_thresholds,
-    named_budgets,
     options_of,
     run_by_option,
     threshold_for,
@@ -106,10 +105,11 @@ def test_thresholds_are_found_once_and_kept(tmp_path):
         fit_thresholds(Brightness(), COSTS, 70, run_of(replace(spec, seed=1), tmp_path))
 
 
-@pytest.mark.parametrize("budgets", [(0.0,), (-1.0, 0.5), (0.5, 0.5), (float("inf"),)])
-def test_budgets_that_are_none(budgets):
-    with pytest.raises(UserError, match="budgets are fractions of the full multiply-adds above 0"):
-        named_budgets(budgets)
+@pytest.mark.parametrize("method", ["token_prune", "thinking_vit"])
+@pytest.mark.parametrize("budgets", [(0.0,), (-1.0, 0.5), (0.5, 0.5), (0.5, 0.5000001)])
+def test_budgets_that_are_none(method, budgets):
+    with pytest.raises(UserError, match=f"budgets of {method} must be (above 0|a list that names each once), not "):
+        small_spec(method, options={"budgets": budgets})
 
 
 def test_a_budget_below_the_cheapest_way_is_refused():

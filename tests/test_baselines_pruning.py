@@ -18,7 +18,7 @@ from small_runs import (
 from torch import Tensor, nn
 from voc_folder import make_set
 
-from baselines.pruning import Pruning, PruningOptions
+from baselines.pruning import Pruning
 from baselines.pruning_budget import TOLERANCE, Pruned, check_budget, granularity, prune_to_budget
 from baselines.pruning_criteria import CRITERIA
 from baselines.pruning_surgery import Surgeon, rebuild
@@ -190,8 +190,8 @@ def test_steps_are_those_of_hardware_but_fine_enough():
 def test_a_budget_is_a_fraction(budget: float):
     with pytest.raises(UserError, match=r"in \(0, 1\]"):
         prune_to_budget(base(), IMAGE, budget, L1)
-    with pytest.raises(UserError, match=r"in \(0, 1\]"):
-        PruningOptions(budgets=(0.5, budget))
+    with pytest.raises(UserError, match=r"budgets of pruning must be (above 0|at most 1), not "):
+        small_spec("pruning", options={"budgets": (0.5, budget)})
 
 
 def test_a_budget_below_the_smallest_network_is_an_error():
@@ -206,11 +206,11 @@ def test_a_budget_below_the_smallest_network_is_an_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budgets": ()}, "at least one fraction"),
-        ({"budgets": (0.5, 0.5)}, "each named once"),
-        ({"iterative_steps": 0}, "iterative_steps must be at least 1"),
-        ({"finetune_epochs": -1}, "finetune_epochs must be at least 0"),
-        ({"finetune_lr": 0.0}, "finetune_lr must be above 0"),
+        ({"budgets": ()}, "budgets of pruning must be a list of 1 or more"),
+        ({"budgets": (0.5, 0.5)}, "names each once"),
+        ({"iterative_steps": 0}, "iterative_steps of pruning must be at least 1"),
+        ({"finetune_epochs": -1}, "finetune_epochs of pruning must be at least 0"),
+        ({"finetune_lr": 0.0}, "finetune_lr of pruning must be above 0"),
         ({"criterion": "l3"}, "criterion of pruning must be one of random, l1"),
         ({"budget": 0.5}, "did you mean 'budgets'"),
     ],

@@ -35,7 +35,7 @@ def images(count: int = 2) -> list[Batch]:
 
 
 def scores(criterion: str, net: nn.Module, seed: int = 0, batches: list[Batch] | None = None) -> dict[str, Tensor]:
-    _, couplings = couplings_of(net, IMAGE)
+    couplings, _ = couplings_of(net, IMAGE)
     found = CRITERIA[criterion].score(Evidence(net, couplings, seed, batches or []))
     return {coupling.name: score for coupling, score in zip(couplings, found, strict=True) if score is not None}
 

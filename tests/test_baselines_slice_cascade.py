@@ -226,9 +226,9 @@ def test_chains_and_budgets_make_the_points(dynamic, tmp_path):
         ({"chains": [[0, 1, 2, 3]]}, "must list two or three"),
         ({"chains": [[0, 4]]}, "names a sub-network that is none of 0 to 3"),
         ({"chains": [[0, 1]], "budgets": [0.4]}, "budget 0.4 is out of reach: .* above the cheapest, 0.505"),
-        ({"budgets": [0.5, 0.5]}, "budgets must name each fraction once"),
+        ({"budgets": [0.5, 0.5]}, "budgets of slice_cascade must be a list that names each once"),
         ({"budgets": [1.0]}, "budget 1 is out of reach"),
-        ({"budgets": []}, "at least one fraction"),
+        ({"budgets": []}, "budgets of slice_cascade must be a list of 1 or more"),
     ],
 )
 def test_what_no_chain_can_be_is_refused_before_anything_runs(options, sentence):

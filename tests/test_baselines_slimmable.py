@@ -166,16 +166,16 @@ def test_a_budget_below_the_narrowest_network_is_refused_before_any_work():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"budgets": (0.5, 1.5)}, "budgets are fractions"),
-        ({"budgets": ()}, "at least one fraction"),
-        ({"budgets": (0.5, 0.5)}, "each named once"),
-        ({"groups": 0}, "groups must be at least 1"),
-        ({"retrain_epochs": -1}, "retrain_epochs must be at least 0"),
+        ({"budgets": (0.5, 1.5)}, "budgets of autoslim must be at most 1, not 1.5"),
+        ({"budgets": ()}, "budgets of autoslim must be a list of 1 or more"),
+        ({"budgets": (0.5, 0.5)}, "names each once"),
+        ({"groups": 0}, "groups of autoslim must be at least 1"),
+        ({"retrain_epochs": -1}, "retrain_epochs of autoslim must be at least 0"),
     ],
 )
 def test_impossible_options_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        AutoSlimOptions(**options)
+        small_spec("autoslim", options=options)
 
 
 # AutoSlim's networks.

@@ -185,14 +185,14 @@ def test_a_threshold_is_an_entropy_below_which_an_image_is_done(tmp_path):
     ("options", "sentence"),
     [
         ({"budgets": ()}, "at least one budget or threshold"),
-        ({"thresholds": (-0.1,)}, "thresholds are entropies"),
-        ({"thresholds": (1, 1.0)}, "each named once"),
-        ({"first_weight": 1.5}, "first_weight must be"),
+        ({"thresholds": (-0.1,)}, "thresholds of thinking_vit must be at least 0, not -0.1"),
+        ({"thresholds": (1, 1.0)}, "names each once"),
+        ({"first_weight": 1.5}, "first_weight of thinking_vit must be at most 1"),
     ],
 )
 def test_impossible_settings_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        ThinkingViTOptions(**options)
+        small_spec("thinking_vit", options=options)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ INNER, TOKENS = 64, 17
 
 
 def network(place=1, keep=(0.25, 0.5)):
-    return pruned(small_net(MODEL), TokenPruneOptions(keep=keep, place=place)).eval()
+    return pruned(small_net(MODEL), TokenPruneOptions(keep=keep, place=place), 8).eval()
 
 
 def first_images(count=40):
@@ -65,7 +65,7 @@ def test_the_class_token_is_always_kept_and_the_others_by_their_order():
 @torch.no_grad()
 def test_with_all_tokens_it_is_the_plain_network():
     net, x = small_net(MODEL).eval(), first_images()
-    mine = pruned(net, TokenPruneOptions()).eval()
+    mine = pruned(net, TokenPruneOptions(), 8).eval()
     assert torch.equal(mine(x, len(mine.counts) - 1), extract(net, net.space.largest)(x))
 
 
@@ -104,7 +104,7 @@ def test_the_cost_by_hand():
 
 def test_looking_at_attention_is_counted():
     supernet = small_net(MODEL)
-    mine = pruned(supernet, TokenPruneOptions())
+    mine = pruned(supernet, TokenPruneOptions(), 8)
     full = supernet.cost(supernet.space.largest, 8).madds
     assert mine.cost(len(mine.counts) - 1) == full + INNER * TOKENS
 
@@ -168,15 +168,15 @@ def test_every_count_is_trained(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"keep": (0.0,)}, "keep lists shares"),
-        ({"keep": ()}, "keep lists shares"),
-        ({"budgets": ()}, "at least one fraction"),
-        ({"budgets": (1.5,)}, r"in \(0, 1\]"),
+        ({"keep": (0.0,)}, "keep of token_prune must be above 0, not 0.0"),
+        ({"keep": ()}, "keep of token_prune must be a list of 1 or more"),
+        ({"budgets": ()}, "budgets of token_prune must be a list of 1 or more"),
+        ({"budgets": (1.5,)}, "budgets of token_prune must be at most 1, not 1.5"),
     ],
 )
 def test_impossible_settings_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        TokenPruneOptions(**options)
+        small_spec("token_prune", options=options)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ names = st.from_regex(r"[a-z0-9_]{1,12}", fullmatch=True)
 specs = st.builds(
     RunSpec,
     method=names,
-    model=st.text(min_size=1, max_size=12),
+    model=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.,:/@=+-]{0,11}", fullmatch=True),
     data=st.builds(DataSpec, name=names, protocol=names, train_images=st.none() | st.integers(1, 10**6)),
     train=st.builds(
         TrainSpec,

@@ -45,7 +45,7 @@ def test_counts_are_exact_with_a_ragged_last_batch(extra):
     point = Told()
     found = evaluate(point, split_of(answers, [(0, 0)] * n, targets), Classification(), CPU)
     assert point.sizes == [BATCH, BATCH] + ([extra] if extra else [])
-    assert top1(found.score, found.found, ()).details["correct"] == n - len({*range(0, n, 7), n - 1})
+    assert top1(found.score, found.details, ()).details["correct"] == n - len({*range(0, n, 7), n - 1})
     assert found.score.shape == (n,)
     assert found.score.tolist() == [float(a == t) for a, t in zip(answers, targets, strict=True)]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.tasks.detection.average_precision import average_precision, bootstrap_interval, findings_of, mean_precision
-from bench.tasks.detection.found import FALSE, HIT, IGNORED, Found, overlaps, verdicts
+from bench.tasks.detection.detections import FALSE, HIT, IGNORED, Detections, overlaps, verdicts
 from bench.tasks.detection.measures import map_coco
 
 A, B, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [50, 50, 60, 60]
@@ -80,7 +80,9 @@ def test_what_is_nowhere_is_false():
 def image(boxes=(), scores=(), labels=(), truth=(), true_labels=(), difficult=None):
     flags = np.zeros(len(truth), bool) if difficult is None else np.array(difficult)
     table = lambda rows: np.array(rows, float).reshape(-1, 4)
-    return Found(table(boxes), np.array(scores), np.array(labels, int), table(truth), np.array(true_labels, int), flags)
+    return Detections(
+        table(boxes), np.array(scores), np.array(labels, int), table(truth), np.array(true_labels, int), flags
+    )
 
 
 def test_detections_are_ranked_over_all_images_and_by_class():

@@ -180,7 +180,7 @@ def test_a_decision_that_is_a_tie_may_fall_either_way():
         ("ds_net", "largst", "pt2", "did you mean 'largest'"),
         ("ds_net", "dynamic", "pt2", "unknown choice"),  # there are two
         ("ds_net", "0", "onxx", "did you mean 'onnx'"),
-        ("ds_net", "dynamic1-3", "pt2", "holds one network without branches"),
+        ("ds_net", "dynamic1-3", "safetensors", "holds one network without branches"),
         ("us_net", "3", "pt2", "trained no sub-network uniform3"),
         ("uniform", "1", "pt2", "trained no sub-network uniform1"),
         ("pruning", "largest", "pt2", "trained no sub-network"),

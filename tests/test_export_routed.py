@@ -11,14 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from small_runs import digits, small_net, small_spec
+from routed_points import exit_point, pictures, routed_point
+from small_runs import small_net, small_spec
 from torch import Tensor, nn
 
-from baselines import exits
-from baselines.early_exit import exit_costs, with_exits
-from baselines.exit_thresholds import confidence
-from baselines.exits import ExitPoint
-from baselines.staged import staged
 from bench import cli
 from bench.core.errors import UserError
 from bench.core.store import Store
@@ -32,54 +28,12 @@ from bench.points import OperatingPoint, RoutedPoint
 from bench.runs.phases import run_phase
 from bench.runs.run import open_run, points_of
 from bench.slicing.extract import extract, folded
-from bench.slicing.gate import new_gates
 from bench.slicing.parts import gated_parts
 
 ONNX = importlib.util.find_spec("onnxruntime") is not None and importlib.util.find_spec("onnxscript") is not None
 needs_onnx = pytest.mark.skipif(not ONNX, reason="the extra onnx is not installed")
 FAMILIES = ["ds_mobilenet_micro8", "ds_resnet_micro8", "ds_vit_micro8"]
 SCRIPT = Path(__file__).parent.parent / "docs" / "run_dynamic.py"
-
-
-def pictures(count: int) -> Tensor:
-    return next(iter(digits().validation.batches(count))).x.contiguous()
-
-
-@torch.no_grad()
-def routed_point(model: str, options: int | None = 2) -> RoutedPoint:
-    """A network whose gates are not trained, but whose images spread over the cheapest and the costliest option, or all
-    options: a gate reads standardised features. Statistics of batch norm are not those of a fresh network, so that a
-    mistake in them shows."""
-    torch.manual_seed(0)
-    net, x = small_net(model).eval(), pictures(64)
-    for name, buffer in net.named_buffers():
-        if ".mean_" in name:
-            buffer.normal_(0, 0.1)
-        if ".var_" in name:
-            buffer.uniform_(0.5, 1.5)
-    counts = [len(decision.options) for decision in net.space.decisions]
-    routing = tuple(tuple(range(count)) if options is None else (0, count - 1) for count in counts)
-    gates = new_gates(net, routing, 8)
-    for index, gate in enumerate(gates):
-        x, features = net.segments[index](x, net.space.smallest)
-        gate.standardise(gate.read(features))
-        seen = (gate.read(features) - gate.shift) / gate.scale
-        seen = seen if gate.hidden is None else gate.hidden(seen).relu()
-        mean, weight = seen.mean(0, keepdim=True), nn.init.normal_(gate.head.weight)
-        weight -= (weight @ mean.T) / mean.square().sum() * mean
-    return RoutedPoint("dynamic", net, gates, routing, 8)
-
-
-def exit_point() -> ExitPoint:
-    """A network with three exits, at thresholds that some images pass."""
-    torch.manual_seed(0)
-    network = with_exits(staged(small_net("ds_mobilenet_micro8").eval()), (0.3, 0.6), pictures(1)).eval()
-    with torch.no_grad():
-        for head in network.heads[:-1]:
-            head[-1].weight.normal_(0, 20)  # type: ignore[index]
-        sure = [confidence(logits) for logits in network(pictures(64))[:-1]]
-    costs, _ = exit_costs(network, pictures(1))
-    return exits.exit_point("exits", network, [each.median().item() for each in sure], costs)
 
 
 class Written(NamedTuple):
@@ -280,7 +234,7 @@ def test_the_script_of_the_docs_runs_a_point_without_this_package(run, tmp_path,
 @pytest.mark.parametrize(
     ("point", "form", "reason"),
     [
-        ("dynamic1-3", "safetensors", "export dynamic1-3 as onnx"),
+        ("dynamic1-3", "safetensors", "export dynamic1-3 as onnx or pt2"),
         ("dynamic1-4", "onnx", "did you mean 'dynamic1-3'"),
         ("dynamic1-4", "pt2", "unknown point"),
     ],

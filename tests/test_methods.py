@@ -29,7 +29,7 @@ from bench.core.settings import parse_spec
 from bench.core.spec import RunSpec
 from bench.evaluation.proof import prove
 from bench.methods import METHODS, SUPERNET, check_parent, completed, left_by, method_of
-from bench.methods.table import MethodEntry
+from bench.methods.registry import MethodEntry
 from bench.models import PRESETS
 from bench.points import RoutedPoint
 
@@ -305,7 +305,7 @@ def test_a_method_introduces_itself(name):
     assert inspect.getdoc(method)
     assert dataclasses.is_dataclass(method.Options)
     assert method.Options.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    presets = [PRESETS.get(model) for model in PRESETS.names()]
+    presets = [PRESETS.get(model) for model in (*PRESETS.names(), "timm:test_vit")]
     assert set(method.trains) <= {preset.trains_as for preset in presets}
     assert set(method.families) <= {preset.family.name for preset in presets}
     assert any(method_of(name).serves(PRESETS.get(model)) for model in PRESETS.names())
@@ -386,6 +386,23 @@ def test_nearly_right_types_are_refused(name, options):
         completed(raw_spec(name, **options))
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"calibration_images": 0}, "calibration_images of ds_net must be at least 1, not 0"),
+        ({"random_widths": -1}, "random_widths of ds_net must be at least 0, not -1"),
+        ({"ema": 1.5}, "ema of ds_net must be at most 1, not 1.5"),
+        ({"gate_epochs": -1}, "gate_epochs of ds_net must be at least 0, not -1"),
+        ({"sgs_smoothing": 1.0}, "sgs_smoothing of ds_net must be below 1, not 1.0"),
+        ({"gate_ema": -0.1}, "gate_ema of ds_net must be at least 0, not -0.1"),
+        ({"gate_ema": 1}, "gate_ema of ds_net must be below 1, not 1"),
+    ],
+)
+def test_a_number_out_of_range_is_one_sentence(options, sentence):
+    with pytest.raises(UserError, match=f"^options.{sentence}$"):
+        completed(raw_spec("ds_net", **options))
+
+
 def test_a_whole_number_is_a_number():
     assert completed(raw_spec("ds_net", gate_lr=1)).options == {"gate_lr": 1}
     assert completed(raw_spec("ds_net", task_weight=1)).options == {}
@@ -426,7 +443,6 @@ def test_nothing_starts_from_a_run_that_leaves_nothing(name):
         ("ds_net", {"routing": [[]]}, "cannot route to choice none"),
         ("ds_net", {"routing": [[[0], [1]]]}, "lists options for each gate: 1, not 2"),
         ("ds_net", {"routing": [[0, [1]]]}, "mixes options and lists of options"),
-        ("ds_net", {"calibration_images": 0}, "calibration_images must be at least 1, not 0"),
         ("ds_net", {"calibration_images": 9, "recalibrate": False}, "says nothing where recalibrate is false"),
         ("ds_net", {"routing": [[0, 1], [1, 3], [0, 1]]}, "each routing space once, and dynamic0-1 is there twice"),
         ("ds_net", {"routing": [[0, 1], [[0, 1]]]}, "each routing space once, and dynamic0-1 is there twice"),

@@ -14,9 +14,10 @@ from torch import nn
 from bench.core.errors import UserError
 from bench.models import PRESETS
 from bench.models.resnet import units as resnet
-from bench.models.resnet.space import BlockStage, ResNetConfig
+from bench.models.resnet.space import ResNetConfig
 from bench.models.resnet.timm_names import from_timm, key_map, load_timm, to_timm
 from bench.models.resnet.units import GateInput, Residual
+from bench.models.widths import BlockStage
 from bench.profilers.madds import executed_madds
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import ExtractedSegments, ViewSegments, fixed_router, run_grouped

@@ -17,7 +17,7 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / 
 DOCUMENTS = {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")} | {
     f"docs/{name}": text for name, text in PAGES.items()
 }
-COMMANDS = ("run", "report", "verify", "profile", "export", "draw", "list")
+COMMANDS = ("run", "report", "compare", "verify", "profile", "export", "draw", "list")
 
 
 def blocks(language: str, text: str) -> list[str]:

@@ -14,9 +14,9 @@ from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.core.store import Store
 from bench.models import PRESETS
 from bench.recipes.official import THRESHOLDS
-from bench.reports.authors import write_authors
-from bench.reports.layout import Stamp
-from bench.reports.reported import load_reported, printed_count, problems, write_reported
+from bench.reports.authors import authors_pages
+from bench.reports.layout import Chosen, Stamp
+from bench.reports.reported import load_reported, printed_count, problems, reported_pages
 from bench.reports.runs import read_runs
 from bench.reports.variants import variants
 
@@ -108,7 +108,9 @@ def test_the_rows_of_the_abstract_of_slimmable_convnext():
 
 def test_counts_that_no_source_prints_are_ours_and_follow_the_formula():
     """METHODS 3.4 for a width r of DeiT-S or DeiT-B; r = 0.5 of one is half the heads of a known network."""
-    rows = [row for row in load_reported(FOLDER) if row.madds is None]
+    printed_nowhere = [row for row in load_reported(FOLDER) if row.madds is None]
+    rows = [row for row in printed_nowhere if row.madds_exact is not None]
+    assert all("no count is printed" in row.convention for row in printed_nowhere if row not in rows)
     assert {row.method for row in rows} == {"scala", "uniform"}
     assert all("computed, not run" in row.convention for row in rows)
     exact = {(row.model, row.key.split("/")[2]): row.madds_exact for row in rows}
@@ -147,7 +149,7 @@ def test_a_row_that_contradicts_itself_is_named(tmp_path: Path, change: dict, me
 def test_a_row_may_have_no_count(tmp_path: Path):
     (row,) = load(tmp_path, GOOD | {"madds": None, "madds_printed": None, "madds_exact": 12})
     assert (row.madds, row.madds_exact) == (None, 12)
-    path, _ = write_reported(tmp_path, Stamp("c", "d"), [row])
+    path = reported_pages([row])[0].write(tmp_path, Stamp("c", "d"), Chosen())[0]
     assert "MAdds (reported)" not in path.read_text()
 
 
@@ -174,12 +176,12 @@ def test_printed_counts():
 
 
 def test_the_table_says_that_its_numbers_are_quoted(tmp_path: Path):
-    path, _ = write_reported(tmp_path, Stamp("c", "d"), load(tmp_path, GOOD))
+    path = reported_pages(load(tmp_path, GOOD))[0].write(tmp_path, Stamp("c", "d"), Chosen())[0]
     header = next(line for line in path.read_text().splitlines() if line.startswith("| method"))
     assert "top-1 % (reported)" in header
     assert "MAdds (reported)" in header
     assert "our count" not in header  # no row has one
-    assert write_reported(tmp_path, Stamp("c", "d"), []) == []
+    assert reported_pages([]) == []
 
 
 def test_the_reported_row_stands_beside_what_was_evaluated_here(tmp_path: Path):
@@ -198,7 +200,7 @@ def test_the_reported_row_stands_beside_what_was_evaluated_here(tmp_path: Path):
         store.write(spec.run_id, "train", {"results": {}})
         store.write(spec.run_id, "eval", {"records": [record], "results": {"points": {"uniform10": point}}})
     runs, quoted = read_runs(tmp_path), load_reported(FOLDER)
-    path = write_authors(tmp_path, Stamp("c", "d"), runs, quoted)[0]
+    path = authors_pages(runs, quoted)[0].write(tmp_path, Stamp("c", "d"), Chosen())[0]
     rows = [[cell.strip() for cell in line.split("|")[2:-2]] for line in path.read_text().splitlines()[-3:]]
     assert sorted(rows) == [
         ["uniform10", "400", "60.00", "64.2", "-4.20", "differs"],
@@ -207,7 +209,7 @@ def test_the_reported_row_stands_beside_what_was_evaluated_here(tmp_path: Path):
     ]
     assert {run.mark for run in runs} == {"authors' weights, evaluated here"}
     assert all(label.startswith("authors' weights, evaluated here") for label in variants(runs).values())
-    assert write_authors(tmp_path, Stamp("c", "d"), runs, []) == []
+    assert authors_pages(runs, []) == []
 
 
 def test_every_format_names_rows_that_are_reported():

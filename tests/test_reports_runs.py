@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from report_store import (
 from bench.core.errors import UserError
 from bench.core.settings import with_settings
 from bench.core.spec import RunSpec
-from bench.core.store import Store
+from bench.core.store import Store, digest
 from bench.reports import figures, generate
 from bench.reports.differences import read_scores
 from bench.reports.frame import load, observations, points_frame
@@ -69,10 +71,10 @@ def test_a_control_goes_by_its_parents_config():
 def with_digests(store: Store, spec: RunSpec, train: str | None, test: str | None) -> None:
     """An evaluated run that has recorded these digests of its data."""
     write_eval(store, spec, points_of(spec.method, spec.seed))
-    for phase, name, digest in (("train", "train", train), ("eval", "test", test)):
+    for phase, name, seen in (("train", "train", train), ("eval", "test", test)):
         body = store.read(spec.run_id, phase)
-        if digest:
-            store.write(spec.run_id, phase, body | {"results": body["results"] | {"digests": {name: digest}}})
+        if seen:
+            store.write(spec.run_id, phase, body | {"results": body["results"] | {"digests": {name: seen}}})
 
 
 def test_seeds_on_different_data_are_two_rows_of_two_tables(tmp_path: Path):
@@ -93,8 +95,8 @@ def test_seeds_on_different_data_are_two_rows_of_two_tables(tmp_path: Path):
 def test_seeds_that_trained_on_different_data_are_two_rows_of_one_table(tmp_path: Path):
     store = Store(tmp_path)
     parents = [spec_of("ds_net", seed) for seed in range(2)]
-    for parent, digest in zip(parents, ("a", "c"), strict=True):
-        with_digests(store, parent, digest, "b")
+    for parent, seen in zip(parents, ("a", "c"), strict=True):
+        with_digests(store, parent, seen, "b")
         with_digests(store, spec_of("fixed_choice", parent.seed, parent), None, "b")
     runs = read_runs(tmp_path)
     points = points_frame(runs)
@@ -197,25 +199,178 @@ def eval_of(root: Path) -> Path:
     return sorted(root.glob("runs/us_net-*/eval.json"))[0]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "not JSON"])
-def test_a_damaged_record_is_named(copy: Path, damage: str):
-    file = eval_of(copy)
-    text = file.read_text()
-    file.write_text(
-        {"truncated": text[:200], "changed": text.replace('"correct": 2', '"correct": 3', 1), "not JSON": "?"}[damage]
-    )
-    with pytest.raises(UserError, match=r"us_net-\w+/eval.json is damaged"):
-        generate(copy, copy, "slicebench report")
+def sealed(file: Path, how: Callable[[dict], Any]) -> None:
+    """Change a phase and seal it again, as somebody would who knows how digests are made."""
+    body = json.loads(file.read_text())
+    how(body)
+    body["digest"] = digest(body["records"], body["results"])
+    file.write_text(json.dumps(body))
 
 
-@pytest.mark.parametrize("damage", ["missing", "changed"])
-def test_a_damaged_per_image_file_is_named(copy: Path, damage: str):
-    file = eval_of(copy).with_name("per_image.safetensors")
+def record_of(body: dict, metric: str) -> dict:
+    return next(record for record in body["records"] if record["metric"] == metric)
+
+
+def copied(file: Path) -> None:
+    """The third seed did with every image what the first one did, and left its checkpoints."""
+    first, *_, third = sorted(file.parent.parent.glob("us_net-*"), key=lambda each: read_seed(each))
+    names = [json.loads((each / "spec.json").read_text())["seed"] for each in (first, third)]
+    for phase in ("train", "eval"):
+        text = (first / f"{phase}.json").read_text().replace(first.name, third.name)
+        (third / f"{phase}.json").write_text(text.replace(f'"seed": {names[0]}', f'"seed": {names[1]}'))
+        sealed(third / f"{phase}.json", lambda body: None)
+    for each in (first, third):
+        sealed(each / "train.json", lambda body: body["results"].update(checkpoints={"final": "0" * 64}))
+    shutil.copy(first / "per_image.safetensors", third)
+
+
+def read_seed(folder: Path) -> int:
+    return json.loads((folder / "spec.json").read_text())["seed"]
+
+
+def flipped(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
-    file.unlink() if damage == "missing" else file.write_bytes(content)
-    with pytest.raises(UserError, match=r"per_image.safetensors is damaged"):
+    file.write_bytes(content)
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "cut short": (lambda file: file.write_text(file.read_text()[:200]), ["eval.json", "content", "not JSON ("]),
+    "no JSON": (lambda file: file.write_text("?"), ["eval.json", "content", "not JSON ("]),
+    "numbers that JSON has not": (
+        lambda file: file.write_text(file.read_text().replace('"n": 300', '"n": NaN')),
+        ["eval.json", "NaN is no number of JSON"],
+    ),
+    "brackets without end": (lambda file: file.write_text("[" * 100_000), ["eval.json", "not JSON ("]),
+    "no object": (lambda file: file.write_text("[]"), ["eval.json", "not a JSON object"]),
+    "of another run": (
+        lambda file: file.write_text(file.read_text().replace('"us_net-', '"us_nut-', 1)),
+        ["eval.json", "its run_id is 'us_nut-"],
+    ),
+    "changed by hand": (
+        lambda file: file.write_text(file.read_text().replace('"correct": 2', '"correct": 3', 1)),
+        ["eval.json", "do not match its digest"],
+    ),
+    "301 %": (lambda file: sealed(file, lambda b: record_of(b, "top1").update(value=3.01)), ["value of top1", "3.01"]),
+    "a point more of accuracy": (
+        lambda file: sealed(file, lambda b: record_of(b, "top1").update(value=record_of(b, "top1")["value"] + 0.01)),
+        ["top1 of uniform0"],
+    ),
+    "1,000 multiply-adds": (
+        lambda file: sealed(file, lambda b: record_of(b, "madds").update(value=1000)),
+        ["madds of uniform0", "| 1000 ", "| 100000.0 "],
+    ),
+    "a number that is text": (
+        lambda file: sealed(file, lambda b: record_of(b, "madds")["details"].update(min="few")),
+        ["min of madds of uniform0", "few", "a whole number from 0"],
+    ),
+    "a number beyond all numbers": (
+        lambda file: sealed(file, lambda b: record_of(b, "madds").update(value=10**400)),
+        ["is too large a number"],
+    ),
+    "no routing space": (
+        lambda file: sealed(file, lambda b: b["results"]["points"]["uniform1"].pop("routing_space")),
+        ["routing_space of uniform1", "not there"],
+    ),
+    "a point whose name is a path": (
+        lambda file: sealed(
+            file, lambda b: b["results"]["points"].update({"../../x": b["results"]["points"].pop("uniform1")})
+        ),
+        ["name of a point", "../../x"],
+    ),
+    "a record of a script": (
+        lambda file: sealed(file, lambda b: record_of(b, "top1").update(point="<script>")),
+        ["point must be a name", "not '&lt;script>'"],
+    ),
+    "a record less": (
+        lambda file: sealed(file, lambda b: b["records"].remove(record_of(b, "madds"))),
+        ["records of uniform0", "without madds"],
+    ),
+    "scores elsewhere": (
+        lambda file: sealed(file, lambda b: b["results"]["per_image"].update(file="../../../secret")),
+        ["per_image.file", "../../../secret"],
+    ),
+    "no scores": (
+        lambda file: file.with_name("per_image.safetensors").unlink(),
+        ["per_image.safetensors", "not there"],
+    ),
+    "other scores": (lambda file: flipped(file.with_name("per_image.safetensors")), ["per_image.sha256"]),
+    "fewer images than the others": (
+        lambda file: write_eval(
+            Store(file.parents[2]),
+            next(s for seed in range(3) if (s := spec_of("us_net", seed)).run_id == file.parent.name),
+            {
+                name: point | {part: point[part][:-1] for part in ("score", "madds", "route")}
+                for name, point in points_of("us_net", read_seed(file.parent)).items()
+            },
+        ),
+        ["images of digits/official@1:test", "| 299 ", "300, those of the other runs"],
+    ),
+    "a link": (
+        lambda file: (file.rename(file.parents[2] / "other.json"), file.symlink_to(file.parents[2] / "other.json")),
+        ["kind of file", "a link or a special file"],
+    ),
+    "a spec that is none": (lambda file: file.with_name("spec.json").write_text("{}"), ["spec.json", "is missing"]),
+    "an error that is none": (lambda file: file.with_name("error.json").write_text("[]"), ["error.json"]),
+    "a latency without a batch": (
+        lambda file: sealed(
+            file.with_name("profile.json"), lambda b: record_of(b, "latency_ms")["details"].pop("batch")
+        ),
+        ["profile.json", "batch of latency_ms of uniform0"],
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.usefixtures("no_figures")
+def test_a_bad_run_is_set_apart_and_the_others_are_shown(copy: Path, bad: str):
+    how, words = BAD[bad]
+    file = eval_of(copy)
+    others = copy.parent / "others"
+    how(file)
+    with pytest.warns(UserWarning, match=rf"1 runs are set apart.*runs/{file.parent.name}"):
         generate(copy, copy, "slicebench report")
+    said = (copy / "tables" / "failures.md").read_text()
+    assert "## Set apart" in said
+    assert all(word in said for word in words), said
+    if not (copy / "tables" / "leaderboard.csv").exists():
+        pytest.fail("the others are not shown")
+    shutil.copytree(copy, others, ignore=shutil.ignore_patterns(file.parent.name, "tables"))
+    generate(others, others, "slicebench report")  # as if the bad run had never been there
+    tables = {path.name for path in (others / "tables").iterdir()} - {"failures.md", "failures.tex"}
+    assert [
+        name for name in tables if (copy / "tables" / name).read_bytes() != (others / "tables" / name).read_bytes()
+    ] == []
+    with pytest.raises(UserError, match=rf"{file.parent.name}"):
+        load(copy)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_seeds_that_are_copies_are_set_apart(copy: Path):
+    copied(eval_of(copy))
+    with pytest.warns(UserWarning, match="2 runs are set apart"):
+        generate(copy, copy, "slicebench report")
+    assert "another seed" in (copy / "tables" / "failures.md").read_text()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_comparison_that_cannot_be_read_and_names_that_are_paths(copy: Path, tmp_path: Path):
+    """What is compared comes from a file of the results too."""
+    (copy / "ablations").mkdir()
+    group = {"arms": {"full": ["us_net-000000000000"]}, "reference": None}
+    for number, body in enumerate(({"recipe": "../../../escaped", "groups": [group]}, {"recipe": "x", "groups": 3})):
+        (copy / "ablations" / f"{number}.json").write_text(json.dumps(body))
+    before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(copy / "tables")}
+    with pytest.warns(UserWarning, match="set apart"):
+        generate(copy, copy, "slicebench report")
+    assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(copy / "tables")} == before
+    assert "ablations/1.json" in (copy / "tables" / "failures.md").read_text()
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("write_accuracy_madds", "write_accuracy_latency", "write_routing"):
+        monkeypatch.setattr(figures, name, lambda *_: [])
 
 
 def test_scores_must_be_those_of_the_evaluation(copy: Path):
@@ -242,10 +397,9 @@ def test_an_evaluation_that_lacks_something_is_named(copy: Path):
         observations(runs)
 
 
-def test_old_files_give_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.usefixtures("no_figures")
+def test_old_files_give_the_same_tables(tmp_path: Path):
     """Those that named neither controls nor routes, kept numbers beside the records and all MAdds of an image."""
-    for name in ("write_accuracy_madds", "write_accuracy_latency", "write_routing"):
-        monkeypatch.setattr(figures, name, lambda *_: [])
     tables = {}
     for age, write in (("now", write_eval), ("old", write_old_eval)):
         store = Store(tmp_path / age)

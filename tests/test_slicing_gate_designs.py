@@ -56,7 +56,7 @@ def test_the_nearest_option_is_taken():
 def test_a_scalar_sample_is_hard_forward_and_interpolated_backward():
     raw = raw_at(0.25, 0.9).requires_grad_()
     costs = torch.tensor([1.0, 2.0, 4.0, 8.0])
-    weights = ScalarGate(2, 4).sample(raw, temperature=9.0)
+    weights = ScalarGate(2, 4).sample(raw)
     torch.testing.assert_close(weights, F.one_hot(torch.tensor([1, 3]), 4).float())
     (weights @ costs).sum().backward()
     place = torch.tensor([0.25, 0.9])

@@ -187,7 +187,7 @@ def test_sgs_trains_each_gate_by_its_own_logits():
         torch.nn.init.normal_(gate.head.weight)
     trainer = GateTrainer(net, gates, routing, 8, Classification())
     x, features = net.segments[0](next(digits().train.batches(16)).x, Choice(net.space.fixed))
-    logits, weights, _, _ = trainer.gated(x, features, 1.0, joint=True)
+    logits, weights, _, _ = trainer.gated(x, features, joint=True)
     logits[2].square().sum().backward(retain_graph=True)
     assert [gate.head.weight.grad is not None for gate in gates] == [False, False, True]
     assert all(weight.requires_grad for weight in weights)

@@ -75,13 +75,19 @@ def best_blind_mixture(cost, score, budget):
     return max(singles + pairs, default=math.nan)
 
 
+def mixed(costs, scores, budget):
+    """The score of the mixture of a hull at a budget."""
+    shares = tradeoff.hull_mixture(costs, scores, budget)
+    return math.nan if shares is None else shares @ np.asarray(scores)
+
+
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("levels", [None, 5])
 def test_hull_is_the_best_blind_mixture(seed, levels):
     cost, score = random_points(seed, n=12, levels=levels)
     for budget in np.linspace(cost.min() - 0.5, cost.max() + 0.5, 17):
         expected = best_blind_mixture(cost, score, budget)
-        assert tradeoff.hull_score(cost, score, budget) == pytest.approx(expected, nan_ok=True)
+        assert mixed(cost, score, budget) == pytest.approx(expected, nan_ok=True)
         shares = tradeoff.hull_mixture(cost, score, budget)
         if shares is not None:
             assert shares.sum() == pytest.approx(1)
@@ -92,13 +98,13 @@ def test_hull_is_the_best_blind_mixture(seed, levels):
 def test_hull_leaves_out_what_a_mixture_beats():
     cost, score = [3, 1, 2, 4], [0.8, 0.2, 0.3, 0.7]
     assert tradeoff.upper_hull(cost, score) == [1, 0]  # 2 lies below the line, 4 is costlier and worse
-    assert tradeoff.hull_score(cost, score, 2) == pytest.approx(0.5)
-    assert tradeoff.hull_score(cost, score, 100) == pytest.approx(0.8)
+    assert mixed(cost, score, 2) == pytest.approx(0.5)
+    assert mixed(cost, score, 100) == pytest.approx(0.8)
 
 
 def test_over_seeds_measures_each_curve():
     curves = [([1, 2], [0.1, 0.2]), ([1, 2], [0.1, 0.4]), ([1, 2], [0.1, 0.3])]
-    found = tradeoff.over_seeds(curves, lambda costs, scores: tradeoff.hull_score(costs, scores, 2))
+    found = tradeoff.over_seeds(curves, lambda costs, scores: mixed(costs, scores, 2))
     assert (found.mean, found.std, found.n) == pytest.approx((0.3, 0.1, 3))
 
 

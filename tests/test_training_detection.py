@@ -149,7 +149,7 @@ def test_boxes_come_back_from_their_codes(task):
 
 def test_what_is_said_is_found(task):
     output = saying(task, [BOX, OTHER], [0, 1])[None]
-    (found,) = task.found(output, target_of([*BOX, 0, 0], [*OTHER, 0, 0])[None])
+    (found,) = task.details(output, target_of([*BOX, 0, 0], [*OTHER, 0, 0])[None])
     np.testing.assert_allclose(found.boxes, [BOX, OTHER] if found.labels[0] == 0 else [OTHER, BOX], rtol=1e-4)
     assert sorted(found.labels.tolist()) == [0, 1]
     assert (found.scores > 0.99).all()

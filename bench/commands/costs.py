@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.commands.shared import check_writable
 from bench.core.errors import UserError, unknown
-from bench.core.files import read_json, write_json
+from bench.core.files import damaged, read_json, write_json
 from bench.core.provenance import environment
 from bench.export import onnx_file
+from bench.export.engines import ENGINES
 from bench.export.job import failing_as
 from bench.profilers.model import profile_supernet, profile_timm
 from bench.profilers.timing import FORMS, Entry, Form, Progress, Timing
@@ -30,12 +32,17 @@ from bench.slicing.extract import extract
 from bench.slicing.supernet import Supernet
 
 
-def _onnx(net: Supernet, choice: Choice, example: Tensor) -> nn.Module:
-    with failing_as(f"{net.space.name_of(choice)} cannot be exported as onnx"):
-        return onnx_file.Session(extract(net, choice), example, torch.get_num_threads())
+def _in_engine(engine: str) -> Form:
+    """A sub-network as an ONNX file in an engine."""
+
+    def build(net: Supernet, choice: Choice, example: Tensor) -> nn.Module:
+        with failing_as(f"{net.space.name_of(choice)} cannot be exported as onnx"):
+            return onnx_file.Session(extract(net, choice), example, torch.get_num_threads(), ENGINES[engine].load)
+
+    return Form(build, torch.contiguous_format, ENGINES[engine].check)
 
 
-ALL_FORMS = FORMS | {"onnx": Form(_onnx, torch.contiguous_format, lambda: onnx_file.check_extra())}
+ALL_FORMS = FORMS | {name: _in_engine(name) for name in ENGINES}
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,10 @@ class Request:
     time_limit: float = 240.0
 
     def timing(self) -> Timing:
-        """Raises `UserError` for a batch size or form that cannot be, and where the extra of a form is missing."""
-        batches = list(dict.fromkeys(_positive(part, "--batch") for part in self.batch.split(",") if part))
+        """Raises `UserError` for a batch size, time or form that cannot be, and where an extra is missing."""
+        if math.isnan(self.time_limit):
+            raise UserError("--time-limit takes seconds, not nan")
+        batches = list(dict.fromkeys(positive(part, "--batch") for part in self.batch.split(",") if part))
         names = [part.strip() for part in self.form.split(",")]
         for name in names:
             if name not in ALL_FORMS:
@@ -88,7 +97,7 @@ def measured(request: Request, file: Path | None, tell: Progress) -> dict[str, A
     """
     timing = request.timing()
     if file is not None:
-        _check_writable(file)
+        check_writable(file)
     unfinished = Unfinished(file and file.with_name(f"{file.name}.{request.name()}.partial"))
     if request.model.startswith("timm:"):
         if request.choices != "all" or request.time:
@@ -111,7 +120,11 @@ class Unfinished:
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        self.entries: dict[str, list[Entry]] = read_json(file) if file is not None and file.exists() else {}
+        self.entries: dict[str, list[Entry]] = {}
+        if file is not None and file.exists():
+            self.entries = read_json(file)
+            if not all(map(_are_entries, self.entries.values())):
+                raise damaged(file, "it holds something else than timings")
 
     def __call__(self, batch: int, measured: Callable[[int], list[Entry]]) -> list[Entry]:
         """The entries of a batch size: as they are kept, else measured and kept."""
@@ -126,13 +139,15 @@ class Unfinished:
             self.file.unlink(missing_ok=True)
 
 
-def _positive(text: str, option: str) -> int:
+def _are_entries(value: Any) -> bool:
+    """Whether a value has the shape of a batch size's entries, so that a profile can go on from it."""
+    return isinstance(value, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("latency"), dict)
+        for entry in value
+    )
+
+
+def positive(text: str, option: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise UserError(f"{option} takes whole numbers from 1 separated by commas, not {text!r}")
     return int(text)
-
-
-def _check_writable(file: Path) -> None:
-    """Raise `UserError` before the work is done for a file that could not be written after it."""
-    if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
-        raise UserError(f"{file} cannot be written: {'it is a directory' if file.is_dir() else 'no such directory'}")

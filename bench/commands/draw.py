@@ -1,6 +1,6 @@
 """`slicebench draw`: look at what a detector sees, as boxes on validation images.
 
-Found boxes have the colour of their class and say how sure the detector is; the objects that are there are white.
+Detected boxes have the colour of their class and say how sure the detector is; the objects that are there are white.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # they take time to import, and the command line imports this
     import numpy as np
     from PIL import Image
 
-    from bench.tasks.detection.found import Found
+    from bench.tasks.detection.detections import Detections
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")  # Okabe and Ito's palette
 ENLARGED = 3
@@ -65,19 +65,20 @@ def draw_run(run_id: str, results: Path, data_root: Path | None, point: str | No
         raise unknown(f"point of {run_id}", name, points)
     batch = next(split.batches(count))
     with torch.no_grad():
-        found = run.task.found(points[name](batch.x).output, batch.targets)
-    return sheet([with_boxes(*each, run.data.classes, CONFIDENCE) for each in zip(split.images, found, strict=False)])
+        detections = run.task.details(points[name](batch.x).output, batch.targets)
+    pairs = zip(split.images, detections, strict=False)
+    return sheet([with_boxes(*pair, run.data.classes, CONFIDENCE) for pair in pairs])
 
 
-def with_boxes(pixels: np.ndarray, found: Found, classes: Sequence[str], confidence: float) -> Image.Image:
+def with_boxes(pixels: np.ndarray, detections: Detections, classes: Sequence[str], confidence: float) -> Image.Image:
     """One image, (S, S, 3) uint8, enlarged, with the objects that are there and those found at least so surely."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(pixels).resize((ENLARGED * pixels.shape[1], ENLARGED * pixels.shape[0]))
     pen = ImageDraw.Draw(image)
-    for box in found.truth:
+    for box in detections.truth:
         pen.rectangle([ENLARGED * float(side) for side in box], outline="white", width=1)
-    for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
+    for box, score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True):
         if score < confidence:
             continue
         colour = COLOURS[int(label) % len(COLOURS)]

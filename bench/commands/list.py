@@ -15,7 +15,6 @@ from bench.commands.shared import Plugins, load_plugins
 from bench.core.errors import UserError
 from bench.core.registry import Entry, Registry
 
-REPORTED = Path(__file__).resolve().parents[2] / "results" / "reported"
 TIMM = "timm:"
 
 Listed = StrEnum("Listed", "methods models datasets recipes metrics reported")
@@ -97,9 +96,9 @@ def _metrics() -> Iterable[Row]:
 
 
 def _reported() -> Iterable[Row]:
-    from bench.reports.reported import load_reported
+    from bench.reports.reported import load_reported, reported_folder
 
-    for row in load_reported(REPORTED):
+    for row in load_reported(reported_folder(Path("results"))):
         yield {
             "method": row.method,
             "model": row.model,

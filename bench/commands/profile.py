@@ -3,33 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bench.commands.shared import progress
+from bench.commands.shared import DataDirectory, Plugins, Results, check_writable, load_plugins, progress
+
+Scenario = StrEnum("Scenario", "singlestream offline")
 
 
 def profile(
-    model: Annotated[str, typer.Argument(help="a preset (`slicebench list models`) or timm:NAME")],
+    model: Annotated[str, typer.Argument(help="a preset (`slicebench list models`), timm:NAME, or a trained run")],
     image_size: Annotated[
         int | None, typer.Option(min=1, help="height and width of the images (default: what the model was made for)")
     ] = None,
     choices: Annotated[str, typer.Option(help="all (that have a name), routable, spread:N, or 0,13,largest")] = "all",
     batch: Annotated[str, typer.Option(help="batch sizes to time, separated by commas; none: no latency")] = "",
     time: Annotated[str, typer.Option(help="which to time, if not all of --choices: spread:8, or as there")] = "",
-    form: Annotated[str, typer.Option(help="forms to time: view, extracted, onnx")] = "view,extracted",
+    form: Annotated[str, typer.Option(help="forms to time: view, extracted, onnx, openvino")] = "view,extracted",
     time_limit: Annotated[float, typer.Option(min=0, help="seconds of rounds for each batch size")] = 240.0,
     gate_options: Annotated[int, typer.Option(min=1, help="outputs of each gate counted as stored")] = 4,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write everything to this file")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="of a preset: where its time goes, beside what the machine could do")
+    ] = False,
+    figure: Annotated[Path | None, typer.Option(help="with --explain: also draw it into this file")] = None,
+    point: Annotated[list[str] | None, typer.Option(help="of a run: a point to time (default: all)")] = None,
+    clock: Annotated[str, typer.Option(help="of a run: own, or loadgen, MLPerf's load generator")] = "own",
+    scenario: Annotated[
+        Scenario | None, typer.Option(help="of loadgen: singlestream is batch 1, offline any other (default: both)")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="of a run: rounds of all points; six give an interval")] = 15,
+    results: Results = Path("results"),
+    data: DataDirectory = None,
+    plugin: Plugins = None,
 ) -> None:
     """What each sub-network of a model costs: multiply-adds in both conventions, parameters, latency if asked for.
 
     With --json a profile that was broken off goes on at the batch size where it was, by the same command.
+    Of a trained run: how long its points take on images of the test split, in each form and by each clock, beside the
+    full network in the same form.
     """
-    from bench.commands.costs import Request, measured
+    from bench.commands.costs import Request, measured, positive
+    from bench.core.errors import UserError
+    from bench.core.store import Store
 
+    store = Store(results, writable=False)
+    if model in store.runs():
+        from bench.commands.clocks import clocks_table, timed_run
+
+        load_plugins(plugin)
+        with progress() as tell:
+            rows = timed_run(store, model, data, point or [], form, batch, clock, scenario, rounds, json_file, tell)
+        typer.echo(clocks_table(model, rows))
+        return
+    if explain:
+        from bench.commands.explain import explained, explained_figure, explained_table
+
+        batches = [positive(part, "--batch") for part in batch.split(",") if part] or [1, 64]
+        for file in filter(None, (json_file, figure)):
+            check_writable(file)
+        with progress() as tell:
+            values = explained(model, image_size, choices, batches, json_file, tell)
+        if figure is not None:
+            explained_figure(values, figure)
+        typer.echo(explained_table(values))
+        return
+    if figure is not None:
+        raise UserError("--figure is drawn of what --explain measures; add it")
     with progress() as tell:
         request = Request(model, image_size, choices, time, batch, form, gate_options, time_limit)
         costs = measured(request, json_file, tell)

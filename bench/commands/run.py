@@ -37,6 +37,7 @@ def run(
     executor: Executor = Executor.ray,
     weights: Annotated[str | None, typer.Option(help="to start from: timm:NAME, FILE, official:FORMAT=FILE")] = None,
     address: Annotated[str | None, typer.Option(help="an existing Ray cluster to join")] = None,
+    memory: Annotated[float | None, typer.Option(min=0.1, help="GB that each run may take (default: 2)")] = None,
     plugin: Plugins = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the runs, time a few steps, stop")] = False,
 ) -> None:
@@ -45,8 +46,9 @@ def run(
     from bench.recipes.registry import file_of
     from bench.runs import check
 
-    if executor is Executor.serial and address is not None:
-        raise UserError("--address names a Ray cluster; leave it out, or use --executor ray")
+    for option, value in (("--address names a Ray cluster", address), ("--memory is what Ray places runs by", memory)):
+        if executor is Executor.serial and value is not None:
+            raise UserError(f"{option}; leave it out, or use --executor ray")
     if executor is Executor.ray and "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("torchrun starts the processes of a run, as Ray would: use --executor serial with it")
     load_plugins(plugin)
@@ -54,6 +56,7 @@ def run(
         states = check.given_weights(weights)
         settings = [*(set_ or []), *(f"weights={name}" for name in states)]
         specs, groups = specs_to_run(recipe, settings, seeds, device, address)
+        states |= check.own_weights(specs)
         summaries = check.check(specs, data, results, states)
     for summary in summaries:
         print(f"slicebench: {summary}", file=sys.stderr)
@@ -68,12 +71,12 @@ def run(
         check.keep_weights(states, Store(results))  # that it can be written is known before anything runs
         write_ablation(results, recipe, groups)
 
-    summary = execute(specs, executor, results, data, address, plugins, prepare)
+    summary = execute(specs, executor, results, data, address, plugins, prepare, memory)
     if summary is None:
         return
     typer.echo(f"phases: {summary}")
     try:
-        write_and_print(results, results)
+        write_and_print(results, results, data)
     finally:
         _print_failures(summary, results)  # last, where it is seen
     if not summary.ok:
@@ -93,7 +96,7 @@ def specs_to_run(
     def finish(some: Sequence[RunSpec]) -> list[RunSpec]:
         return placed(with_overrides(some, pairs), fixed, local=address is None)
 
-    specs = resolve(recipe, None if seeds is None else range(seeds))
+    specs = resolve(recipe, None if seeds is None else range(seeds), pairs)
     return finish(specs), groups_of(specs, finish)
 
 
@@ -105,6 +108,7 @@ def execute(
     address: str | None,
     plugins: list[str],
     prepare: Callable[[], None],
+    memory: float | None = None,
 ) -> Any:
     """All phases of all runs, on an executor, once `prepare` was called; what became of them. None in a process that
     follows another (torchrun)."""
@@ -119,11 +123,13 @@ def execute(
             prepare()
             with progress() as tell, leading(group) as run:
                 return run_all(specs, results, data, tell, plugins=plugins, run=run)
+    from bench.executors.ray import MEMORY_BYTES
     from bench.executors.ray import run_all as run_on_ray
 
     prepare()
     with progress() as tell:
-        return run_on_ray(specs, results, data, tell, address=address, plugins=plugins)
+        memory_bytes = MEMORY_BYTES if memory is None else int(memory * 1e9)
+        return run_on_ray(specs, results, data, tell, address=address, plugins=plugins, memory_bytes=memory_bytes)
 
 
 def _print_failures(summary: Any, results: Path) -> None:

@@ -5,6 +5,7 @@ The command line is imported to answer `--help`, so a file of this folder import
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.core.errors import UserError
 from bench.core.registry import load_plugin
 
 DataDirectory = Annotated[
@@ -30,6 +32,12 @@ def usage_sentence(error: Any) -> str:
     text = re.sub(r"\. ([A-Z])", lambda start: f"; {start[1].lower()}", text)
     command = error.ctx.command_path if error.ctx else "slicebench"
     return f"{text[:1].lower()}{text[1:]}; see {command} --help" if text else ""
+
+
+def check_writable(file: Path) -> None:
+    """Raise `UserError` before the work is done for a file that could not be written after it."""
+    if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
+        raise UserError(f"{file} cannot be written: {'it is a directory' if file.is_dir() else 'no such directory'}")
 
 
 def load_plugins(files: list[str] | None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bench.commands.shared import DataDirectory, Plugins, Results, load_plugins, progress
-from bench.core.errors import NotAtHand, UserError, unknown
+from bench.commands.shared import DataDirectory, Plugins, Results, check_writable, load_plugins, progress
+from bench.core.errors import NotAtHand, UserError, one_line, unknown
 
 CANNOT = (
     "Not shown by this: that training never saw the test split, and that no choice was made on it. Numbers that were "
@@ -32,6 +33,8 @@ def verify(
     from bench.reports.consistent import check_store
 
     load_plugins(plugin)
+    if json_file is not None:
+        check_writable(json_file)
     findings = check_store(results)
     for run_id in runs or []:
         if run_id not in findings:
@@ -52,16 +55,17 @@ def verify(
                 "problems": problems,
                 "not verifiable here": missing,
                 "notes": each.notes,
+                "digest": each.digest,
             }
     for run_id, about in said.items():
-        typer.echo(f"{run_id}: {about['tier']}")
+        typer.echo(one_line(f"{run_id}: {about['tier']}"))
         for key in ("problems", "not verifiable here", "notes"):
             for line in about[key]:
-                typer.echo(f"  {'not verifiable here: ' if key == 'not verifiable here' else ''}{line}")
+                typer.echo(one_line(f"  {'not verifiable here: ' if key == 'not verifiable here' else ''}{line}"))
     failed = sum(about["tier"] == "failed" for about in said.values())
     typer.echo(f"{len(said) - failed} of {len(said)} runs hold. {CANNOT}")
     if json_file is not None:
-        write_json(json_file, {"verify_version": 1, "runs": said})
+        write_json(json_file, {"verify_version": 1, "date": date.today().isoformat(), "runs": said})
     if failed:
         raise typer.Exit(1)
 

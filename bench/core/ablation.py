@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.core.files import damaged, read_json, write_json
-from bench.core.spec import RunSpec
+from bench.core.files import Damaged, damaged, read_json, write_json
+from bench.core.spec import RunSpec, is_label, is_run_id
 
 FOLDER = "ablations"
 Finish = Callable[[Sequence[RunSpec]], list[RunSpec]]
@@ -53,8 +53,8 @@ class Ablation(list[RunSpec]):
 
     def __init__(self, groups: Sequence[Arms], beside: Iterable[RunSpec] = ()) -> None:
         self.groups = groups
-        held = [spec for group in groups for specs in group.arms.values() for spec in specs]
-        super().__init__({spec.run_id: spec for spec in (*held, *beside)}.values())
+        compared = [spec for group in groups for specs in group.arms.values() for spec in specs]
+        super().__init__({spec.run_id: spec for spec in (*compared, *beside)}.values())
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def write_ablation(root: Path, recipe: str, groups: Sequence[Group]) -> None:
     """
     if not groups:
         return
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", recipe.rpartition(":")[2])
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", recipe.rpartition(":")[2]).lstrip("-")[:100]
     body = {"recipe": name, "groups": [vars(group) for group in groups]}
     firsts = json.dumps([[runs[0] for runs in group.arms.values()] for group in groups])
     file = root / FOLDER / f"{name}.{hashlib.sha256(firsts.encode()).hexdigest()[:12]}.json"
@@ -98,18 +98,37 @@ def write_ablation(root: Path, recipe: str, groups: Sequence[Group]) -> None:
     write_json(file, body)
 
 
-def read_ablations(root: Path) -> dict[str, list[Group]]:
-    """By recipe, all groups that were written down. Raises UserError, naming the file, when one is damaged."""
-    found: dict[str, list[Group]] = {}
+def read_ablations(root: Path, apart: Callable[[Path, Damaged], object] | None = None) -> dict[str, list[Group]]:
+    """By recipe, all groups that were written down. A damaged file is handed to `apart` with its error; without that,
+    the UserError, which names the file, is raised."""
+    groups: dict[str, list[Group]] = {}
     for file in sorted((root / FOLDER).glob("*.json")):
-        body = read_json(file)
         try:
-            found.setdefault(str(body["recipe"]), []).extend(_group(raw) for raw in body["groups"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise damaged(file, f"it does not say what is compared ({error})") from error
-    return found
+            recipe, compared = _read(file)
+        except Damaged as error:
+            if apart is None:
+                raise
+            apart(file, error)
+        else:
+            groups.setdefault(recipe, []).extend(compared)
+    return groups
+
+
+def _read(file: Path) -> tuple[str, list[Group]]:
+    body = read_json(file)
+    try:
+        recipe, groups = body["recipe"], [_group(raw) for raw in body["groups"]]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise damaged(file, f"it does not say what is compared ({error})") from error
+    if not is_run_id(recipe):
+        raise damaged(file, f"{recipe!r} is not the name of a recipe")
+    return recipe, groups
 
 
 def _group(raw: dict[str, Any]) -> Group:
-    arms = {str(words): [str(run) for run in runs] for words, runs in raw["arms"].items()}
-    return Group(arms, raw["reference"])
+    """Raises ValueError for what is no group: the names of its runs and of its point are names."""
+    arms = {words: [str(run) for run in runs] for words, runs in raw["arms"].items()}
+    names, reference = [run for runs in arms.values() for run in runs], raw["reference"]
+    if not arms or not all(map(is_run_id, names)) or not (reference is None or is_label(reference)):
+        raise ValueError("a group has arms, lists of run_ids by what each is, and a reference")
+    return Group(arms, reference)

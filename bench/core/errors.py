@@ -12,12 +12,20 @@ class NotAtHand(UserError):
     """Something that is not on this machine: a data set, a checkpoint. With it, the same command would work."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a `name` that is not among the `known` ones; it names the nearest, then all of them.
+def one_line(text: str) -> str:
+    """Text without line breaks, control characters and half characters, whatever a results file says."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
+    """The error for a `name` that is not among the `allowed` ones; it names the nearest, then all of them.
 
     Returned, not raised, so that the caller's `raise unknown(...)` ends its control flow visibly.
+
+    >>> unknown("method", "us-net", ["ds_net", "us_net"])
+    UserError("unknown method 'us-net'; did you mean 'us_net'? known: ds_net, us_net")
     """
-    names = sorted(known)
+    names = sorted(allowed)
     folded = {candidate.lower(): candidate for candidate in names}
     near = get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.5)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else ";"

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bench.core.errors import UserError
 
@@ -62,23 +62,36 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UserError, naming the file, when it is missing or damaged."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise damaged(path, f"not JSON ({error})") from error
     if not isinstance(value, dict):
         raise damaged(path, "not a JSON object")
     return value
 
 
-def damaged(path: Path, reason: str) -> UserError:
-    """The error for a file of the store that cannot be trusted. Nothing is deleted: that is the user's
-    choice.
-    """
-    return UserError(f"{path} is damaged: {reason}; move it away and run again to make it anew")
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+class Damaged(UserError):
+    """A file of the store that cannot be trusted, for a `reason`. Nothing is deleted: that is the user's choice."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path} is damaged: {reason}; move it away and run again to make it anew")
+        self.reason = reason
+
+
+def damaged(path: Path, reason: str) -> Damaged:
+    """The error for a file of the store that cannot be trusted; returned, so that `raise` stands where it is raised."""
+    return Damaged(path, reason)
 
 
 def sha256(file: Path) -> str:
-    """Hex digest of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    """Hex digest of a file. Raises UserError when it cannot be read."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import socket
@@ -92,22 +93,35 @@ def _refuse_if_live(path: Path, ttl_s: float) -> None:
     """Raises Busy unless the lease has expired or its process is dead."""
     held = _read(path)
     if held is None:  # torn: its writer died in the middle, or sits on a file system without locks
-        if time.time() < path.stat().st_mtime + ttl_s:
+        if time.time() < min(_written(path), time.time()) + ttl_s:
             raise Busy(path.parent.name, "another process")
         return
     here = held["host"] == this_host()
     alive = not here or (held["started"] is not None and process_started(held["pid"]) == held["started"])
-    if alive and time.time() < held["expires"]:
+    # Whatever it says: a heartbeat writes it anew, so it is not older than its time to live. A clock that is ahead
+    # cannot hold a run for longer.
+    if alive and time.time() < min(held["expires"], time.time() + ttl_s, _written(path) + ttl_s):
         raise Busy(path.parent.name, f"process {held['pid']}" if here else "another machine")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         held = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError, OverflowError):
         return None
-    complete = isinstance(held, dict) and {"host", "pid", "started", "token", "expires"} <= held.keys()
-    return held if complete else None
+    if not isinstance(held, dict):
+        return None
+    kinds = {"host": str, "pid": int, "started": str | None, "token": str, "expires": int | float}
+    complete = all(key in held and isinstance(held[key], kind) for key, kind in kinds.items())
+    return held if complete and math.isfinite(held["expires"]) else None
+
+
+def _written(path: Path) -> float:
+    """When a file was written, by the clock of its file system; long ago where it is gone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _renew(folder: Path, token: str, ttl_s: float, stop: threading.Event) -> None:
@@ -115,16 +129,16 @@ def _renew(folder: Path, token: str, ttl_s: float, stop: threading.Event) -> Non
     while not stop.wait(ttl_s / 4):
         # A full or absent disk for one beat is not the end of the run.
         with contextlib.suppress(Exception), _guard(folder):
-            held = _read(folder / FILE)
-            if held is not None and held["token"] != token:
+            claim = _read(folder / FILE)
+            if claim is not None and claim["token"] != token:
                 return
             write_json(folder / FILE, _claim(token, ttl_s))
 
 
 def _release(folder: Path, token: str) -> None:
     with contextlib.suppress(OSError), _guard(folder):
-        held = _read(folder / FILE)
-        if held is not None and held["token"] == token:
+        claim = _read(folder / FILE)
+        if claim is not None and claim["token"] == token:
             (folder / FILE).unlink()
 
 

@@ -31,7 +31,7 @@ class Metric:
         better: which values are better.
         task: the task whose results it judges; None for costs.
         function: of a task's metric, as "module:name": from the images' scores (n,), what else the task says of each
-            image (`Task.found`) and the names of the classes to a `Measured`, or to None where it cannot be computed
+            image (`Task.details`) and the names of the classes to a `Measured`, or to None where it cannot be computed
             here. It is imported when it is called, so that a table of metrics needs no torch.
         paired: the metric that is the mean of the images' scores, which paired tests compare; empty for itself.
         note: what a table of such results must say.
@@ -48,10 +48,10 @@ class Metric:
     paired: str = ""
     note: str = ""
 
-    def measure(self, scores: Any, found: Sequence[Any], classes: Sequence[str]) -> Measured | None:
+    def measure(self, scores: Any, details: Sequence[Any], classes: Sequence[str]) -> Measured | None:
         """The metric over all images of a split; see `function`."""
         module, _, name = self.function.partition(":")
-        return getattr(import_module(module), name)(scores, found, classes)
+        return getattr(import_module(module), name)(scores, details, classes)
 
 
 DETECTION = "bench.tasks.detection.measures:"
@@ -157,5 +157,9 @@ def paired_metric(name: str) -> str:
 
 
 def metrics_of(task: str) -> list[Metric]:
-    """The metrics that judge a task, in the order of the table."""
+    """The metrics that judge a task, in the order of the table.
+
+    >>> [metric.name for metric in metrics_of("classification")]
+    ['top1']
+    """
     return [metric for metric in _METRICS if metric.task == task]

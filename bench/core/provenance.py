@@ -31,7 +31,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 @functools.cache
 def _unchanging() -> dict[str, Any]:
     return {
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {name: number for name in PACKAGES if (number := _version(name))},
         "python": platform.python_version(),
         "platform": " ".join(filter(None, (platform.system(), platform.machine(), *platform.libc_ver()))),
         "cpu": _cpu_model(),

@@ -7,6 +7,10 @@ from typing import Any
 
 from bench.core.errors import UserError, unknown
 from bench.core.metrics import METRICS
+from bench.core.spec import is_label
+
+LARGEST = 2**63
+"""Numbers of a record are smaller than this."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,15 @@ class Record:
     `form` says how the network ran ("view", "extracted", ...) where that matters; `details` are JSON values
     (counter and its version, batch size, threads, ...). A metric that is not in `METRICS` is that of the meter that
     `details["meter"]` names, a plugin's perhaps, and has the unit that stands here. Raises UserError for any other
-    unknown metric or one with another unit, ValueError for a value that is not finite.
+    unknown metric, one with another unit or an impossible name, ValueError for a value that is not finite.
+
+    >>> run = {"run_id": "us_net-0", "method": "us_net", "model": "us_mobilenet_micro8", "dataset": "digits"}
+    >>> run |= {"seed": 0, "split": "digits/official@1:test", "point": "width1"}
+    >>> Record(**run, metric="top1", value=0.9, unit="fraction", n=597).n
+    597
+    >>> Record(**run, metric="top1", value=90, unit="percent", n=597)
+    Traceback (most recent call last):
+    bench.core.errors.UserError: metric 'top1' is measured in fraction, not in 'percent'
     """
 
     run_id: str
@@ -39,6 +51,9 @@ class Record:
         unit = METRICS[self.metric].unit if self.metric in METRICS else self.unit
         if self.unit != unit:
             raise UserError(f"metric {self.metric!r} is measured in {unit}, not in {self.unit!r}")
+        for name in ("point", "model", "dataset", "split", "metric", "form"):
+            if not is_label(value := getattr(self, name)) and (name, value) != ("form", None):
+                raise UserError(f"a record's {name} must be a name of letters, digits and _.,:/@=+-, not {value!r}")
         if not math.isfinite(self.value):
             raise ValueError(f"{self.metric} of {self.run_id}/{self.point} is {self.value}, not a finite number")
 
@@ -61,4 +76,9 @@ def parse_record(raw: Any) -> Record:
         kind = dict if key == "details" else kind
         if not isinstance(raw[key], kind) or isinstance(raw[key], bool):  # type: ignore[arg-type]
             raise UserError(f"a record's {key!r} cannot be {raw[key]!r}")
-    return Record(**raw)
+        if isinstance(raw[key], int) and abs(raw[key]) >= LARGEST:
+            raise UserError(f"a record's {key!r} is too large a number")
+    try:
+        return Record(**raw)
+    except ValueError as error:  # what is not finite
+        raise UserError(str(error)) from error

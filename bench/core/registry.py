@@ -34,13 +34,29 @@ class Registry:
     """A table of lazily imported objects of one `kind` ("method", "dataset", ...).
 
     `table` maps a name to `"module:attribute"` or to an `Entry`, which says what is listed too; `group` is the
-    entry-point group in which other distributions may add names, looked up on first use.
+    entry-point group in which other distributions may add names, looked up on first use. `makers`
+    maps a prefix to the `"module:function"` that makes the object of a name `PREFIX:NAME` from its NAME.
+
+    >>> shapes = Registry("shape", {"pair": "builtins:tuple"})
+    >>> shapes.add("list", list)
+    >>> shapes.names(), shapes.get("pair")
+    (['list', 'pair'], <class 'tuple'>)
+    >>> shapes.get("pairs")
+    Traceback (most recent call last):
+    bench.core.errors.UserError: unknown shape 'pairs'; did you mean 'pair'? known: list, pair
     """
 
-    def __init__(self, kind: str, table: Mapping[str, str | Entry], group: str | None = None):
+    def __init__(
+        self,
+        kind: str,
+        table: Mapping[str, str | Entry],
+        group: str | None = None,
+        makers: Mapping[str, str] | None = None,
+    ):
         self.kind = kind
         self._entries: dict[str, Any] = dict(table)
         self._group = group
+        self._makers = dict(makers or {})
 
     def names(self) -> list[str]:
         """Every known name, sorted; nothing is imported."""
@@ -62,6 +78,9 @@ class Registry:
 
         Raises UserError when the name is unknown (naming the nearest) or when its module cannot be imported.
         """
+        prefix, colon, rest = name.partition(":")
+        if colon and prefix in self._makers:
+            return self._load(prefix, self._makers[prefix])(rest)
         entry = self.entry(name)
         target = entry.target if isinstance(entry, Entry) else entry
         return self._load(name, target) if isinstance(target, str) else target
@@ -83,23 +102,23 @@ class Registry:
     def _read_entry_points(self) -> None:
         if self._group is None:
             return
-        found: dict[str, str] = {}
+        targets: dict[str, str] = {}
         for point in entry_points(group=self._group):
-            if point.name in self._entries or point.name in found:
+            if point.name in self._entries or point.name in targets:
                 raise self._taken(point.name, f"the entry point {point.value!r}")
-            found[point.name] = f"{point.module}:{point.attr}"
-        self._entries.update(found)
+            targets[point.name] = f"{point.module}:{point.attr}"
+        self._entries.update(targets)
         self._group = None
 
     def _load(self, name: str, path: str) -> Any:
         module, _, attribute = path.partition(":")
         try:
-            found = importlib.import_module(module)
+            imported = importlib.import_module(module)
         except ImportError as error:
             raise UserError(f"{self.kind} {name!r} ({path}) cannot be imported: {error}") from error
-        if not hasattr(found, attribute):
+        if not hasattr(imported, attribute):
             raise UserError(f"{self.kind} {name!r} ({path}): the module has no such attribute")
-        return getattr(found, attribute)
+        return getattr(imported, attribute)
 
 
 def load_plugin(path: str | Path) -> ModuleType:
@@ -123,7 +142,7 @@ def load_plugin(path: str | Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, UserError) or not isinstance(error, Exception):
+        if isinstance(error, UserError | KeyboardInterrupt):
             raise
         raise UserError(f"plugin {path} failed: {type(error).__name__}: {error}") from error
     return module

@@ -7,21 +7,30 @@ import functools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from bench.core.errors import UserError, unknown
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec, changed
 
 SECTIONS = {"train": TrainSpec, "data": DataSpec, "profile": ProfileSpec}
-ALLOWED = {  # first word of pydantic's error type -> what the key may be
+ALLOWED = {  # pydantic's error type, or the first word of it -> what the key may be
     "int": "an integer",
     "float": "a number",
+    "bool": "true or false",
     "string": "a string",
+    "literal": "one of {expected}",
     "tuple": "a list",
     "list": "a list",
     "dict": "an object",
     "dataclass": "an object",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_short": "a list of {min_length} or more",
+    "predicate_failed": "a list that names each once",
 }
+T = TypeVar("T")
 
 
 def parse_spec(raw: Any, where: str = "") -> RunSpec:
@@ -34,7 +43,7 @@ def parse_spec(raw: Any, where: str = "") -> RunSpec:
     try:
         # Through JSON text, because only there strictness takes a list for a tuple.
         text = json.dumps(raw, allow_nan=False)
-        return _validator().validate_json(text, strict=True)
+        return _validator(RunSpec).validate_json(text, strict=True)
     except (TypeError, ValueError) as error:
         if not isinstance(error, ValidationError):
             raise UserError(f"{where}a spec holds JSON values only: {error}") from error
@@ -43,11 +52,31 @@ def parse_spec(raw: Any, where: str = "") -> RunSpec:
         raise UserError(f"{where}{error}") from None
 
 
+def parse_options(method: str, kind: type[T], options: Mapping[str, Any]) -> T:
+    """A method's options dataclass from the options of a spec, defaults filled in.
+
+    Raises UserError, a sentence that names the option, for one that `kind` does not have (naming the nearest), of
+    another type, or outside of the range that its annotation says (`core/ranges.py`).
+    """
+    from pydantic import ValidationError
+
+    names = _keys(kind)
+    for key in options:
+        if key not in names:
+            raise unknown(f"option of {method}", key, names)
+    try:
+        return _validator(kind).validate_json(json.dumps(options), strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = f"options.{problem['loc'][0]} of {method}"
+        raise UserError(f"{key} {_wanted(problem)}, not {json.dumps(problem['input'])}") from None
+
+
 @functools.cache
-def _validator() -> Any:
+def _validator(kind: type) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(RunSpec)
+    return TypeAdapter(kind)
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
@@ -55,13 +84,18 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     section, _, name = key.rpartition(".")
     if problem["type"] == "unexpected_keyword_argument":
-        known = _keys(SECTIONS.get(section, RunSpec))
-        return str(unknown(f"key in {section}" if section else "key", name, known))
+        keys = _keys(SECTIONS.get(section, RunSpec))
+        return str(unknown(f"key in {section}" if section else "key", name, keys))
     if problem["type"].startswith("missing"):
         return f"{key} is missing"
-    allowed = ALLOWED.get(problem["type"].partition("_")[0])
-    wanted = f"must be {allowed}" if allowed else f"is wrong ({problem['msg']})"
-    return f"{key or 'a spec'} {wanted}, not {json.dumps(problem['input'])}"
+    return f"{key or 'a spec'} {_wanted(problem)}, not {json.dumps(problem['input'])}"
+
+
+def _wanted(problem: Mapping[str, Any]) -> str:
+    allowed = ALLOWED.get(problem["type"]) or ALLOWED.get(problem["type"].partition("_")[0])
+    if allowed is None:
+        return f"is wrong ({problem['msg']})"
+    return f"must be {allowed.format(**problem.get('ctx', {}))}".replace("'", "")
 
 
 def parse_specs_file(file: str | Path) -> list[RunSpec]:
@@ -71,7 +105,7 @@ def parse_specs_file(file: str | Path) -> list[RunSpec]:
         raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
     except OSError as error:
         raise UserError(f"the spec file {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the spec file {path} is not JSON: {error}") from error
     items = raw if isinstance(raw, list) else [raw]
     if not items:
@@ -80,12 +114,12 @@ def parse_specs_file(file: str | Path) -> list[RunSpec]:
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {repeated!r} is given twice in one object")
-    return found
+    return value
 
 
 def pair(text: str) -> tuple[str, str]:
@@ -102,8 +136,8 @@ def overridden(
     """The specs with `--set key=value` applied to each one that has the key.
 
     A key of the run, its data, training or profile applies to all, but `init_from` and `weights` only to runs that
-    start from no other one; an option to the runs of the methods that have it. `budget=0.5` stands for `budgets=[0.5]`
-    where methods have the list alone.
+    start from no other one, and `train.epochs` only to runs that train, where some do; an option to the runs of the
+    methods that have it. `budget=0.5` stands for `budgets=[0.5]` where methods have the list alone.
 
     Args:
         options: the names of each method's options, by method.
@@ -118,11 +152,15 @@ def overridden(
     for key in settings:
         _check_key(key, every)
 
+    trains = any(spec.train.epochs for spec in specs)
+
     def change(spec: RunSpec) -> RunSpec:
         skipped = every - set(options[spec.method])
         reaching = {key: value for key, value in settings.items() if _option_of(key) not in skipped}
         if spec.init_from is not None:
             reaching = {key: value for key, value in reaching.items() if key not in ("init_from", "weights")}
+        if trains and not spec.train.epochs:
+            reaching = {key: value for key, value in reaching.items() if key not in ("epochs", "train.epochs")}
         return with_settings(spec, reaching, options[spec.method])
 
     return changed(specs, change)
@@ -153,27 +191,34 @@ def with_settings(spec: RunSpec, settings: Mapping[str, Any], options: Iterable[
     else kept. `options` names the method's options when the caller knows them; otherwise any `options.key`
     is taken, but a bare option must be in the spec already. Raises UserError for an unknown key (naming the
     nearest) or an impossible value.
+
+    >>> spec = with_settings(RunSpec("us_net", "us_mobilenet_micro8"), {"epochs": "3", "options.random_widths": "1"})
+    >>> spec.train.epochs, dict(spec.options)
+    (3, {'random_widths': 1})
+    >>> with_settings(spec, {"epoch": "3"})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    bench.core.errors.UserError: unknown key 'epoch'; did you mean 'epochs'? known: ...
     """
     raw = spec.to_json()
-    known = None if options is None else set(options)
+    names = None if options is None else set(options)
     for key, value in settings.items():
-        section, name = _locate(key, set(raw["options"]), known)
+        section, name = _locate(key, set(raw["options"]), names)
         kind = SECTIONS.get(section, RunSpec) if section != "options" else None
         target = raw[section] if section else raw
         target[name] = _value(value, kind, name)
     return parse_spec(raw)
 
 
-def _locate(key: str, present: set[str], known: set[str] | None) -> tuple[str, str]:
+def _locate(key: str, present: set[str], names: set[str] | None) -> tuple[str, str]:
     """(section, name) of a setting's key; the section is "" for the run's own fields."""
     section, dot, name = key.partition(".")
     top = [k for k in _keys(RunSpec) if k not in (*SECTIONS, "options")]
     if not dot:
-        return _locate_bare(key, top, present | (known or set()))
+        return _locate_bare(key, top, present | (names or set()))
     if section not in (*SECTIONS, "options"):
         raise unknown("section", section, [*SECTIONS, "options"])
-    if section == "options" and known is not None and name not in known:
-        raise unknown("key in options", name, known)
+    if section == "options" and names is not None and name not in names:
+        raise unknown("key in options", name, names)
     if section in SECTIONS and name not in _keys(SECTIONS[section]):
         raise unknown(f"key in {section}", name, _keys(SECTIONS[section]))
     return section, name
@@ -201,7 +246,7 @@ def _value(value: Any, kind: type | None, name: str) -> Any:
         return value
     try:
         parsed = json.loads(value, parse_constant=_refuse_constant)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
     hint = get_type_hints(kind)[name] if kind else Any
     takes_text = get_origin(hint) is not tuple and str in (hint, *get_args(hint))

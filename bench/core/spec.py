@@ -19,7 +19,8 @@ DEVICES = ("cpu", "cuda")
 OPTIMIZERS = ("sgd", "adamw", "nadamw", "lamb", "lars", "lion", "rmsproptf")
 SCHEDULES = ("cosine", "linear", "step")
 PRECISIONS = ("float32", "bfloat16")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")  # method names and run ids name folders
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}")  # method names and run ids name folders
+_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:/@=+-]{0,159}")  # what stands in tables and in no path
 _WEIGHTS = re.compile(r"timm:[A-Za-z0-9_.-]+|(official:[a-z0-9_]+=)?sha256:[0-9a-f]{64}")
 _RANDAUGMENT = re.compile(r"none|rand(-(mstd|mmax|inc|m|n|p)[0-9]+(\.[0-9]+)?)*")  # as timm names its policies
 _STRICT = {"extra": "forbid"}  # read by pydantic: an unknown key is an error
@@ -32,6 +33,11 @@ def _number(key: str, value: Any, low: float, below: float | None = None, *, int
     if not right or not low <= value < (float("inf") if below is None else below):
         limit = f"at least {low}" if below is None else f"from {low} to below {below}"
         raise UserError(f"{key} must be {kind}, {limit}, not {value!r}")
+
+
+def _label(key: str, value: Any) -> None:
+    if value is not None and not is_label(value):
+        raise UserError(f"{key} must be a name of letters, digits and _.,:/@=+- without spaces, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class DataSpec:
     folder: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("name", "protocol", "augmentation"):
+            _label(f"data.{name}", getattr(self, name))
         if self.folder is not None and not (isinstance(self.folder, str) and _NAME.fullmatch(self.folder)):
             raise UserError(f"data.folder must be a name of letters, digits, '_', '-', '.' or '+', not {self.folder!r}")
         for name in ("train_images", "image_size"):
@@ -198,6 +206,15 @@ class RunSpec:
     one starts from; `weights` names pretrained ones, "timm:NAME" or "sha256:" and the 64 hex digits of a
     kept file, in front of them "official:FORMAT=" where it is in its authors' names. Raises UserError when a
     value is impossible.
+
+    >>> run = RunSpec("us_net", "us_mobilenet_micro8", train=TrainSpec(epochs=3), options={"random_widths": 1})
+    >>> run.run_id
+    'us_net-4e0eda15f416'
+    >>> RunSpec("us_net", "us_mobilenet_micro8", threads=1).run_id == RunSpec("us_net", "us_mobilenet_micro8").run_id
+    True
+    >>> TrainSpec(lr=-1)
+    Traceback (most recent call last):
+    bench.core.errors.UserError: train.lr must be a number, at least 0, not -1
     """
 
     __pydantic_config__ = _STRICT
@@ -221,9 +238,13 @@ class RunSpec:
             value = getattr(self, key)
             if value is not None and not _NAME.fullmatch(str(value)):
                 raise UserError(f"{key} must be a name of letters, digits, '_', '-', '.' or '+', not {value!r}")
+        _label("model", self.model)
         self._check_weights()
         _number("seed", self.seed, 0, integer=True)
         _number("threads", self.threads, 1, integer=True)
+        for name, most in (("seed", 2**64 - 1), ("threads", 1024)):  # what torch takes, and what a process survives
+            if getattr(self, name) > most:
+                raise UserError(f"{name} must be at most {most}, not {getattr(self, name)}")
         _number("method_version", self.method_version, 1, integer=True)
         if self.device not in DEVICES:
             raise UserError(f"device must be one of {', '.join(DEVICES)}, not {self.device!r}")
@@ -272,6 +293,12 @@ def changed(specs: Sequence[RunSpec], change: Callable[[RunSpec], RunSpec]) -> l
     """Apply a change to every spec and let children name their parents' new run_ids; what has become equal counts once.
 
     The order is kept; a child may stand in front of its parent.
+
+    >>> parent = RunSpec("ds_net", "ds_mobilenet_micro8")
+    >>> control = replace(parent, method="random_gate", init_from=parent.run_id)
+    >>> longer, linked = changed([parent, control], lambda spec: replace(spec, seed=1))
+    >>> linked.init_from == longer.run_id != parent.run_id
+    True
     """
     before = {spec.run_id: spec for spec in specs}
     after: dict[str, RunSpec] = {}  # by the run_id before
@@ -283,6 +310,17 @@ def changed(specs: Sequence[RunSpec], change: Callable[[RunSpec], RunSpec]) -> l
         return after[spec.run_id]
 
     return list({(new := renew(spec)).run_id: new for spec in specs}.values())
+
+
+def is_label(text: object) -> bool:
+    """Whether `text` can name a model, a dataset, a split, a point or a form: one line that no table, page or figure
+    takes for anything but text. Output files have names made of it, never `text` itself."""
+    return isinstance(text, str) and _LABEL.fullmatch(text) is not None
+
+
+def is_part(text: object) -> bool:
+    """Whether `text` can name a point or a checkpoint: as `is_label`, and safe as a part of a file's name."""
+    return is_label(text) and "/" not in str(text)
 
 
 def is_run_id(text: object) -> bool:

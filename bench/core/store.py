@@ -33,6 +33,13 @@ class Store:
 
     With `writable=False` (reports) nothing is created, and the directory must exist. Raises UserError when
     not.
+
+    >>> import tempfile
+    >>> store, spec = Store(tempfile.mkdtemp()), RunSpec("us_net", "us_mobilenet_micro8")
+    >>> folder = store.open_run(spec)
+    >>> store.write(spec.run_id, "train", {"results": {"steps": 10}})
+    >>> store.has(spec.run_id, "train"), store.has(spec.run_id, "eval"), store.read(spec.run_id, "train")["results"]
+    (True, False, {'steps': 10})
     """
 
     def __init__(self, root: str | Path, writable: bool = True):
@@ -97,9 +104,9 @@ class Store:
         Records may be Record objects or their JSON form. Raises ValueError when a record belongs to another
         run or a value is not JSON, UserError when the disk refuses.
         """
-        given = dict(body)
-        given["records"] = [r.to_json() if isinstance(r, Record) else r for r in given.get("records", [])]
-        whole = json.loads(json.dumps(given, allow_nan=False))  # as it will be read, so that the digest holds
+        written = dict(body)
+        written["records"] = [r.to_json() if isinstance(r, Record) else r for r in written.get("records", [])]
+        whole = json.loads(json.dumps(written, allow_nan=False))  # as it will be read, so that the digest holds
         whole.setdefault("results", {})
         for item in (whole, *whole["records"]):
             if item.setdefault("run_id", run_id) != run_id:
@@ -127,6 +134,10 @@ class Store:
             raise damaged(file, "it lacks its records or results")
         if digest(records, results) != body.get("digest"):
             raise damaged(file, "its records or results do not match its digest")
+        for key in ("checkpoints", "digests"):
+            value = results.get(key, {})
+            if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+                raise damaged(file, f"its {key} are no object of names and digests")
         try:
             return body | {"records": [parse_record(record) for record in records]}
         except UserError as error:

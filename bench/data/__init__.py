@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core.errors import UserError
+from bench.core.image_input import ImageInput
 from bench.core.registry import Entry, Registry
 from bench.core.spec import DataSpec
 
@@ -46,12 +47,22 @@ DATASETS = Registry(
 )
 
 
-def load(spec: DataSpec, root: Path | None = None) -> "Dataset":
+def load(spec: DataSpec, root: Path | None = None, images: ImageInput | None = None) -> "Dataset":
     """The dataset that `spec` names; `root` is the data directory, which `digits` does without.
+
+    images: how the network wants them that they are for; None: as the data are. Its size holds unless the spec has one.
 
     Raises UserError for an unknown name or protocol, for data that is missing or damaged (saying what was
     looked for, where, and how to get it), and for more `train_images` than there are.
+
+    >>> digits = load(DataSpec("digits"))
+    >>> digits.id, len(digits.train), len(digits.open_test()), next(digits.train.batches(4)).x.shape
+    ('digits/official@1', 900, 597, torch.Size([4, 1, 8, 8]))
+    >>> load(DataSpec("digit"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    bench.core.errors.UserError: unknown dataset 'digit'; did you mean 'digits'? known: ...
     """
     if spec.folder is not None and spec.name != "folder":
         raise UserError(f"data.folder is for the dataset folder; {spec.name} lies where it always does")
-    return DATASETS.get(spec.name)(spec, root)
+    dataset = DATASETS.get(spec.name)(spec, root)
+    return dataset if images is None else dataset.made_for(images, spec.image_size)

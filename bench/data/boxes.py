@@ -64,10 +64,10 @@ class Placing:
         x = x.sort(dim=2).values  # mirroring swaps left and right
         cut_x, cut_y = x.clamp(0, edge), y.clamp(0, edge)
         area = (x[..., 1] - x[..., 0]) * (y[..., 1] - y[..., 0])
-        left = (cut_x[..., 1] - cut_x[..., 0]) * (cut_y[..., 1] - cut_y[..., 0])
+        visible = (cut_x[..., 1] - cut_x[..., 0]) * (cut_y[..., 1] - cut_y[..., 0])
         label, difficult = targets[..., 4], targets[..., 5]
-        difficult = torch.where(left < VISIBLE * area, torch.ones_like(difficult), difficult)
-        label = torch.where(left > 0, label, torch.full_like(label, EMPTY))
+        difficult = torch.where(visible < VISIBLE * area, torch.ones_like(difficult), difficult)
+        label = torch.where(visible > 0, label, torch.full_like(label, EMPTY))
         moved = torch.stack([cut_x[..., 0], cut_y[..., 0], cut_x[..., 1], cut_y[..., 1], label, difficult], 2)
         return torch.where(label[..., None] >= 0, moved, torch.tensor([0, 0, 0, 0, EMPTY, 0], device=moved.device))
 

@@ -45,17 +45,7 @@ def assemble(
         _check_classes(name, train, index)
     _check_files(name, parts, spec.skip_corrupt)
     whole = dataset_id(name, protocol, version)
-    sizes = held_out(len(train))
-    if validation is not None:
-        del sizes["validation"]
-    if len(train) <= sum(sizes.values()):
-        raise UserError(
-            f"{name}: {train.folder} holds {len(train)} images, too few to hold some out and train on others"
-        )
-    members = {
-        part: rows[~np.isin(rows, train.corrupt)]
-        for part, rows in cut(balanced_order(train.labels, *key), sizes, "train").items()
-    }
+    members = _members(name, key, train, validation is None)
     chosen = train_subset(members["train"], spec.train_images, whole)
     subset = "" if spec.train_images is None else f"[{spec.train_images}]"
 
@@ -66,8 +56,10 @@ def assemble(
     def all_of(part: str, index: Index) -> FolderSplit:
         return split(part, index, np.setdiff1d(np.arange(len(index)), index.corrupt))
 
-    held = split("validation", train, members["validation"]) if validation is None else all_of("validation", validation)
-    splits = [split("train", train, chosen, subset), split("calibration", train, members["calibration"]), held]
+    validating = (
+        split("validation", train, members["validation"]) if validation is None else all_of("validation", validation)
+    )
+    splits = [split("train", train, chosen, subset), split("calibration", train, members["calibration"]), validating]
     return Dataset(
         name=name,
         version=version,
@@ -87,6 +79,19 @@ def held_out(images: int) -> dict[str, int]:
     """How many of the training images are taken out."""
     part = max(1, images // 20)
     return {"calibration": min(part, 10_000), "validation": min(part, 25_000)}
+
+
+def _members(name: str, key: Sequence[Key], train: Index, validates: bool) -> dict[str, np.ndarray]:
+    """Which training images are trained on, and which are held out to calibrate and, if asked, to validate."""
+    sizes = held_out(len(train))
+    if not validates:
+        del sizes["validation"]
+    if len(train) <= sum(sizes.values()):
+        raise UserError(
+            f"{name}: {train.folder} holds {len(train)} images, too few to hold some out and train on others"
+        )
+    parts = cut(balanced_order(train.labels, *key), sizes, "train")
+    return {part: rows[~np.isin(rows, train.corrupt)] for part, rows in parts.items()}
 
 
 def _check_classes(name: str, train: Index, other: Index) -> None:

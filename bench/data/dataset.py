@@ -8,7 +8,7 @@ batch can be indexed, sharded and moved without knowing the task.
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.image_input import ImageInput
 from bench.core.spec import DataSpec
 
 
@@ -106,6 +107,14 @@ class Split(ABC):
         """
         raise UserError(f"{self.id} takes neither train.randaugment nor train.random_erasing: they know no boxes")
 
+    def made_for(self, images: ImageInput, size: int) -> "Split":
+        """These images made as a network wants them, at `size` pixels; what they are (`digest`) stays.
+
+        Raises:
+            UserError: these data cannot be made so.
+        """
+        raise UserError(f"{self.id} has boxes, and a network that wants its images in its own way knows none")
+
     def steps(self, batch_size: int) -> int:
         """How many batches `train_batches` yields in all. Raises UserError when there would be none."""
         self._require_positive(batch_size)
@@ -154,6 +163,14 @@ class Dataset:
     def id(self) -> str:
         """Name, protocol and version, "digits/official@1": the start of the id of each split."""
         return dataset_id(self.name, self.protocol, self.version)
+
+    def made_for(self, images: ImageInput, size: int | None) -> "Dataset":
+        """The same images as a network wants them: its mean, deviation, crop and interpolation, and its size unless
+        `size` says another. Raises `UserError` where they cannot be made so."""
+        size = size or images.size
+        splits = {name: getattr(self, name).made_for(images, size) for name in ("train", "calibration", "validation")}
+        opener = self.test_opener
+        return replace(self, image_size=size, test_opener=lambda: opener().made_for(images, size), **splits)
 
     def open_test(self) -> Split:
         """The test split. Its images are read at the first call and kept.

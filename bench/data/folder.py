@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bench.core.errors import UserError
+from bench.core.image_input import ImageInput
 from bench.data.dataset import Batch, Split
 from bench.data.folder_index import Index, remembered
 from bench.data.image_file import decode
@@ -29,11 +30,16 @@ SHARED_MEMORY = "/dev/shm"  # where torch puts what a worker has made
 
 
 class FolderSplit(Split):
-    """Classified images in files. rows: (N,) which images of the index, in their order."""
+    """Classified images in files. rows: (N,) which images of the index, in their order.
 
-    def __init__(self, name: str, id: str, index: Index, rows: np.ndarray, pipeline: Pipeline):
+    own_size: that of the data, None where that is the pipeline's.
+    """
+
+    def __init__(
+        self, name: str, id: str, index: Index, rows: np.ndarray, pipeline: Pipeline, own_size: int | None = None
+    ):
         super().__init__(name, id)
-        self.index, self.rows, self.pipeline = index, rows, pipeline
+        self.index, self.rows, self.pipeline, self.own_size = index, rows, pipeline, own_size
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,7 +52,14 @@ class FolderSplit(Split):
     def augmented_with(self, randaugment: str | None, erasing: float | None) -> "FolderSplit":
         """See `Split.augmented_with`."""
         pixels = self.pipeline.with_augmentation(randaugment, erasing)
-        return FolderSplit(self.name, self.id, self.index, self.rows, pixels)
+        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.own_size)
+
+    def made_for(self, images: ImageInput, size: int) -> "FolderSplit":
+        """See `Split.made_for`. Raises `UserError` for a network that wants other than three channels."""
+        if len(images.mean) != 3:
+            raise UserError(f"{self.id} has colours, and the network wants images of {len(images.mean)} channels")
+        pixels, own_size = self.pipeline.made_for(images, size), self.own_size or self.pipeline.size
+        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, own_size)
 
     @cached_property
     def digest(self) -> str:
@@ -56,10 +69,12 @@ class FolderSplit(Split):
         if self.index.stamp is None:
             return self._digest_of_files()
         rows = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()
-        return remembered(f"split-{self.pipeline.size}-{rows[:32]}-{self.index.stamp}", self._digest_of_files)
+        return remembered(
+            f"split-{self.own_size or self.pipeline.size}-{rows[:32]}-{self.index.stamp}", self._digest_of_files
+        )
 
     def _digest_of_files(self) -> str:
-        sha = hashlib.sha256(f"{self.pipeline.size}".encode())
+        sha = hashlib.sha256(f"{self.own_size or self.pipeline.size}".encode())
         for row, target in zip(self.rows.tolist(), self.targets.tolist(), strict=True):
             path = self.index.path(row)
             try:

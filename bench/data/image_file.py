@@ -49,8 +49,8 @@ def eight_bits(values: np.ndarray, white: int | None = None) -> np.ndarray:
     65,535 that no value exceeds, as programs write them. Raises ValueError for values below 0, above or not a number.
     """
     low, high = float(values.min()), float(values.max())
-    known = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
-    white = white or next((peak for peak in known if high <= peak), 0)
+    ranges = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
+    white = white or next((peak for peak in ranges if high <= peak), 0)
     if not 0 <= low <= high <= white:
         raise ValueError(f"its values go from {low:g} to {high:g}, and no range is known that holds them")
     scaled = values // 257 if white == 65535 else np.rint(values * (255 / white))  # 65,535 is 257 times 255

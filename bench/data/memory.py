@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.image_input import ImageInput
 from bench.core.spec import DataSpec
 from bench.data.augment import Augmentation, Canvas, Draws, Normalisation
 from bench.data.dataset import Batch, Dataset, Split, dataset_id, refuse_strict
@@ -54,6 +55,15 @@ class InMemorySplit(Split):
             raise UserError(f"train.randaugment is for images in folders; {self.id} lies in memory as whole batches")
         split = copy.copy(self)
         split.erasing = erasing or 0.0
+        return split
+
+    def made_for(self, images: ImageInput, size: int) -> "InMemorySplit":
+        """See `Split.made_for`; images are shared, and keep their own normalisation where the network wants others than
+        they have channels. They are always resized as `size` is, bilinearly and whole."""
+        split = copy.copy(self)
+        split.size = size
+        if len(images.mean) == self.images.shape[3]:
+            split.normalisation = replace(self.normalisation, mean=images.mean, std=images.std)
         return split
 
     @cached_property

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.core.errors import unknown
+from bench.core.image_input import ImageInput
 from bench.data.augment import Normalisation
 
 IMAGENET = Normalisation(peak=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -48,7 +49,7 @@ class Pipeline:
     """From decoded images to what a network sees: `clean` for evaluation, `augmented` and then `erase` for training.
 
     `erase` works in place on one normalised image (3, size, size). recipe: what `augmented` and `erase` do; crop: the
-    share of the resized side that `clean` keeps.
+    share of the resized side that `clean` keeps; interpolation: by which it resizes.
     """
 
     size: int
@@ -58,6 +59,12 @@ class Pipeline:
     recipe: Recipe
     crop: float
     normalisation: Normalisation = IMAGENET
+    interpolation: str = "bicubic"
+
+    def made_for(self, images: ImageInput, size: int) -> "Pipeline":
+        """The same augmentation, and the pixels of a size that a network wants."""
+        rule = replace(self.normalisation, mean=images.mean, std=images.std)
+        return _made(size, self.recipe, images.crop, rule, images.interpolation)
 
     def with_augmentation(self, randaugment: str | None, erasing: float | None) -> "Pipeline":
         """The same with another policy ("none": without one) and chance of erasing; None: as it is."""
@@ -66,7 +73,7 @@ class Pipeline:
             recipe = replace(recipe, policy=None if randaugment == "none" else randaugment)
         if erasing is not None:
             recipe = replace(recipe, erasing=erasing)
-        return _made(self.size, recipe, self.crop)
+        return _made(self.size, recipe, self.crop, self.normalisation, self.interpolation)
 
 
 def pipeline(size: int, augmentation: str, crop: float) -> Pipeline:
@@ -79,11 +86,13 @@ def pipeline(size: int, augmentation: str, crop: float) -> Pipeline:
     return _made(size, AUGMENTATIONS[augmentation], crop)
 
 
-def _made(size: int, recipe: Recipe, crop: float) -> Pipeline:
+def _made(
+    size: int, recipe: Recipe, crop: float, rule: Normalisation = IMAGENET, interpolation: str = "bicubic"
+) -> Pipeline:
     from timm.data.transforms_factory import create_transform  # takes seconds to import
 
-    common = {"input_size": size, "use_prefetcher": True, "mean": IMAGENET.mean, "std": IMAGENET.std}  # uint8 comes out
-    clean = create_transform(is_training=False, interpolation="bicubic", crop_pct=crop, **common)
+    common = {"input_size": size, "use_prefetcher": True, "mean": rule.mean, "std": rule.std}  # uint8 comes out
+    clean = create_transform(is_training=False, interpolation=interpolation, crop_pct=crop, **common)
     augmented = create_transform(
         is_training=True,
         scale=recipe.scale,
@@ -93,7 +102,7 @@ def _made(size: int, recipe: Recipe, crop: float) -> Pipeline:
         **common,
     )
     erase = eraser(recipe.erasing) if recipe.erasing else None
-    return Pipeline(size, clean, augmented, erase, recipe, crop)  # type: ignore[arg-type]
+    return Pipeline(size, clean, augmented, erase, recipe, crop, rule, interpolation)  # type: ignore[arg-type]
 
 
 def eraser(chance: float) -> Callable[[Tensor], object]:

@@ -109,8 +109,8 @@ def load_voc(spec: DataSpec, root: Path | None = None) -> Dataset:
     edge = spec.image_size or (OFFICIAL_EDGE if official else EDGE)
     whole = dataset_id("voc", spec.protocol, VERSION)
     members = _members(lists, spec, whole)
-    known = [*lists.train, *lists.held_out, *lists.test]
-    annotations = {item: item.annotation() for item in known}
+    listed = [*lists.train, *lists.held_out, *lists.test]
+    annotations = {item: item.annotation() for item in listed}
     report_empty(annotations.values(), spec.strict)
     classes = _classes(names, [annotations[item] for item in lists.train])
     rows = max(len(each.boxes) for each in annotations.values())
@@ -168,8 +168,11 @@ def _members(lists: Lists, spec: DataSpec, whole: str) -> dict[str, list[Item]]:
     train = members.setdefault("train", lists.train)
     empty = [name for name, items in members.items() if not items]
     if empty:
-        told = f"{len(lists.train)} images to train" + (f" and {len(lists.held_out)} in val" if lists.held_out else "")
-        raise UserError(f"voc: {spec.protocol} lists {told}, so none would be left for {' and '.join(empty)}")
+        in_val = f" and {len(lists.held_out)} in val" if lists.held_out else ""
+        raise UserError(
+            f"voc: {spec.protocol} lists {len(lists.train)} images to train{in_val}, so none would be left for "
+            f"{' and '.join(empty)}"
+        )
     order = keyed_order(len(train), "train", "voc", VERSION, spec.protocol)
     members["train"] = [train[i] for i in train_subset(order, spec.train_images, whole)]
     everything = [*lists.train, *lists.held_out, *lists.test]
@@ -183,8 +186,8 @@ def _classes(names: Iterable[str], train: Iterable[Annotation]) -> tuple[str, ..
     """The classes of a union of sets. Raises UserError where two known sets have different ones."""
     lists = {CLASSES[name]: name for name in names if name in CLASSES}
     if len(lists) > 1:
-        told = "; ".join(f"{name} has {', '.join(classes)}" for classes, name in lists.items())
-        raise UserError(f"voc: sets with other classes cannot be joined: {told}")
+        differing = "; ".join(f"{name} has {', '.join(classes)}" for classes, name in lists.items())
+        raise UserError(f"voc: sets with other classes cannot be joined: {differing}")
     return next(iter(lists), None) or tuple(sorted({name for each in train for name in each.names}))
 
 

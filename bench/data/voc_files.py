@@ -137,11 +137,11 @@ def _text(element: ElementTree.Element, tag: str, lacking: str = "") -> str:
 
 def report_empty(annotations: Iterable[Annotation], strict: bool) -> None:
     """Say which annotations had boxes without an area: a warning, a UserError where `strict`."""
-    found = {each.path.name: each.empty for each in annotations if each.empty}
-    if not found:
+    counts = {each.path.name: each.empty for each in annotations if each.empty}
+    if not counts:
         return
-    where = ", ".join(f"{count} in {name}" for name, count in sorted(found.items()))
-    text = f"voc: {sum(found.values())} boxes have no area ({where})"
+    where = ", ".join(f"{count} in {name}" for name, count in sorted(counts.items()))
+    text = f"voc: {sum(counts.values())} boxes have no area ({where})"
     if strict:
         raise UserError(f"{text}; leave data.strict out to drop them")
     warnings.warn(f"{text} and are left out", stacklevel=2)

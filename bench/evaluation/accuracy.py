@@ -25,14 +25,14 @@ class Evaluation:
 
     Attributes:
         score: float32 (n,) in [0, 1]. madds: int64 (n,), claimed. route: int64 (n, G). params: int64 (n,), active.
-        found: what metrics over all images need of each (`Task.found`).
+        details: what metrics over all images need of each (`Task.details`).
     """
 
     score: np.ndarray
     madds: np.ndarray
     route: np.ndarray
     params: np.ndarray
-    found: list[Any] = field(default_factory=list)
+    details: list[Any] = field(default_factory=list)
 
     def routing(self) -> dict[str, int]:
         """How many images took each route, by its name ("3", "1-0-2"); empty for a static point."""
@@ -45,21 +45,33 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.device, group: Group = ALONE) -> Evaluation:
     """Run a point over a whole split, image order kept. The processes of a group share its batches, and each gets what
-    one process alone would have: every batch is run as a whole by one of them."""
+    one process alone would have: every batch is run as a whole by one of them.
+
+    >>> from bench.core.spec import DataSpec
+    >>> from bench.data import load
+    >>> from bench.models import PRESETS
+    >>> from bench.points import subnetwork_point
+    >>> from bench.tasks.task import task_of
+    >>> data, net = load(DataSpec("digits")), PRESETS.get("ds_mobilenet_micro8").build().eval()
+    >>> point = subnetwork_point(net, net.space.smallest, data.image_size)
+    >>> result = evaluate(point, data.validation, task_of(data), torch.device("cpu"))
+    >>> result.score.shape, result.route.shape, result.routing()
+    ((150,), (150, 0), {})
+    """
     ours = []
     for batch in shared(split, device, group):
         output, route = point(batch.x)
         score = task.score(output, batch.targets).float().cpu()
-        ours.append((score.numpy(), route.cpu().numpy(), task.found(output, batch.targets)))
+        ours.append((score.numpy(), route.cpu().numpy(), task.details(output, batch.targets)))
     rounds = itertools.zip_longest(*group.gather(ours))  # batch number k is run by rank k modulo the size
-    scores, routes, found = zip(*(batch for each in rounds for batch in each if batch is not None), strict=True)
+    scores, routes, details = zip(*(batch for each in rounds for batch in each if batch is not None), strict=True)
     route = torch.from_numpy(np.concatenate(routes))
     return Evaluation(
         np.concatenate(scores),
         point.madds(route).numpy(),
         route.numpy(),
         point.params_active(route).numpy(),
-        [each for batch in found for each in batch],
+        [each for batch in details for each in batch],
     )
 
 

@@ -56,15 +56,15 @@ def prove(point: OperatingPoint, split: Split, device: torch.device, group: Grou
         checked: dict[str, Any] = {"batches": 1, "groups": 1, "alone": 0}
     else:
         ours = _prove_groups(point, (batch.x for batch in shared(split, device, group)))
-        counts, seen = zip(*group.gather(ours), strict=True)
+        counts, routes_met = zip(*group.gather(ours), strict=True)
         checked = {name: sum(each[name] for each in counts) for name in counts[0]}
-        taken = set().union(*seen)
+        met = set().union(*routes_met)
         alone, rerouted = _prove_alone(point, first)
         checked |= {"alone": alone, "rerouted": checked["rerouted"] + rerouted}
         _require_steady(point, checked["rerouted"], checked["images"] + alone)
-        later = _some(taken - routes, GRAPHS - len(counted))
+        later = _some(met - routes, GRAPHS - len(counted))
         graphs |= _prove_graphs(point, later, first[:1]) if later else {}
-        routes |= taken
+        routes |= met
     uncounted = len(routes) - len(graphs)
     return (
         checked
@@ -133,9 +133,9 @@ def _prove_groups(point: OperatingPoint, batches: Iterable[Tensor]) -> tuple[dic
                 module(x)  # forms that copy weights at first use do so before they are counted
                 _compare(point, f"form {form}, a whole batch", claimed, executed_by(partial(module, x)), len(x))
         for rows in _groups(route):
-            taken = route[rows]
-            what = f"group of route {taken[0].tolist()}" if len(taken.unique(dim=0)) == 1 else "all other routes"
-            proven["rerouted"] += _run_and_check(point, what, x[rows], taken)
+            routes = route[rows]
+            what = f"group of route {routes[0].tolist()}" if len(routes.unique(dim=0)) == 1 else "all other routes"
+            proven["rerouted"] += _run_and_check(point, what, x[rows], routes)
             proven["groups"] += 1
         proven["batches"] += 1
         proven["images"] += len(x)

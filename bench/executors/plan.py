@@ -1,8 +1,8 @@
 """What is left to do and in which order: bookkeeping that all executors share. It runs nothing itself.
 
 Every run trains, then is evaluated. A run with `init_from` waits until the run it names is trained and
-evaluated. When all of that is settled, the profile phases follow, one at a time: latency needs a quiet
-machine.
+evaluated. When all of that is settled, the profile phases follow. Latency needs a quiet machine, so an executor gives
+each of them a machine of its own.
 """
 
 import heapq
@@ -89,7 +89,6 @@ class Plan:
         self._ready_profiles: list[int] = []
         self._postponed: list[tuple[float, int]] = []
         self._unsettled = {True: 0, False: 0}  # is it a profile -> how many wait or run
-        self._running = 0
         for job in self._jobs:
             if self._state[job] == WAITING:
                 self._unsettled[_is_profile(job)] += 1
@@ -104,8 +103,7 @@ class Plan:
         while self._postponed and self._postponed[0][0] <= now:
             self._make_ready(self._jobs[heapq.heappop(self._postponed)[1]])
         while True:
-            quiet = not self._unsettled[False] and not self._running
-            queue = self._ready or (self._ready_profiles if quiet else [])
+            queue = self._ready or ([] if self._unsettled[False] else self._ready_profiles)
             if not queue:
                 return None
             job = self._jobs[heapq.heappop(queue)]
@@ -115,7 +113,6 @@ class Plan:
                 self._settle(job, COMPLETE)
                 continue
             self._state[job] = RUNNING
-            self._running += 1
             return job
 
     def ran(self, job: Job) -> None:
@@ -138,7 +135,6 @@ class Plan:
     def postpone(self, job: Job, until: float) -> None:
         """Another process holds the run: look again at the monotonic time `until`."""
         self._state[job] = WAITING
-        self._running -= 1
         heapq.heappush(self._postponed, (until, self._place[job]))
 
     @property
@@ -170,7 +166,6 @@ class Plan:
 
     def _settle(self, job: Job, state: str, why: str = "") -> None:
         """Gives a job its final state, and lets those start that waited for it alone."""
-        self._running -= self._state[job] == RUNNING
         self._unsettled[_is_profile(job)] -= 1
         self._state[job], self._why[job] = state, why
         if state in (COMPLETE, RAN):

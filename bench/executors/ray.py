@@ -4,14 +4,13 @@ Ray carries work to free cores and starts it again when a worker dies. It rememb
 store says what is left to do, and results go through it, never through the driver's memory.
 """
 
+import atexit
 import contextlib
 import functools
 import logging
 import os
-import re
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
@@ -24,10 +23,11 @@ from bench.core.errors import UserError
 from bench.core.provenance import code_digest, usable_cores
 from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
-from bench.core.store import Store
+from bench.core.store import PHASES, Store
 from bench.executors.attempt import FAILED, Outcome, record_failure, sentence, settle
 from bench.executors.plan import Job, PhaseRunner, Plan, Progress, Summary
 from bench.executors.ray_group import check_cores, group_attempt
+from bench.executors.reach import Place, answers, knock
 from bench.executors.session import private_folder
 from bench.executors.sharing import guarded_attempt, node_problem, shared_token
 
@@ -36,7 +36,7 @@ RETRIES = 3  # of a task whose worker process died; Python exceptions are never 
 OBJECT_STORE_BYTES = 100 * 2**20  # results do not pass through it
 CANCEL_S = 5.0  # what a cancelled task gets to put its lease back before it is killed
 ANSWER_S = 120.0  # how long a machine of the cluster may take to start its first worker
-KNOCK_S = 10.0  # how long the head of a cluster may take to accept a connection
+LOST_S = 8.0  # how long it may be silent while runs go on
 
 # Read by Ray when it is imported and by the daemons it starts.
 ENVIRONMENT = {
@@ -61,13 +61,14 @@ def run_all(
     memory_bytes: int = MEMORY_BYTES,
 ) -> Summary:
     """Does every phase of `specs` that the store lacks, as tasks of `spec.threads` cores, `memory_bytes` and a GPU
-    where a spec asks for one.
+    where a spec asks for one. A profile has all cores of a machine, so nothing else of the cluster runs beside it.
 
     Joins the cluster at `address`, or the Ray this process is in already, or starts one on this machine that no
     other process can join, and stops it at the end. The other arguments and what is raised are those of
-    `serial.run_all`; also UserError when no cluster answers, none of its machines has a GPU that a spec asks for, or
-    a machine does not see `store_root` or holds other code. On a cluster, `store_root`, `data_root` and `plugins` are
-    paths that every machine sees. What counts as done is what the store holds here, not what a worker says.
+    `serial.run_all`; also UserError when no cluster answers, none of its machines has a GPU that a spec asks for, a
+    machine does not see `store_root` or holds other code, or the cluster's head or this machine's daemon is lost. On a
+    cluster, `store_root`, `data_root` and `plugins` are paths that every machine sees. What counts as done is what the
+    store holds here, not what a worker says.
     """
     root, data = Path(store_root).absolute(), Path(data_root).absolute() if data_root else None
     files = [str(Path(plugin).absolute()) for plugin in plugins]
@@ -106,7 +107,7 @@ def check_nodes(root: Path, token: str) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ask: Any = ray.remote(num_cpus=0, max_retries=1)(node_problem)
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = list(_alive_nodes().values())
     if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
         return  # this machine itself
     code = code_digest()
@@ -141,30 +142,31 @@ class _Tasks:
         remote: Any = ray.remote(max_retries=RETRIES, retry_exceptions=False)
         self._task, self._group = remote(guarded_attempt), remote(group_attempt)
         self._jobs: dict[Any, Job] = {}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self._largest = max(resources.get("CPU", 0) for resources in nodes)
-        self._memory = min(memory_bytes, int(max(resources.get("memory", 0) for resources in nodes)))
+        self._nodes, self._lifelines = _alive_nodes(), _lifelines()
+        resources = [node["Resources"] for node in self._nodes.values()]
+        self._cores = sum(each.get("CPU", 0) for each in resources)
+        self._largest = max(each.get("CPU", 0) for each in resources)
+        self._memory = min(memory_bytes, int(max(each.get("memory", 0) for each in resources)))
         wants_gpu = [spec.run_id for spec in plan.specs.values() if spec.device == "cuda"]
-        if wants_gpu and not any(resources.get("GPU", 0) for resources in nodes):
+        if wants_gpu and not any(each.get("GPU", 0) for each in resources):
             raise UserError(f"{wants_gpu[0]} asks for a CUDA device, and Ray knows of no machine with one")
-        check_cores(plan.specs.values(), sum(resources.get("CPU", 0) for resources in nodes), self._cpus)
+        check_cores(plan.specs.values(), self._cores, self._largest)
 
     def start(self, job: Job) -> None:
         # Ray gives a task OMP_NUM_THREADS = num_cpus; run_phase sets torch's own threads.
         spec = self._plan.specs[job.run_id]
+        gpus = 1 if spec.device == "cuda" else 0
         if spec.processes(job.phase) > 1:  # which have their own cores
             task = self._group.options(name=str(job), num_cpus=0)
         else:
-            task = self._task.options(
-                name=str(job), num_cpus=self._cpus(spec), num_gpus=int(spec.device == "cuda"), memory=self._memory
-            )
+            task = self._task.options(name=str(job), num_cpus=self._cpus(job), num_gpus=gpus, memory=self._memory)
         self._jobs[task.remote(*self._checked, spec, job.phase, *self._arguments)] = job
 
     def have_room(self) -> bool:
         """Twice the cluster: what waits makes an autoscaler add machines, yet early runs end early."""
-        specs = [(self._plan.specs[job.run_id], job.phase) for job in self._jobs.values()]
-        asked = sum(self._cpus(spec) * spec.processes(phase) for spec, phase in specs)
-        return asked < 2 * self._ray.cluster_resources().get("CPU", 1)
+        specs = self._plan.specs
+        asked = sum(self._cpus(job) * specs[job.run_id].processes(job.phase) for job in self._jobs.values())
+        return asked < 2 * self._cores
 
     def running(self) -> list[Job]:
         return list(self._jobs.values())
@@ -175,6 +177,7 @@ class _Tasks:
             time.sleep(timeout_s)
             return
         done, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=timeout_s)
+        self._look_at_the_cluster()
         for reference in done:
             job = self._jobs.pop(reference)
             yield job, self._outcome(reference, job)
@@ -198,22 +201,79 @@ class _Tasks:
             record_failure(self._root, job.run_id, job.phase, error)
             return Outcome(FAILED, sentence(error))
 
-    def _cpus(self, spec: RunSpec) -> float:
-        """A task with more threads than any machine has cores gets a whole one: it would wait for ever."""
-        return min(spec.threads, self._largest)
+    def _look_at_the_cluster(self) -> None:
+        """Learn what is left of the cluster before the outcomes of tasks are believed, which fail when it does.
+
+        Raises:
+            UserError: its head or the daemon of this machine is lost. Ray would wait for a minute and end the process.
+        """
+        if lost := self._head_or_daemon_lost():
+            self._jobs.clear()  # nobody is there who could cancel them
+            atexit.unregister(self._ray.shutdown)
+            raise ClusterLost(
+                f"{lost} was lost, which is no failure of a run: what is complete is kept, and the same command goes "
+                "on from there once Ray is up again"
+            )
+        nodes = _alive_nodes()
+        for name in self._nodes.keys() - nodes.keys():
+            machine = self._nodes[name]["NodeManagerAddress"]
+            warnings.warn(
+                f"the machine {machine} of the cluster was lost; its runs start again elsewhere", stacklevel=1
+            )
+        self._nodes = nodes
+        self._cores = sum(node["Resources"].get("CPU", 0) for node in nodes.values())
+
+    def _head_or_daemon_lost(self) -> str:
+        """What of the cluster does not answer any more, in words; "" where all does."""
+        deadline = time.monotonic() + LOST_S
+        while True:
+            lost = [words for words, place in self._lifelines.items() if not answers(place)]
+            if not lost or time.monotonic() > deadline:
+                return lost[0] if lost else ""
+            time.sleep(0.5)
+
+    def _cpus(self, job: Job) -> float:
+        """A task with more threads than any machine has cores gets a whole one: it would wait for ever. So does a
+        profile, so that it is alone there."""
+        if job.phase == PHASES[2]:
+            return self._largest
+        return min(self._plan.specs[job.run_id].threads, self._largest)
 
 
-def _knock(address: str) -> None:
-    """Raises UserError when nothing listens at host:port; Ray itself would try for minutes."""
-    if address == "auto":  # $RAY_ADDRESS, where it is set, else what Ray finds on this machine
-        address = os.environ.get("RAY_ADDRESS", address)
-    place = re.fullmatch(r"([^/]+):(\d{1,5})", address)
-    if place is None:
-        return
+class ClusterLost(UserError):
+    """The cluster that the runs were on is gone."""
+
+
+def _alive_nodes() -> dict[str, dict[str, Any]]:
+    """What Ray knows of each machine that is part of the cluster now, by its name there."""
+    import ray
+
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+
+
+def _lifelines() -> dict[str, Place]:
+    """Where what this driver cannot do without listens, by what it is: a host and a port, or a socket's path."""
+    import ray
+    from ray._private.worker import global_worker
+
+    node: Any = global_worker.node
+    address = ray.get_runtime_context().gcs_address
+    host, _, port = address.rpartition(":")
+    return {
+        f"the head of the Ray cluster at {address}": (host, int(port)),
+        "the Ray daemon of this machine (its raylet, killed for memory perhaps)": node.raylet_socket_name,
+    }
+
+
+def _found(address: str) -> str:
+    """The address that `auto` stands for: $RAY_ADDRESS where it is set, else what Ray finds on this machine. Raises
+    UserError where it finds nothing."""
+    from ray._private.services import canonicalize_bootstrap_address
+
     try:
-        socket.create_connection((place[1], int(place[2])), timeout=KNOCK_S).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"no Ray cluster can be joined at {address}: {error}") from error
+        return os.environ.get("RAY_ADDRESS") or canonicalize_bootstrap_address(address) or address
+    except (ConnectionError, ValueError, OSError) as error:
+        raise UserError(f"no Ray cluster can be joined at {address}: {sentence(error)}") from error
 
 
 @contextlib.contextmanager
@@ -222,7 +282,7 @@ def _session(address: str | None) -> Iterator[None]:
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if address is not None:
-        _knock(address)
+        knock(_found(address) if address == "auto" else address)
         with _connected(f"no Ray cluster can be joined at {address}", address=address):
             yield
     elif "ray" in sys.modules and sys.modules["ray"].is_initialized():  # by a notebook, a test: theirs to stop

@@ -6,7 +6,7 @@ checkpoint. What became of it stands in the store.
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ START_AGAIN = 3
 """How often a group that has lost a process is started again. Failures of our own are never tried again."""
 
 
-def check_cores(specs: Iterable[RunSpec], cores: float, each: Callable[[RunSpec], float]) -> None:
-    """Raise `UserError` for a run whose processes, of `each` cores, would wait for ever."""
+def check_cores(specs: Iterable[RunSpec], cores: float, largest: float) -> None:
+    """Raise `UserError` for a run whose processes would wait for ever: there are so many cores in all, and so many on
+    the largest machine."""
     for spec in specs:
-        if spec.train.workers > 1 and each(spec) * spec.train.workers > cores:
+        needed = spec.train.workers * spec.threads
+        if spec.train.workers > 1 and (needed > cores or spec.threads > largest):
             raise UserError(
-                f"{spec.run_id} asks for {spec.train.workers} processes of {each(spec):g} cores, and Ray knows of "
+                f"{spec.run_id} asks for {spec.train.workers} processes of {spec.threads} cores, and Ray knows of "
                 f"{cores:g} cores"
             )
 

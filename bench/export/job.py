@@ -17,6 +17,7 @@ from bench.core.store import Store
 from bench.data.dataset import Dataset
 from bench.export import onnx_file, pt2_file, safetensors_file
 from bench.export.agreement import Agreement, Predictor, compare
+from bench.export.branches import load_branches, write_branches
 from bench.export.routed import load_routed, write_routed
 from bench.export.source import Plain, find, origin
 from bench.points import OperatingPoint, Prediction
@@ -78,7 +79,8 @@ def export_run(
     Args:
         choice: an index of the ladder, `largest`, a point's name, `dynamic`, or a choice spelled out. None where
             `point` says it.
-        form: "onnx", "pt2" or "safetensors". A dynamic point is one ONNX file that routes a batch inside itself.
+        form: "onnx", "pt2" or "safetensors". A dynamic point is one ONNX file that routes a batch inside itself, or
+            one pt2 archive that routes one image.
         out: the file.
         point: a point's name.
 
@@ -132,10 +134,14 @@ def _export_plain(run: Run, source: Plain, form: str, path: Path, images: Tensor
 
 
 def _export_routed(run: Run, point: OperatingPoint, form: str, path: Path, images: Tensor) -> Predictor:
-    if form != "onnx":
-        raise UserError(f"a {form} file holds one network without branches; export {point.name} as onnx")
-    write_routed(path, point, images[:2], origin(run) | {"point": point.name})
-    return load_routed(path)
+    about = origin(run) | {"point": point.name}
+    if form == "onnx":
+        write_routed(path, point, images[:2], about)
+        return load_routed(path)
+    if form == "pt2":
+        write_branches(path, point, images[:1], about)
+        return load_branches(path)
+    raise UserError(f"a {form} file holds one network without branches; export {point.name} as onnx or pt2")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from bench.core.errors import UserError
 from bench.export.pt2_file import quiet, traced
 from bench.slicing.extract import folded
 
+Engine = Callable[[Path, int], Callable[[Tensor], tuple[Tensor, ...]]]
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 INPUT = "input"
 SPEC = "slicebench"  # key of the model's metadata
@@ -99,19 +100,20 @@ def load(path: Path, threads: int = 0) -> Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Session(nn.Module):
-    """A plain network, batch norm folded, run by onnxruntime on the CPU: (B, C, H, W) to (B, ...).
+    """A plain network, batch norm folded, as an ONNX file run by an engine on the CPU: (B, C, H, W) to (B, ...).
 
     It takes images in plain layout (any other is copied first), is written to a file and read back once, and has no
-    parameters of its own. `example` (2, C, H, W) is traced.
+    parameters of its own. `example` (2, C, H, W) is traced. `engine`: from a file and the threads of a call to a
+    function from an input to the tuple of outputs.
     """
 
-    def __init__(self, network: nn.Module, example: Tensor, threads: int = 0) -> None:
+    def __init__(self, network: nn.Module, example: Tensor, threads: int = 0, engine: Engine = load) -> None:
         super().__init__()
         network = folded(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         with TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
             write(path, network, example.contiguous(), ("output",), {})
-            self.run = load(path, threads)
+            self.run = engine(path, threads)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)[0]

@@ -34,16 +34,24 @@ def traced(network: nn.Module, example: Tensor | list[Tensor]) -> ExportedProgra
     if isinstance(example, list):
         free = [{0: Dim(f"batch{index}", min=1)} for index in range(len(example))]
     with quiet(), torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=(free,))
+        return without_traces(torch.export.export(network, (example,), dynamic_shapes=(free,)))
+
+
+def without_traces(program: ExportedProgram) -> ExportedProgram:
+    """The same without what the exporter notes of the Python source: it names paths of this machine."""
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
-            node.meta.pop("stack_trace", None)  # paths of this machine
+            node.meta.pop("stack_trace", None)
     return program
 
 
 def write(path: Path, network: nn.Module, example: Tensor, outputs: tuple[str, ...], about: Mapping[str, Any]) -> None:
+    save(path, traced(network, example), about)
+
+
+def save(path: Path, program: ExportedProgram, about: Mapping[str, Any]) -> None:
     with quiet(), open(path, "wb") as file:
-        torch.export.save(traced(network, example), file, extra_files={SPEC: json.dumps(about, sort_keys=True)})
+        torch.export.save(program, file, extra_files={SPEC: json.dumps(about, sort_keys=True)})
 
 
 def load(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:

@@ -33,11 +33,11 @@ class Together(nn.Module):
         self.parts = nn.ModuleList([part.network for part in parts])
 
     def forward(self, arriving: list[Tensor]) -> list[Tensor]:
-        given = []
+        results = []
         for part, x in zip(self.parts, arriving, strict=True):
             outputs = part(x)
-            given += outputs if isinstance(outputs, tuple) else [outputs]
-        return given
+            results += outputs if isinstance(outputs, tuple) else [outputs]
+        return results
 
 
 @torch.no_grad()
@@ -46,9 +46,9 @@ def arriving_at(parts: Sequence[Part], images: Tensor) -> dict[str, Tensor]:
     tensors = {parts[0].name: images}
     for part in parts:
         outputs = part.network(tensors[part.name])
-        given = dict(zip(part.gives, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
-        tensors |= {f"{part.name}:{name}": tensor for name, tensor in given.items()}
-        tensors |= {name: given["activation"] for name in part.following if name is not None}
+        results = dict(zip(part.gives, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
+        tensors |= {f"{part.name}:{name}": tensor for name, tensor in results.items()}
+        tensors |= {name: results["activation"] for name in part.following if name is not None}
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 

@@ -39,8 +39,8 @@ def load_plain(path: str | Path) -> nn.Module:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[HEADER])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        channels = about["input"]["channels"]
-        net = PRESETS.get(about["model"]).build(classes=len(about["classes"]), channels=channels)
+        images, preset = about["input"], PRESETS.get(about["model"])
+        net = preset.build(len(about["classes"]), images["channels"], image_size=images["height"])
         choice = Choice(tuple(map(tuple, about["base"])))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a network exported by slicebench ({error!r})") from error

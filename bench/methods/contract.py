@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from bench.core.errors import UserError, unknown
+from bench.core.settings import parse_options
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
-from bench.methods.table import Kind
 from bench.models.preset import Preset, Trains
 from bench.points import OperatingPoint
 from bench.slicing.choice import Choice
 from bench.slicing.supernet import Supernet
 from bench.training.run import Run
+
+Kind = Literal["dynamic", "slimmable", "static", "control"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +43,20 @@ class Method:
         beside: what it takes of the weights that it starts from beside the supernet's own: their names to its own.
         as_given: True where with train.epochs=0 its points run the weights that it was given, and nothing is changed.
         takes_networks: True where it may start from networks trained alone (`build_network`), not from supernets only.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from bench.methods import METHODS
+    >>> from bench.points import StaticPoint
+    >>> class Linear(Method):
+    ...     name, kind = "linear", "static"
+    ...
+    ...     def points(self, run):
+    ...         torch.manual_seed(run.spec.seed)
+    ...         return [StaticPoint("linear", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), madds=640)]
+    >>> METHODS.add("linear", Linear)  # in a file: slicebench run specs.json --plugin FILE
+    >>> METHODS.get("linear") is Linear
+    True
     """
 
     name: ClassVar[str]
@@ -83,9 +96,10 @@ class Method:
             not self.families or preset.family.name in self.families
         )
 
-    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> None:
+    def check(self, spec: RunSpec, net: Supernet, image_size: int) -> str | None:
         """Raise `UserError` for settings that this model cannot meet (a width, choice or budget that no sub-network
-        has). Called before any work is done; `net` is the spec's model with any weights."""
+        has). Called before any work is done; `net` is the spec's model with any weights. A sentence that it returns is
+        shown before anything runs."""
 
     def check_data(self, spec: RunSpec, data: Dataset) -> None:
         """Raise `UserError` for settings that these data cannot meet. Called before any work is done."""
@@ -103,45 +117,6 @@ class Method:
         return []
 
     def options(self, spec: RunSpec) -> Any:
-        """The spec's options as this method's frozen dataclass, defaults filled in."""
-        return self.Options(**_checked_options(self.name, self.Options, dict(spec.options)))
-
-
-def _checked_options(method: str, kind: type, options: dict[str, Any]) -> dict[str, Any]:
-    fields = {field.name for field in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    for key, value in options.items():
-        if key not in fields:
-            raise unknown(f"option of {method}", key, fields)
-        if not _fits(value, hints[key]):
-            raise UserError(f"options.{key} of {method} must be {_spelled(hints[key])}, not {value!r}")
-    return options
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of a type that an options dataclass names."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value in args
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, arg) for arg in args)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, args[0]) for item in value)
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _spelled(hint: Any) -> str:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, args))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_spelled(arg) for arg in args)
-    if origin is tuple:
-        return f"a list of {_spelled(args[0])}"
-    if hint is type(None):
-        return "null"
-    return {int: "an integer", float: "a number", str: "a string", bool: "true or false"}.get(hint, str(hint))
+        """The spec's options as this method's frozen dataclass, defaults filled in. Raises `UserError` for impossible
+        ones."""
+        return parse_options(self.name, self.Options, spec.options)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
+from bench.core.ranges import Count, FromZero, Share
 from bench.core.spec import RunSpec
 from bench.data.dataset import Dataset
 from bench.methods import SUPERNET, Method, Run, build_model, method_of, reseed, trained_supernet
@@ -23,19 +24,19 @@ from bench.models.order import Order, check_order, in_order
 from bench.points import OperatingPoint, RoutedPoint
 from bench.slicing.choice import Choice
 from bench.slicing.dynamic import check_routing
-from bench.slicing.gate import Gate, Head, Routing, Trunk, new_gates
+from bench.slicing.gate import Gate, Routing
 from bench.slicing.supernet import Supernet, View
 from bench.training.budget import budget_offsets, check_budgets, option_costs, route_span, spendable
 from bench.training.calibrate import calibrate, check_images
 from bench.training.front import check_front
-from bench.training.gating import HardSamples, StageTwo, named_gates, train_gates
+from bench.training.gating import StageTwo, named_gates, train_gates
 from bench.training.loop import stable_seed
 from bench.training.supernet import Distillation, StageOne, train_supernet
 
 
 @dataclass(frozen=True)
-class DSNetOptions:
-    """Every technique of the paper as a switch.
+class DSNetOptions(StageTwo):
+    """Every technique of the paper as a switch: those of stage II (`StageTwo`), and
 
     Attributes:
         distillation, random_widths, ema, ema_warmup: stage I (`StageOne`).
@@ -47,60 +48,25 @@ class DSNetOptions:
         budgets: wanted mean multiply-adds, gates included, as fractions of a routing space's costliest route: one more
             operating point for each routing space that can spend it, by an offset on the gates' logits that is fitted
             on the validation split (`training/budget.py`).
-        gate_epochs ... gate_ema: stage II (`StageTwo`). The released code decays a gate's weights by 0.01, smooths the
-            labels of SGS by 0.1, and evaluates an average of decay 0.997.
-        gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). A shared trunk is that of channel
-            attention; where a network has none, every trunk is separate. The attention head is a property of the
-            network: the `ds_mobilenet_plain_` presets are without.
         channel_order: order of the channels that stage I starts from (`models/order.py`). It says something where they
             are trained: a slice of pretrained weights is then made of the channels that matter most.
         shared_front: forward the segments that all sub-networks share once a step of stage I (`StageOne`).
     """
 
     distillation: Distillation = "bootstrap"
-    random_widths: int = 2
-    ema: float = 0.997
+    random_widths: FromZero = 2
+    ema: Share = 0.997
     ema_warmup: bool = True
     recalibrate: bool = True
-    calibration_images: int | None = None
+    calibration_images: Count | None = None
     routing: tuple[tuple[int | tuple[int, ...], ...], ...] = ()
     budgets: tuple[float, ...] = ()
-    gate_epochs: int = 5
-    gate_lr: float = 0.05
-    gate_weight_decay: float = 1e-4
-    task_weight: float = 1.0
-    sgs_weight: float = 1.0
-    madds_weight: float = 0.5
-    hard_samples: HardSamples = "try_best"
-    sgs_smoothing: float = 0.0
-    gate_ema: float = 0.0
-    gate_head: Head = "one_hot"
-    gate_trunk: Trunk = "shared"
     channel_order: Order = "none"
     shared_front: bool = False
 
     def stage_one(self) -> StageOne:
         return StageOne(
             self.distillation, self.random_widths, self.ema, self.ema_warmup, shared_front=self.shared_front
-        )
-
-    def new_gates(self, net: Supernet, routing: Routing, image_size: int) -> list[Gate]:
-        """Untrained gates for a routing space."""
-        return new_gates(net, routing, image_size, self.gate_head, self.gate_trunk)
-
-    def stage_two(self) -> StageTwo:
-        return StageTwo(
-            epochs=self.gate_epochs,
-            lr=self.gate_lr,
-            weight_decay=self.gate_weight_decay,
-            task_weight=self.task_weight,
-            sgs_weight=self.sgs_weight,
-            madds_weight=self.madds_weight,
-            hard_samples=self.hard_samples,
-            sgs_smoothing=self.sgs_smoothing,
-            ema=self.gate_ema,
-            gate_head=self.gate_head,
-            gate_trunk=self.gate_trunk,
         )
 
 
@@ -123,7 +89,6 @@ class DSNet(Method):
                 "train.ema is for networks without a moving average of their own, and distillation "
                 f"{options.distillation!r} keeps one; set options.ema"
             )
-        options.stage_two()
         if options.shared_front:
             check_front(net.space, [net.space.largest, net.space.smallest])
         spaces = routing_spaces(net, options)
@@ -153,7 +118,7 @@ class DSNet(Method):
             widest = View(net.eval(), net.space.routed([options_[-1] for options_ in routing]))
             task = run.task.fitted(widest, run.data.validation, run.device)
             reseed(run.spec, "gate", number)
-            gates, _ = train_gates(gate_name(number), net, routing, options.stage_two(), task, run)
+            gates, _ = train_gates(gate_name(number), net, routing, options, task, run)
             budgets = spendable(options.budgets, route_span(net, gates, routing, run.data.image_size))
             if budgets:
                 run.once(f"budgets{number}", partial(fitted_offsets, net, gates, routing, budgets, run))
@@ -220,9 +185,7 @@ class DSNetPP(DSNet):
 
 
 def _check_calibration(net: Supernet, options: DSNetOptions) -> None:
-    """Raise `UserError` for a number of calibration images that is none or would be without effect."""
-    if options.calibration_images is not None and options.calibration_images < 1:
-        raise UserError(f"calibration_images must be at least 1, not {options.calibration_images}")
+    """Raise `UserError` for a number of calibration images that would be without effect."""
     if not options.recalibrate or not net.space.prefix_statistics:
         reason = "recalibrate is false" if not options.recalibrate else "this model has no batch norm"
         raise UserError(f"calibration_images says nothing where {reason}; leave it out")
@@ -256,9 +219,9 @@ def routing_spaces(net: Supernet, options: DSNetOptions) -> list[Routing]:
         return [tuple(tuple(range(len(decision.options))) for decision in decisions)]
     spaces = [check_routing(net.space, per_gate(routing, len(decisions))) for routing in options.routing]
     for lists in spaces:
-        for taken in lists:
-            if list(taken) != sorted(set(taken)):
-                raise UserError(f"routing space {list(taken)} must list each option once, the cheapest first")
+        for options_ in lists:
+            if list(options_) != sorted(set(options_)):
+                raise UserError(f"routing space {list(options_)} must list each option once, the cheapest first")
     for place, lists in enumerate(spaces):
         if lists in spaces[:place]:
             raise UserError(f"routing must name each routing space once, and {point_name(lists)} is there twice")

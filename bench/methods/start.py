@@ -21,7 +21,7 @@ from bench.models.transfer import Transferred, head_of, transfer
 from bench.models.weights import find, origin_of, start_from
 from bench.slicing.choice import Choice
 from bench.slicing.extract import extract
-from bench.slicing.supernet import Supernet
+from bench.slicing.supernet import Supernet, to_channels_last
 from bench.training.loop import stable_seed
 from bench.training.run import Run
 
@@ -38,8 +38,8 @@ def fresh_model(run: Run) -> Supernet:
     spec, data = run.spec, run.data
     check_task(run.preset, data)
     reseed(spec, spec.model, "init")
-    net = run.preset.build(len(data.classes), data.channels, spec.train.drop_path)
-    return net.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = run.preset.build(len(data.classes), data.channels, spec.train.drop_path, data.image_size)
+    return to_channels_last(net.to(run.device))
 
 
 def check_task(preset: Preset, data: Dataset) -> None:
@@ -79,8 +79,7 @@ def build_network(net: Supernet, choice: Choice, run: Run) -> nn.Module:
 
 def plain_network(net: Supernet, choice: Choice) -> nn.Module:
     """A sub-network as ordinary layers, channels last, its parameters open to training."""
-    network = trainable_copy(extract(net, choice))
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return to_channels_last(trainable_copy(extract(net, choice)))
 
 
 def start_of(run: Run) -> dict[str, Any]:

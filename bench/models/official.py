@@ -62,14 +62,14 @@ def from_official(name: str, state: State, net: Supernet, preset: Preset, classe
     values = {key: value for key, value in state.items() if not key.endswith(COUNTERS)}
     adapted: Adapted = load(fmt.adapt or "")(values, whole)
     rows, heads = imagenet_rows(classes), tuple(head_of(net))
-    taken = {key: value for key, value in adapted.state.items() if not key.startswith(heads)}
+    kept = {key: value for key, value in adapted.state.items() if not key.startswith(heads)}
     head = {key: value for key, value in adapted.state.items() if key.startswith(heads)}
     counters = tuple(key for key in state if key.endswith(COUNTERS))
     if rows is None:
         theirs = tuple(key for key, value in state.items() if any(value is each for each in head.values()))
-        return Transferred({**net.state_dict(), **taken}, tuple(head), (*counters, *theirs), adapted.beside)
-    taken |= {key: value[torch.tensor(rows)] for key, value in head.items()}
-    return Transferred(taken, (), counters, adapted.beside)
+        return Transferred({**net.state_dict(), **kept}, tuple(head), (*counters, *theirs), adapted.beside)
+    kept |= {key: value[torch.tensor(rows)] for key, value in head.items()}
+    return Transferred(kept, (), counters, adapted.beside)
 
 
 def imagenet_rows(classes: Sequence[str]) -> list[int] | None:

@@ -46,6 +46,8 @@ def in_order(net: Supernet, family: Family, order: Order, seed: int) -> Supernet
 def ordered(net: Supernet, family: Family, generator: torch.Generator | None = None) -> Supernet:
     """A copy of a supernet with the same full network, its channels in falling order of importance; in a random order
     where a generator is given (the control)."""
+    if family.order is None:
+        raise UserError(f"nothing orders the channels of the family {family.name}")
     net = copy.deepcopy(net)
     load(family.order)(net, generator)
     return net

@@ -60,11 +60,13 @@ def transfer(state: State, net: nn.Module, head_prefixes: Sequence[str]) -> Tran
     head = {key for key in own if key.startswith(prefixes)}
     for key, value in own.items():
         if key not in fitting | head:
-            given = f"the shape {tuple(state[key].shape)}" if key in state else "nothing of that name"
-            raise UserError(f"{key} needs the shape {tuple(value.shape)}, and the weights to start from have {given}")
-    taken = fitting if head <= fitting else fitting - head
-    stayed = tuple(key for key in own if key not in taken)
-    return Transferred({**own, **{key: state[key] for key in taken}}, stayed, tuple(k for k in state if k not in taken))
+            present = f"the shape {tuple(state[key].shape)}" if key in state else "nothing of that name"
+            raise UserError(f"{key} needs the shape {tuple(value.shape)}, and the weights to start from have {present}")
+    copied = fitting if head <= fitting else fitting - head
+    stayed = tuple(key for key in own if key not in copied)
+    return Transferred(
+        {**own, **{key: state[key] for key in copied}}, stayed, tuple(k for k in state if k not in copied)
+    )
 
 
 def head_of(net: nn.Module) -> tuple[str, ...]:

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.files import sha256, write_atomic
-from bench.models.official import format_of, from_official
+from bench.models.official import format_of, from_official, imagenet_rows
+from bench.models.plain.network import whole_of
+from bench.models.plain.weights import from_own
 from bench.models.preset import Preset
 from bench.models.transfer import Transferred, from_timm
 from bench.models.weights_file import plain, read_file, usable
@@ -68,6 +70,13 @@ def given(text: str) -> Weights:
     return weights._replace(name=weights.name + hashlib.sha256(weights.content()).hexdigest())
 
 
+def weights_of(preset: Preset) -> str:
+    """What a spec calls the weights that a model comes with. Raises `UserError` where it comes with none."""
+    if preset.weights is None:
+        raise UserError(f"{preset.name} comes with no weights; name a file of them with --weights")
+    return preset.weights if preset.weights.startswith(TIMM) else given(preset.weights).name
+
+
 def keep(weights: Weights, folder: Path) -> None:
     """Put weights into the folder where `find` looks, unless they are there."""
     file = _file(weights.name, folder)
@@ -112,6 +121,8 @@ def start_from(name: str, state: State, net: Supernet, preset: Preset, classes: 
     """
     if name.startswith(OFFICIAL):
         return from_official(name.removeprefix(OFFICIAL).partition("=")[0], state, net, preset, classes)
+    if whole_of(net) is not None:
+        return from_own(state, net, imagenet_rows(classes))
     return from_timm(state, net, preset.family)
 
 

@@ -27,6 +27,9 @@ def spread(costs: Sequence[int], count: int) -> list[int]:
 
     For each of `count` equal steps from the least to the greatest it takes the cost that is nearest; two steps may
     meet in one.
+
+    >>> spread([10, 11, 12, 100, 1000], 3)
+    [0, 3, 4]
     """
     logs = [math.log(cost) for cost in costs]
     low, width = min(logs), max(logs) - min(logs)

@@ -186,13 +186,17 @@ def measure(
     evaluation mode, everything without gradients; all is as it was before when this ends. Networks and their batches
     must be on the device.
 
-        measure(LATENCY, {"view": Served(view, [x]), "static": Served(plain, [x])}, Conditions(batch=len(x), rounds=15))
-
     Args:
         enough: called after each round with the samples so far; when it says so, no further round begins.
         tell: called before each round with the number that is done and the number of all.
         clock: seconds, by which the time limit goes.
         synchronise: waits for all work queued on the device; by default the one for `conditions.device`.
+
+    >>> from bench.profilers.latency import LATENCY
+    >>> network, x = nn.Linear(4, 4), torch.randn(8, 4)
+    >>> timed = measure(LATENCY, {"linear": Served(network, [x])}, Conditions(batch=len(x), rounds=3))
+    >>> timed["linear"].n, timed["linear"].median > 0
+    (3, True)
     """
     conditions = conditions or Conditions()
     is_pinned = allocator.pin()

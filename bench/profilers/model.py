@@ -128,15 +128,15 @@ def _widths(space: ChoiceSpace, choice: Choice) -> dict[str, dict[str, int]]:
 
 def active_parameters(net: Supernet, choices: Iterable[Choice], image_size: int) -> list[int]:
     """Parameters of each extracted sub-network. A segment that several of them share is extracted once."""
-    known: dict[tuple[int, str], int] = {}
+    counted: dict[tuple[int, str], int] = {}
     counts = []
     for choice in choices:
         count, channels = 0, net.input_channels
         for index, cost in enumerate(net.segment_costs(choice, image_size)):
             slot = index, segment_slot(net.space, index, choice, channels)
-            if slot not in known:
-                known[slot] = parameters_of(extract_segment(net.segments[index], choice, False))  # type: ignore[arg-type]
-            count, channels = count + known[slot], cost.shape[0]
+            if slot not in counted:
+                counted[slot] = parameters_of(extract_segment(net.segments[index], choice, False))  # type: ignore[arg-type]
+            count, channels = count + counted[slot], cost.shape[0]
         counts.append(count)
     return counts
 

@@ -19,12 +19,22 @@ def on_checkpoint(run: RunSpec, method: str, **options: Any) -> RunSpec:
 
 
 def with_controls(run: RunSpec, *controls: str) -> list[RunSpec]:
-    """A run and the controls that work on its checkpoint: `with_controls(dynamic, *GATED)`."""
+    """A run and the controls that work on its checkpoint: `with_controls(dynamic, *GATED)`.
+
+    >>> runs = with_controls(RunSpec("ds_net", "ds_mobilenet_micro8"), *GATED)
+    >>> [run.method for run in runs], runs[1].init_from == runs[0].run_id
+    (['ds_net', 'random_gate', 'fixed_choice'], True)
+    """
     return [run, *(on_checkpoint(run, control) for control in controls)]
 
 
 def over_seeds(specs: Sequence[RunSpec], seeds: Sequence[int]) -> list[RunSpec]:
-    """The specs once for each seed; runs that start from another start from that of their own seed."""
+    """The specs once for each seed; runs that start from another start from that of their own seed.
+
+    >>> runs = over_seeds(with_controls(RunSpec("ds_net", "ds_mobilenet_micro8"), "random_gate"), seeds=(0, 1, 2))
+    >>> [run.seed for run in runs], runs[5].init_from == runs[4].run_id
+    ([0, 0, 1, 1, 2, 2], True)
+    """
     return [spec for seed in seeds for spec in changed(specs, lambda spec, seed=seed: replace(spec, seed=seed))]
 
 

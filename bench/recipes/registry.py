@@ -45,6 +45,8 @@ RECIPES = Registry(
         "official_us_mobilenet": "bench.recipes.official:official_us_mobilenet",
         "official_thinking_vit": "bench.recipes.official:official_thinking_vit",
         "official_hydravit": "bench.recipes.official:official_hydravit",
+        "pretrained": "bench.recipes.anyone:pretrained",
+        "finetune": "bench.recipes.anyone:finetune",
         "cifar10_transfer": "bench.recipes.cifar:cifar10_transfer",
         "cifar100_transfer": "bench.recipes.cifar:cifar100_transfer",
         "bccd": "bench.recipes.detection:bccd",
@@ -55,8 +57,12 @@ RECIPES = Registry(
 )
 
 
-def resolve(text: str, seeds: Sequence[int] | None) -> list[RunSpec]:
+def resolve(text: str, seeds: Sequence[int] | None, settings: dict[str, str] | None = None) -> list[RunSpec]:
     """The specs that RECIPE names: a recipe's name, `path/to/file.py:function`, or a JSON file of specs.
+
+    Args:
+        settings: of `--set`; those that the recipe's function has a parameter for are passed to it, as text, and taken
+            out here.
 
     Raises:
         UserError: an unknown name, a file or function that is not there or fails, one that takes no seeds where there
@@ -73,7 +79,8 @@ def resolve(text: str, seeds: Sequence[int] | None) -> list[RunSpec]:
     except TypeError as error:
         wrong = "takes no seeds; leave --seeds out" if arguments else "needs seeds; add --seeds N"
         raise UserError(f"recipe {text} {wrong}") from error
-    specs = recipe(*arguments)
+    named = [key for key in list(inspect.signature(recipe).parameters)[1:] if key in (settings or {})]
+    specs = recipe(*arguments, **{key: (settings or {}).pop(key) for key in named})
     if not isinstance(specs, list | tuple) or not all(isinstance(spec, RunSpec) for spec in specs):
         raise UserError(f"recipe {text} must return a list of RunSpec, not {type(specs).__name__} {specs!r:.60}")
     if not specs:
@@ -99,9 +106,9 @@ def _from_file(text: str) -> Callable[..., Any]:
         raise UserError(f"{path} has no function {name!r}")
 
     @functools.wraps(function)
-    def recipe(*arguments: Any) -> Any:
+    def recipe(*arguments: Any, **named: Any) -> Any:
         try:
-            return function(*arguments)
+            return function(*arguments, **named)
         except UserError:
             raise
         except Exception as error:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,14 +19,12 @@ from bench.reports.layout import (
     SCORE,
     SEEDS,
     Column,
+    Page,
     Section,
-    Stamp,
     count,
     name_column,
     number,
     signed,
-    write_csv,
-    write_page,
 )
 from bench.reports.rows import rows_of
 from bench.reports.runs import Run, settings_of
@@ -143,14 +140,14 @@ def _full(run: Run) -> str:
     return ", ".join(f"{short(key)}={_spelled(value)}" for key, value in sorted(named.items()))
 
 
-def write_ablations(folder: Path, stamp: Stamp, studies: Mapping[str, Sequence[Section]]) -> list[Path]:
-    """ablation_<name>.md and .csv for each recipe that has something to compare."""
-    written = []
+def ablations_pages(studies: Mapping[str, Sequence[Section]]) -> list[Page]:
+    """A page for each recipe that has something to compare."""
+    pages = []
     for recipe, parts in sorted(studies.items()):
-        name = recipe.removeprefix("ablation_")
-        file = folder / f"ablation_{name}"
-        written += write_page(file, stamp, f"Ablation: {name.replace('_', ' ')}", [NOTE, DIFFERENCE_NOTE], parts)
         if parts:
-            whole = pd.concat([part.frame for part in parts], ignore_index=True)
-            written.append(write_csv(file.with_suffix(".csv"), stamp, whole, COLUMNS))
-    return written
+            name = recipe.removeprefix("ablation_")
+            title, whole = f"Ablation: {name.replace('_', ' ')}", pd.concat([p.frame for p in parts], ignore_index=True)
+            pages.append(
+                Page(f"ablation_{name}", title, [NOTE, DIFFERENCE_NOTE], parts, (whole, COLUMNS), is_study=True)
+            )
+    return pages

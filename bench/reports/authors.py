@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from bench.reports.layout import Column, Section, Stamp, count, fixed, name_column, signed, write_csv, write_page
+from bench.reports.layout import Column, Page, Section, count, fixed, name_column, signed
 from bench.reports.reported import ReportedRow
 from bench.reports.runs import Run
 
@@ -32,8 +31,8 @@ report, such as a part of the classes, there is none.
 """
 
 
-def write_authors(folder: Path, stamp: Stamp, runs: Sequence[Run], quoted: Sequence[ReportedRow]) -> list[Path]:
-    """authors.md and .csv; nothing where no point says of which reported row it is."""
+def authors_pages(runs: Sequence[Run], quoted: Sequence[ReportedRow]) -> list[Page]:
+    """The page of authors' weights; none where no point says of which reported row it is."""
     by_key, rows = {row.key: row for row in quoted}, []
     for run in runs:
         for point in run.points.values():
@@ -44,10 +43,7 @@ def write_authors(folder: Path, stamp: Stamp, runs: Sequence[Run], quoted: Seque
     if not rows:
         return []
     frame = pd.DataFrame(rows)
-    return [
-        *write_page(folder / "authors", stamp, "Authors' weights", [NOTE], [Section("Evaluated here", frame, COLUMNS)]),
-        write_csv(folder / "authors.csv", stamp, frame, COLUMNS),
-    ]
+    return [Page("authors", "Authors' weights", [NOTE], [Section("Evaluated here", frame, COLUMNS)], (frame, COLUMNS))]
 
 
 def _compared(run: Run, point: str, top1: float, images: int, row: ReportedRow, same: bool) -> dict:

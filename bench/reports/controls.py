@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,13 +17,11 @@ from bench.reports.layout import (
     SCORE,
     SEEDS,
     Column,
-    Stamp,
+    Page,
     by,
     count,
     name_column,
     number,
-    write_csv,
-    write_page,
 )
 from bench.reports.rows import groups_of, rows_of
 from bench.reports.runs import EvaluatedPoint, Run
@@ -155,12 +152,9 @@ def on_the_hull(budget: float, fixed: Mapping[str, Scored]) -> tuple[Scored, lis
     ]
 
 
-def write_controls(folder: Path, stamp: Stamp, frame: pd.DataFrame) -> list[Path]:
-    """controls.md and .csv; nothing when no control was run on a dynamic point."""
+def controls_pages(frame: pd.DataFrame) -> list[Page]:
+    """The page of controls; none when no control was run on a dynamic point."""
     if frame.empty:
         return []
     title, notes = "Dynamic points against their controls", [NOTE, DIFFERENCE_NOTE]
-    return [
-        *write_page(folder / "controls", stamp, title, notes, by("split", frame, COLUMNS)),
-        write_csv(folder / "controls.csv", stamp, frame, COLUMNS),
-    ]
+    return [Page("controls", title, notes, by("split", frame, COLUMNS), (frame, COLUMNS))]

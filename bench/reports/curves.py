@@ -1,7 +1,6 @@
 """Each method's accuracy-MAdds curve in a few numbers, with intervals over seeds."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,12 @@ from bench.reports.layout import (
     PERCENT_CSV,
     PLACE,
     Column,
+    Page,
     Section,
-    Stamp,
     count,
     integer,
     interval,
     number,
-    write_csv,
-    write_page,
 )
 from bench.reports.rows import groups_of, rows_of
 from bench.statistics.intervals import SeedSummary
@@ -98,18 +95,15 @@ def _row(measure: str, low: float, high: float, found: SeedSummary) -> dict[str,
     return {"measure": measure, "madds_low": low, "madds_high": high, **spread}
 
 
-def write_curves(folder: Path, stamp: Stamp, frame: pd.DataFrame) -> list[Path]:
-    """curves.md (a row for each curve) and curves.csv (long form)."""
+def curves_pages(frame: pd.DataFrame) -> list[Page]:
+    """A row for each curve; in CSV a row for each of its measures."""
     sections = []
     for (split,), group in groups_of(frame, "split"):
         wide = _wide(group)
         columns = [*NAMES[:3], Column("points", "points", integer)]
         columns += [Column(title, title) for title in wide.columns if title not in (*CURVE_NAMES, "points")]
         sections.append(Section(str(split), wide, columns))
-    return [
-        *write_page(folder / "curves", stamp, "Accuracy-MAdds curves", [NOTE], sections),
-        write_csv(folder / "curves.csv", stamp, frame, COLUMNS),
-    ]
+    return [Page("curves", "Accuracy-MAdds curves", [NOTE], sections, (frame, COLUMNS))]
 
 
 def _wide(group: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """The table of detectors: average precision of each class, by both rules of VOC, with its interval over images."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,15 +11,13 @@ from bench.reports.layout import (
     PERCENT,
     PERCENT_CSV,
     Column,
+    Page,
     Section,
-    Stamp,
     count,
     integer,
     interval,
     name_column,
     number,
-    write_csv,
-    write_page,
 )
 from bench.reports.rows import groups_of, rows_of
 from bench.reports.runs import Run
@@ -71,8 +68,8 @@ def _rows(run: Run, variant: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def write_detection(folder: Path, stamp: Stamp, found: pd.DataFrame) -> list[Path]:
-    """detection.md and .csv (a row for each class); nothing where no detector was evaluated."""
+def detection_pages(found: pd.DataFrame) -> list[Page]:
+    """The page of detectors, in CSV a row for each class; none where no detector was evaluated."""
     if found.empty:
         return []
     sections = []
@@ -85,10 +82,7 @@ def write_detection(folder: Path, stamp: Stamp, found: pd.DataFrame) -> list[Pat
         objects = next(iter(group["objects"]))
         text = f"Objects: {', '.join(f'{objects[name]:,} {name}' for name in classes)}."
         sections.append(Section(str(split), shown, _columns(classes), text))
-    return [
-        *write_page(folder / "detection", stamp, "Detectors", [NOTE], sections),
-        write_csv(folder / "detection.csv", stamp, _long(found), LONG),
-    ]
+    return [Page("detection", "Detectors", [NOTE], sections, (_long(found), LONG))]
 
 
 def _columns(classes: Sequence[str]) -> list[Column]:

@@ -13,6 +13,7 @@ from safetensors.numpy import load
 
 from bench.core.errors import UserError
 from bench.core.files import damaged
+from bench.reports.consistent import PER_IMAGE
 from bench.reports.layout import PERCENT_CSV, Column, interval, name_column, signed
 from bench.reports.runs import Run
 from bench.statistics import crossed
@@ -38,9 +39,8 @@ def read_scores(run: Run) -> dict[str, PointScores]:
 
     Raises UserError, naming the file, when it is missing or damaged, or says something else than the evaluation.
     """
-    named = run.bodies["eval"]["results"].get("per_image", {})
-    file = run.folder / str(named.get("file", "per_image.safetensors"))
-    tensors = _read(file, named.get("sha256"))
+    file = run.folder / PER_IMAGE
+    tensors = _read(file, run.bodies["eval"]["results"].get("per_image", {}).get("sha256"))
     scores = {}
     for name, point in run.points.items():
         try:

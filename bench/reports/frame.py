@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.core.files import damaged
-from bench.reports.rows import groups_of
+from bench.reports.rows import groups_of, rows_of
 from bench.reports.runs import EvaluatedPoint, Run, read_runs
 from bench.reports.variants import variants
 from bench.statistics.intervals import summarise
@@ -42,9 +43,10 @@ def load(results_root: str | Path) -> pd.DataFrame:
 def observations(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each evaluated run, so one for each seed.
 
-    Beside ROW: kind, control, seed, images, metric (the headline's name), score (its value, a fraction),
-    half_over_images (of its own interval over images; nan where it has none), madds_mean, madds_min, madds_max,
-    params_stored, params_active, routing (route -> images), madds_theoretical (None where it is not another number).
+    Beside ROW: kind, control, word (`EvaluatedPoint.word`), seed, images, metric (the headline's name), score (its
+    value, a fraction), half_over_images (of its own interval over images; nan where it has none), madds_mean,
+    madds_min, madds_max, params_stored, params_active, routing (route -> images), madds_theoretical (None where it is
+    not another number).
     Raises UserError when an evaluation lacks one of the others.
     """
     return pd.DataFrame(_observed_rows(runs))
@@ -74,6 +76,7 @@ def _observed(run: Run, label: str, point: EvaluatedPoint) -> dict[str, Any]:
         "point": point.name,
         "kind": point.kind,
         "control": point.control is not None,
+        "word": point.word,
         "seed": run.spec.seed,
         "images": score.n,
         "metric": point.headline.name,
@@ -97,12 +100,13 @@ def _half(interval: Sequence[float] | None) -> float:
 def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """One row for each point of each config, over its seeds: what the leaderboard shows.
 
-    Beside ROW: kind, control, seeds (their number), images, metric, score_mean, score_std (of the headline
+    Beside ROW: label ("gate to 40 % of MAdds", of those of the costliest row of the split and model), kind, control,
+    seeds (their number), images, metric, score_mean, score_std (of the headline
     metric: fractions, std with n - 1), half_over_images (of the metric's own interval over images, where it has one),
     madds_mean, madds_std, madds_min, madds_max,
     madds_relative (to the costliest row of the same split), madds_theoretical (NaN where it is not another number),
     params_stored, params_active, routing (route -> mean share of the images), on_front (of all rows of the split).
-    Sorted by split, then best first.
+    Sorted by split, then by MAdds, the better of equals first.
     """
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for row in _observed_rows(runs):
@@ -114,7 +118,7 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
         score, madds = (summarise([row[name] for row in group]) for name in ("score", "madds_mean"))
         theoretical = [row["madds_theoretical"] for row in group if row["madds_theoretical"] is not None]
         rows.append(
-            {name: group[0][name] for name in (*ROW, "kind", "control", "images", "metric")}
+            {name: group[0][name] for name in (*ROW, "kind", "control", "word", "images", "metric")}
             | {"seeds": score.n, "score_mean": score.mean, "score_std": score.std}
             | {"half_over_images": summarise([row["half_over_images"] for row in group]).mean}
             | {"madds_mean": madds.mean, "madds_std": madds.std}
@@ -123,7 +127,8 @@ def points_frame(runs: Sequence[Run]) -> pd.DataFrame:
             | {name: summarise([row[name] for row in group]).mean for name in ("params_stored", "params_active")}
             | {"routing": _mean_shares(group)}
         )
-    points = pd.DataFrame(sorted(rows, key=_best_first))
+    points = pd.DataFrame(sorted(rows, key=_by_cost))
+    points["label"] = _labels(points)
     points["madds_relative"] = points["madds_mean"] / points.groupby("split")["madds_mean"].transform("max")
     points["on_front"] = False
     for _, group in groups_of(points, "split"):
@@ -137,9 +142,29 @@ def _mean_shares(group: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {route: sum(row["routing"].get(route, 0) / row["images"] for row in group) / len(group) for route in routes}
 
 
-def _best_first(row: dict[str, Any]) -> tuple:
+def _by_cost(row: dict[str, Any]) -> tuple:
     names = (natural(row[name]) for name in ("model", "method", "variant", "point", "config_id"))
-    return (row["split"], -row["score_mean"], row["madds_mean"], *names)
+    return (row["split"], row["madds_mean"], -row["score_mean"], *names)
+
+
+def _labels(points: pd.DataFrame) -> list[str]:
+    """What each point is and costs, for people; with its name where two points of a config would read alike."""
+    full = points.groupby(["split", "model"])["madds_mean"].transform("max")
+    texts = [
+        f"{row['word']} {'to' if row['kind'] == 'dynamic' else 'at'} {_percent(row['madds_mean'] / most)} of MAdds"
+        for row, most in zip(rows_of(points), full, strict=True)
+    ]
+    keys = [(row["split"], row["config_id"], text) for row, text in zip(rows_of(points), texts, strict=True)]
+    times = Counter(keys)
+    return [
+        f"{text} ({row['point']})" if times[key] > 1 else text
+        for row, text, key in zip(rows_of(points), texts, keys, strict=True)
+    ]
+
+
+def _percent(share: float) -> str:
+    """Two digits: "7.5 %", "40 %"."""
+    return f"{100 * share:.{1 if share < 0.0995 else 0}f} %"
 
 
 def natural(text: str) -> tuple:

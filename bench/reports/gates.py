@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from bench.reports.layout import (
     SCORE,
     SEEDS,
     Column,
+    Page,
     Section,
-    Stamp,
     by,
     count,
     fixed,
@@ -29,8 +28,6 @@ from bench.reports.layout import (
     name_column,
     number,
     signed,
-    write_csv,
-    write_page,
 )
 from bench.reports.rows import rows_of
 from bench.reports.runs import EvaluatedPoint, Run
@@ -158,8 +155,8 @@ def _told(run: Run, point: EvaluatedPoint, fixed: Run | None) -> dict[str, float
     }
 
 
-def write_gates(folder: Path, stamp: Stamp, frame: pd.DataFrame) -> list[Path]:
-    """gates.md (what gates do, and what it is worth) and gates.csv; nothing without controls."""
+def gates_pages(frame: pd.DataFrame) -> list[Page]:
+    """What gates do, and what it is worth; no page without controls."""
     if frame.empty:
         return []
     for short, scale in (("random", 100.0), ("hull", 100.0), ("separation", 1.0)):
@@ -170,7 +167,4 @@ def write_gates(folder: Path, stamp: Stamp, frame: pd.DataFrame) -> list[Path]:
         for doing in by("split", frame, [*NAMES, SEEDS, *DOING])
         for section in (doing, Section("", doing.frame, [*NAMES, *WORTH]))
     ]
-    return [
-        *write_page(folder / "gates", stamp, "Gates", [NOTE, WORTH_NOTE], sections),
-        write_csv(folder / "gates.csv", stamp, frame, COLUMNS),
-    ]
+    return [Page("gates", "Gates", [NOTE, WORTH_NOTE], sections, (frame, COLUMNS))]

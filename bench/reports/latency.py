@@ -1,7 +1,6 @@
 """The table of latencies: the time of a batch in every form, on every device that was timed."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -11,14 +10,12 @@ from bench.reports.frame import natural
 from bench.reports.layout import (
     NAMES,
     Column,
-    Stamp,
+    Page,
     by,
     count,
     fixed,
     integer,
     name_column,
-    write_csv,
-    write_page,
     yes,
 )
 from bench.reports.runs import Run
@@ -89,12 +86,9 @@ def _timed(timings: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def write_latency(folder: Path, stamp: Stamp, frame: pd.DataFrame) -> list[Path]:
-    """latency.md and .csv; nothing when no run was profiled."""
+def latency_pages(frame: pd.DataFrame) -> list[Page]:
+    """The page of latencies; none when no run was profiled."""
     if frame.empty:
         return []
     shown = frame.assign(images_per_s=frame["batch"] / frame["median_ms"] * 1e3)
-    return [
-        *write_page(folder / "latency", stamp, "Latency", [NOTE], by("dataset", shown, COLUMNS)),
-        write_csv(folder / "latency.csv", stamp, shown, COLUMNS),
-    ]
+    return [Page("latency", "Latency", [NOTE], by("dataset", shown, COLUMNS), (shown, COLUMNS))]

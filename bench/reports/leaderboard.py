@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,20 @@ from bench.core.errors import UserError
 from bench.core.metrics import METRICS
 from bench.reports.differences import BySeed, Row, only_scores
 from bench.reports.layout import (
-    NAMES,
     PERCENT,
     PERCENT_CSV,
     PLACE,
     SCORE,
     SEEDS,
     Column,
+    Page,
     Section,
-    Stamp,
     count,
     fixed,
     integer,
     interval,
     name_column,
     number,
-    write_csv,
-    write_page,
     yes,
 )
 from bench.reports.rows import groups_of, known, rows_of
@@ -44,19 +40,23 @@ BUDGETS = (0.25, 0.5, 0.75)
 COLUMNS = [
     *PLACE,
     name_column("rank"),
-    Column("tied", "tied with", integer, integer, "tied_with"),
-    name_column("rank_pooled", "pooled"),
+    Column("tied", None, plain=integer, header="tied_with"),
+    Column("rank_pooled", None),
     Column("budget", None, plain=integer, header="budget_madds"),
     Column("rank_in_budget", None),
-    *NAMES,
-    name_column("kind"),
+    name_column("method"),
+    name_column("model"),
+    name_column("variant"),
+    name_column("label", "point"),
+    Column("point", None),
+    Column("kind", None),
     Column("metric", None),
     Column("score_mean", f"{SCORE} %", PERCENT, PERCENT_CSV, "score_percent"),
-    Column("score_std", "std", PERCENT, PERCENT_CSV, "score_percent_std"),
+    Column("score_std", None, PERCENT, PERCENT_CSV, "score_percent_std"),
     Column("interval", "95 % interval", plain=None),
     Column("score_low", None, plain=PERCENT_CSV, header="score_percent_low"),
     Column("score_high", None, plain=PERCENT_CSV, header="score_percent_high"),
-    Column("smallest", "smallest diff.", PERCENT, PERCENT_CSV, "smallest_difference_percent"),
+    Column("smallest", None, PERCENT, PERCENT_CSV, "smallest_difference_percent"),
     SEEDS,
     Column("images", None, plain=integer),
     Column("madds_mean", "MAdds/image", count, number),
@@ -65,27 +65,29 @@ COLUMNS = [
     Column("madds_max", None, plain=integer),
     Column("madds_relative", None, plain=fixed(6)),
     Column("madds_theoretical", "theoretical MAdds", count, number),
-    Column("unbeaten", "unbeaten", header="not_worse_at_its_madds", right=False),
+    Column("unbeaten", None, header="not_worse_at_its_madds", right=False),
     Column("params_stored", "params stored", count, number),
     Column("params_active", None, plain=number),
-    Column("on_front", "on front", yes, yes, right=False),
+    Column("on_front", "front", yes, yes, right=False),
     Column("config_id", None),
 ]
 NOTE = """
-The score and its sample standard deviation (std) are over the seeds. The 95 % interval says where the mean score would
-lie with other seeds and other images of the same kind; with one seed it covers other images alone. MAdds are
-multiply-adds of convolutions and matrix products, mean over the images, gates included. On front: no other row is
-cheaper and as good, or as cheap and better.
+Cheapest first. The score is the mean over the seeds. The 95 % interval says where the mean score would lie with other
+seeds and other images of the same kind; with one seed it covers other images alone. MAdds are multiply-adds of
+convolutions and matrix products, mean over the images, gates included; a point is named by what decides and by its
+share of those of the costliest row of its model. Front: no other row is cheaper and as good, or as cheap and better.
+Rows with * are controls, which look at no image. The CSV has every point's own name, the standard deviation over seeds,
+and more.
 """
 RANKS_NOTE = """
 A rank is the range of places that the data leave open: from one plus the number of rows that are surely better, to the
 number of rows less those that are surely worse. Surely means that the paired difference over seeds and images is
 significant at 5 % after Holm's correction over all pairs of rows of the section: all its ranges hold at once, but in
-one table of twenty. Tied with: how many rows are neither surely better nor surely worse. Pooled: the same range with
-each row's variance over seeds moved half way to the mean of the section, where that has six independent trainings.
-Smallest diff.: the least difference in percentage points that so many seeds could show, in a single comparison with a
-row that varies as much. Unbeaten: no row of at most the same MAdds is surely better. Fewer than three seeds get none of
-these. The CSV also has the range among the rows of at most 25, 50 or 75 % of the largest MAdds.
+one table of twenty. Fewer than three seeds get none. In the CSV: how many rows it is tied with (neither surely better
+nor surely worse); the same range pooled, with each row's variance over seeds moved half way to the mean of the section,
+where that has six independent trainings; the least difference in percentage points that so many seeds could show, in a
+single comparison with a row that varies as much; whether no row of at most the same MAdds is surely better; and the
+range among the rows of at most 25, 50 or 75 % of the largest MAdds.
 """
 THEORETICAL_NOTE = """
 Theoretical MAdds: without products that the method makes zero but executes all the same. Never a saving, and not what
@@ -99,7 +101,8 @@ def leaderboard_frame(
     """The rows of `points_frame` with what their images say, as columns of their own.
 
     score_low and score_high; and with `ranks`, None where a row has fewer than three seeds: rank, rank_pooled and
-    rank_in_budget ("1 to 4"), tied (number of rows), budget (MAdds), smallest (difference), unbeaten ("yes", "no").
+    rank_in_budget ("1 to 4"), tied (number of rows), worse (places, in the split, of the rows surely worse), budget
+    (MAdds), smallest (difference), unbeaten ("yes", "no").
     Raises UserError when the rows of a split were scored on different numbers of images.
     """
     parents = {run.config_id: run.parent_config for run in runs}
@@ -113,7 +116,7 @@ def leaderboard_frame(
             ranked = _ranks(of_rows, clusters, group["madds_mean"].to_numpy(), split)
             lines = [line | rank for line, rank in zip(lines, ranked, strict=True)]
         told |= dict(zip(group.index, lines, strict=True))
-    columns = ("rank", "tied", "rank_pooled", "budget", "rank_in_budget", "smallest", "unbeaten")
+    columns = ("rank", "tied", "rank_pooled", "budget", "rank_in_budget", "smallest", "unbeaten", "worse")
     lines = [dict.fromkeys(columns) | told[index] for index in points.index]
     return points.assign(
         **{name: pd.Series([line[name] for line in lines], points.index, dtype=object) for name in lines[0]}
@@ -146,8 +149,10 @@ def _ranks(rows: Sequence[BySeed], clusters: Sequence[str], madds: np.ndarray, s
     except ValueError as error:
         raise UserError(f"the runs on {split} cannot be compared: {error}") from error
     whole = ranking(pairs.sign, pairs.p_value, madds)
+    surely_better = ~whole.tied & (pairs.sign > 0) & np.logical_and.outer(whole.low > 0, whole.low > 0)
     lines: list[dict[str, Any]] = [
         {"rank": _places(whole, k), "smallest": known(pairs.smallest[k])}
+        | {"worse": np.flatnonzero(surely_better[k]).tolist()}
         | {"tied": int(whole.tied[k].sum()) if whole.low[k] else None}
         | {"unbeaten": ("yes" if whole.not_worse[k] else "no") if whole.low[k] else None}
         for k in range(len(rows))
@@ -183,10 +188,11 @@ def refuse_too_many(points: pd.DataFrame) -> None:
             )
 
 
-def write_leaderboard(folder: Path, stamp: Stamp, frame: pd.DataFrame, left_out: int) -> list[Path]:
-    """leaderboard.md and .csv: one row for each point over its seeds, best first, a section for each split."""
+def leaderboard_pages(frame: pd.DataFrame, left_out: int) -> list[Page]:
+    """One row for each point over its seeds, cheapest first, a section for each split."""
     shown = frame.assign(
         kind=[f"{row['kind']} (control)" if row["control"] else row["kind"] for row in rows_of(frame)],
+        label=[f"{row['label']} *" if row["control"] else row["label"] for row in rows_of(frame)],
         interval=[interval(row["score_low"], row["score_high"]) for row in rows_of(frame)],
         madds_theoretical=pd.Series([known(value) for value in frame["madds_theoretical"]], frame.index, dtype=object),
     )
@@ -203,7 +209,4 @@ def write_leaderboard(folder: Path, stamp: Stamp, frame: pd.DataFrame, left_out:
             heading += f", {seeds[0]} seeds" if seeds[0] > 1 else ", 1 seed"
             columns = [column for column in columns if column is not SEEDS]
         sections.append(Section(heading, group, columns))
-    return [
-        *write_page(folder / "leaderboard", stamp, "Leaderboard", notes, sections),
-        write_csv(folder / "leaderboard.csv", stamp, shown, COLUMNS),
-    ]
+    return [Page("leaderboard", "Leaderboard", notes, sections, (shown, COLUMNS))]

@@ -1,12 +1,11 @@
 """What meters other than latency measured in the profile phase: one row for each metric, point, form and batch size."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from bench.reports.frame import natural
-from bench.reports.layout import Column, Stamp, by, fixed, integer, name_column, write_csv, write_page, yes
+from bench.reports.layout import Column, Page, by, fixed, integer, name_column, yes
 from bench.reports.runs import Run
 from bench.reports.variants import variants
 
@@ -52,11 +51,6 @@ def meters_frame(runs: Sequence[Run]) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
 
 
-def write_meters(folder: Path, stamp: Stamp, frame: pd.DataFrame) -> list[Path]:
-    """meters.md and .csv; nothing where latency alone was measured."""
-    if frame.empty:
-        return []
-    return [
-        *write_page(folder / "meters", stamp, "Meters", [NOTE], by("dataset", frame, COLUMNS)),
-        write_csv(folder / "meters.csv", stamp, frame, COLUMNS),
-    ]
+def meters_pages(frame: pd.DataFrame) -> list[Page]:
+    """The page of other meters; none where latency alone was measured."""
+    return [] if frame.empty else [Page("meters", "Meters", [NOTE], by("dataset", frame, COLUMNS), (frame, COLUMNS))]

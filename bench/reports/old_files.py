@@ -18,6 +18,16 @@ _CONTROLS = {
 """The methods of that time that were controls, with their roles."""
 
 
+DECIDED = {
+    **dict.fromkeys(("ds_net", "ds_net_pp", "random_gate", "oracle_gate", "layer_skip", "channel_gate"), "gate"),
+    "slice_cascade": "cascade",
+    "early_exit": "exit",
+    "token_prune": "token count",
+    "thinking_vit": "rounds",
+}
+"""What decided for each image, by method, in evaluations that were written before points said it themselves."""
+
+
 def as_written_now(spec: RunSpec, body: dict[str, Any], parent: Mapping[str, Any] | None) -> dict[str, Any]:
     """The body of an eval phase with what old files lack; a body that is not old, as it is.
 

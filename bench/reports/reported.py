@@ -12,8 +12,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import bench
 from bench.core.errors import UserError, unknown
-from bench.reports.layout import Column, Stamp, by, count, name_column, write_page
+from bench.reports.layout import Column, Page, by, count, name_column
 
 COLUMNS = [
     name_column("method"),
@@ -34,7 +35,7 @@ ranked against, or put into a column with, those of the leaderboard.
 """
 
 _UNITS = {"M": 10**6, "G": 10**9}
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)([MG])")
+_COUNT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([MG])", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ class ReportedRow:
     madds_exact: int | None = None
 
 
+def reported_folder(results_root: Path) -> Path:
+    """Where the reported rows lie: below the results directory, else in the package, else in its checkout."""
+    checkout = Path(bench.__file__).parent.parent / "results" / "reported"
+    places = (results_root / "reported", Path(__file__).parent / "quoted", checkout)
+    return next((folder for folder in places if folder.is_dir()), checkout)
+
+
 def load_reported(directory: str | Path) -> list[ReportedRow]:
     """All rows of all `*.jsonl` files in a directory, by file name and line.
 
@@ -71,7 +79,11 @@ def load_reported(directory: str | Path) -> list[ReportedRow]:
     """
     rows: dict[str, ReportedRow] = {}
     for file in sorted(Path(directory).glob("*.jsonl")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read: {error}") from error
+        for number, line in enumerate(lines, start=1):
             where = f"{file}, line {number}"
             row = _parse(line, where)
             if row.key in rows:
@@ -123,7 +135,7 @@ def _last_digit(text: str) -> int:
 def _parse(line: str, where: str) -> ReportedRow:
     try:
         raw = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error})") from error
     if not isinstance(raw, dict):
         raise UserError(f"{where}: a reported row is a JSON object")
@@ -144,10 +156,11 @@ def _fits(value: Any, hint: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, (*kinds, int) if float in kinds else kinds)
 
 
-def write_reported(folder: Path, stamp: Stamp, rows: Sequence[ReportedRow]) -> list[Path]:
-    """reported.md: numbers quoted from others, with where they stand and how they were counted."""
+def reported_pages(rows: Sequence[ReportedRow]) -> list[Page]:
+    """Numbers quoted from others, with where they stand and how they were counted; no page without any."""
     import pandas as pd
 
+    if not rows:
+        return []
     frame = pd.DataFrame([vars(row) for row in rows]).astype(object)
-    sections = by("dataset", frame.where(frame.notna(), None), COLUMNS) if rows else []
-    return write_page(folder / "reported", stamp, "Reported by others", [NOTE], sections)
+    return [Page("reported", "Reported by others", [NOTE], by("dataset", frame.where(frame.notna(), None), COLUMNS))]

@@ -13,8 +13,9 @@ from bench.core.files import damaged
 from bench.core.metrics import METRICS, Metric, paired_metric
 from bench.core.record import Record
 from bench.core.spec import RunSpec
-from bench.core.store import PHASES, Store
-from bench.reports.old_files import as_written_now
+from bench.core.store import PHASES
+from bench.reports.consistent import Inspection, Problem, inspected
+from bench.reports.old_files import DECIDED
 
 NOT_TRAINED = "not trained here"
 
@@ -35,6 +36,7 @@ class EvaluatedPoint:
         routing_space: for each decision the options that it may take. route: of a static point that is one route.
             Both are None where they say nothing (`bench.points.OperatingPoint`).
         routing: how many images took each route, by its name.
+        word: what the point is, in a word for tables ("gate", "cascade", "slice", "network").
         headline: the metric that rows are ordered by. records: every number that was measured, by metric.
         tier: what its numbers stand for where they are no result of a training here. reported: the key of the row of
             what its authors report of it.
@@ -50,6 +52,7 @@ class EvaluatedPoint:
     records: dict[str, Record]
     tier: str | None = None
     reported: str | None = None
+    word: str = ""
 
     @property
     def score(self) -> Record:
@@ -98,7 +101,7 @@ class Run:
             for record in self.bodies["eval"]["records"]:
                 records.setdefault(record.point, {})[record.metric] = record
             said = self.bodies["eval"]["results"]["points"]
-            return {name: _point(name, point, records[name]) for name, point in said.items()}
+            return {name: _point(self.spec.method, name, point, records[name]) for name, point in said.items()}
         except (KeyError, TypeError) as error:
             raise damaged(self.folder / "eval.json", f"its results lack {error.args[0]!r}") from error
 
@@ -128,38 +131,44 @@ class Run:
 def read_runs(results_root: str | Path) -> list[Run]:
     """Every run of a results directory, by run_id, finished or not.
 
-    Raises UserError when there is none, and the store's own where a file is damaged.
+    Raises UserError when there is none, or where a file is damaged or contradicts another.
+    """
+    runs, problems = sound_runs(results_root)
+    for problem in problems:
+        raise UserError(str(problem))
+    return runs
+
+
+def sound_runs(results_root: str | Path) -> tuple[list[Run], list[Problem]]:
+    """The runs whose files agree with each other, by run_id, finished or not; and what is wrong with the others.
+
+    Weights, proofs and provenance are not looked at: that is what `slicebench verify` does. Raises UserError when there
+    are no runs.
     """
     root = Path(results_root)
-    store = Store(root, writable=False) if root.is_dir() else None
-    ids = store.runs() if store else []
-    if store is None or not ids:
+    inspections = inspected(root, whole=False) if root.is_dir() else {}
+    if not inspections:
         raise UserError(f"there are no runs in {root}; make some with: slicebench run RECIPE --results {root}")
-    specs = {run_id: store.read_spec(run_id) for run_id in ids}
-    return set_apart([_read_run(store, spec, specs) for spec in specs.values()])
+    specs = {run_id: each.spec for run_id, each in inspections.items() if each.spec is not None}
+    sound = [each for each in inspections.values() if not each.findings.problems]
+    problems = [problem for each in inspections.values() for problem in each.findings.problems]
+    return set_apart([_run(each, specs) for each in sound]), problems
 
 
-def _read_run(store: Store, spec: RunSpec, specs: Mapping[str, RunSpec]) -> Run:
-    run_id = spec.run_id
-    parent = specs.get(spec.init_from or "")
-    bodies = {phase: store.read(run_id, phase) for phase in PHASES if store.has(run_id, phase)}
-    if "eval" in bodies:
-        judged = store.read(parent.run_id, "eval") if parent and store.has(parent.run_id, "eval") else None
-        try:
-            bodies["eval"] = as_written_now(spec, bodies["eval"], judged)
-        except (KeyError, TypeError) as error:
-            raise damaged(store.path(run_id) / "eval.json", f"its results lack {error.args[0]!r}") from error
+def _run(each: Inspection, specs: Mapping[str, RunSpec]) -> Run:
+    assert each.spec is not None
+    parent = specs.get(each.spec.init_from or "")
     return Run(
-        spec=spec,
-        settings=settings_of(spec, specs),
+        spec=each.spec,
+        settings=settings_of(each.spec, specs),
         parent_config=config_of(settings_of(parent, specs)) if parent else None,
-        folder=store.path(run_id),
-        bodies=bodies,
-        error=store.read_error(run_id),
+        folder=each.folder,
+        bodies=each.bodies,
+        error=each.error,
     )
 
 
-def _point(name: str, said: Mapping[str, Any], records: dict[str, Record]) -> EvaluatedPoint:
+def _point(method: str, name: str, said: Mapping[str, Any], records: dict[str, Record]) -> EvaluatedPoint:
     return EvaluatedPoint(
         name,
         said["kind"],
@@ -171,7 +180,21 @@ def _point(name: str, said: Mapping[str, Any], records: dict[str, Record]) -> Ev
         records,
         said.get("tier"),
         said.get("reported"),
+        _word(method, said),
     )
+
+
+def _word(method: str, said: Mapping[str, Any]) -> str:
+    """What a point is, in a word: what decides for each image, or whether it is a slice of shared weights.
+
+    A control on a cascade, whose records once did not say what decides, is told by its shared front.
+    """
+    if said["kind"] == "dynamic":
+        word = (
+            "cascade" if said.get("front_madds") is not None else said.get("decides") or DECIDED.get(method, "routing")
+        )
+        return f"random {word}" if said["control"] and said["control"]["role"] == "random" else word
+    return "slice" if said["route"] is not None or said.get("method_kind") == "slimmable" else "network"
 
 
 def settings_of(spec: RunSpec, specs: Mapping[str, RunSpec]) -> dict[str, Any]:
@@ -234,7 +257,9 @@ def set_apart(runs: Sequence[Run]) -> list[Run]:
     return [
         replace(
             run,
-            parent_config=run.parent_config and marked[run.spec.init_from or ""].config_id,
+            parent_config=marked[run.spec.init_from or ""].config_id
+            if run.spec.init_from in marked
+            else run.parent_config,
             bodies={phase: _renamed(body, several, _digest_of(run, "eval")) for phase, body in run.bodies.items()},
         )
         for run in marked.values()

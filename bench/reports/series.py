@@ -59,7 +59,7 @@ def series_of(points: pd.DataFrame) -> list[Series]:
         dynamic, control = "dynamic" in set(group["kind"]), any(group["control"])
         kind = "control" if control else "dynamic" if dynamic else "static"
         names = [method, model if len(models[method]) > 1 else "", variant]
-        label = f"{', '.join(name for name in names if name)} ({kind})"
+        label = f"{', '.join(name for name in names if name)} ({kind})".replace("$", r"\$")  # no mathematics
         found.append(Series(config_id, label, look, dynamic, control))
     front = set(select(points, on_front=True)["config_id"]) if len(found) > MOST else set()
     kept = sorted(found, key=lambda series: (series.config_id not in front, series.control, not series.dynamic))[:MOST]

@@ -28,7 +28,7 @@ def check(
 ) -> list[str]:
     """Find out before anything runs what would fail anyway. `results` and `given` as in `check_starts`.
 
-    Returns what is to be said of the data, a line for each that has a summary.
+    Returns what is to be said before anything runs: a line for each data that has a summary, and what methods say.
 
     Raises:
         UserError: data that is not there or too few for a batch, images that a network cannot take, a choice or budget
@@ -42,37 +42,40 @@ def check(
     from bench.profilers.model import check_size
     from bench.training.mixing import training_split
 
-    dataset = cache(lambda data: load(data, data_root))
+    loaded = cache(lambda data, images: load(data, data_root, images))
+    dataset = lambda spec: loaded(spec.data, PRESETS.get(spec.model).input)
 
     @cache
     def network(model: str, data: DataSpec, drop_path: float) -> Any:
-        images = dataset(data)
         preset = PRESETS.get(model)
+        images = loaded(data, preset.input)
         check_task(preset, images)
-        net = preset.build(len(images.classes), images.channels, drop_path)
+        net = preset.build(len(images.classes), images.channels, drop_path, images.image_size)
         check_size(net, model, images.image_size)
         return net
 
+    said: list[str | None] = []
     for spec in specs:
         for meter in spec.profile.meters:
             METERS.get(meter)
-        net = network(spec.model, spec.data, spec.train.drop_path)
+        net, images = network(spec.model, spec.data, spec.train.drop_path), dataset(spec)
         try:
-            training_split(spec.train, dataset(spec.data))
-            method_of(spec.method).check(spec, net, dataset(spec.data).image_size)
-            method_of(spec.method).check_data(spec, dataset(spec.data))
+            training_split(spec.train, images)
+            said.append(method_of(spec.method).check(spec, net, images.image_size))
+            method_of(spec.method).check_data(spec, images)
         except UserError as error:
             raise UserError(f"{spec.method} on {spec.model}: {error}") from error
     check_starts(
         specs,
         lambda spec: network(spec.model, spec.data, spec.train.drop_path),
-        lambda spec: dataset(spec.data),
+        dataset,
         results,
         given or {},
     )
     if results is not None and results.is_dir():
-        _check_data(specs, lambda spec: dataset(spec.data), Store(results, writable=False))
-    return [text for data in dict.fromkeys(spec.data for spec in specs) if (text := dataset(data).summary)]
+        _check_data(specs, dataset, Store(results, writable=False))
+    said = [*(dataset(spec).summary for spec in specs), *said]
+    return list(dict.fromkeys(text for text in said if text))
 
 
 def _check_data(specs: Sequence[RunSpec], dataset_of: Callable[[RunSpec], Dataset], store: Store) -> None:
@@ -99,6 +102,17 @@ def given_weights(text: str | None) -> dict[str, Weights]:
 
     weights = given(text)
     return {weights.name: weights}
+
+
+def own_weights(specs: Sequence[RunSpec]) -> dict[str, Weights]:
+    """The weights of models that come with a file of them, by name, where a spec starts from them."""
+    from bench.models import PRESETS
+    from bench.models.weights import given
+
+    presets = {spec.model: PRESETS.get(spec.model) for spec in specs if spec.weights is not None}
+    files = {preset.weights for preset in presets.values() if preset.weights not in (None, preset.name)}
+    named = {weights.name: weights for weights in map(given, sorted(filter(None, files)))}
+    return {spec.weights: named[spec.weights] for spec in specs if spec.weights in named}
 
 
 def keep_weights(given: Mapping[str, Weights], store: Store) -> None:
@@ -133,7 +147,7 @@ def check_starts(
     states: dict[str, Any] = {name: weights.state for name, weights in given.items()}
     for spec in specs:
         if spec.weights is not None:
-            _check_weights(spec, network_of, results, states)
+            _check_weights(spec, network_of, dataset_of(spec).classes, results, states)
         planned, stored = by_id.get(spec.init_from or ""), _stored(spec.init_from, results)
         parent = planned or stored
         if parent is None:
@@ -149,7 +163,10 @@ def check_starts(
             _check_networks(spec, parent, state, network_of(spec))
 
 
-def _check_weights(spec: RunSpec, network_of: NetworkOf, results: Path | None, states: dict[str, Any]) -> None:
+def _check_weights(
+    spec: RunSpec, network_of: NetworkOf, classes: Sequence[str], results: Path | None, states: dict[str, Any]
+) -> None:
+    from bench.methods import method_of
     from bench.models import PRESETS
     from bench.models.weights import find, start_from
 
@@ -157,7 +174,9 @@ def _check_weights(spec: RunSpec, network_of: NetworkOf, results: Path | None, s
     try:
         if spec.weights not in states:
             states[spec.weights] = find(spec.weights, (results or Path("results")) / "weights")
-        start_from(spec.weights, states[spec.weights], network_of(spec), PRESETS.get(spec.model), classes=())
+        start = start_from(spec.weights, states[spec.weights], network_of(spec), PRESETS.get(spec.model), classes)
+        if start.stayed and method_of(spec.method).as_given and spec.train.epochs == 0:
+            raise UserError(f"nothing is trained, and their classifier is not one of these {len(classes):,} classes")
     except UserError as error:
         raise UserError(f"{spec.method} on {spec.model} cannot start from {spec.weights}: {error}") from error
 

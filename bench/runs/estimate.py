@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -25,6 +26,8 @@ from bench.data import load
 from bench.data.dataset import Batch, Dataset, Split
 from bench.methods import method_of
 from bench.models import PRESETS
+from bench.profilers.madds import executed_madds
+from bench.slicing.supernet import View
 from bench.training.run import Run
 
 FIRST_IMAGES = 4  # of a step of the first try
@@ -52,13 +55,13 @@ def estimates(specs: Sequence[RunSpec], data_root: Path | None) -> dict[str, Est
     Raises:
         UserError: data that is not there.
     """
-    datasets = {data: load(data, data_root) for data in dict.fromkeys(spec.data for spec in specs)}
+    dataset = cache(lambda data, images: load(data, data_root, images))
     known: dict[str, Estimate] = {}
     found = {}
     for spec in specs:
         alike = replace(spec, seed=0, init_from=None)
         if alike.run_id not in known:
-            known[alike.run_id] = estimate(alike, datasets[spec.data])
+            known[alike.run_id] = estimate(alike, dataset(spec.data, PRESETS.get(spec.model).input))
         found[spec.run_id] = known[alike.run_id]
     return found
 
@@ -66,8 +69,9 @@ def estimates(specs: Sequence[RunSpec], data_root: Path | None) -> dict[str, Est
 def estimate(spec: RunSpec, data: Dataset) -> Estimate:
     """One run, timed by its own steps on this machine; one that starts from another run or from pretrained weights is
     timed as if it did not, because their values take no other time."""
-    net = PRESETS.get(spec.model).build(classes=len(data.classes), channels=data.channels)
-    madds = net.cost(net.space.largest, data.image_size).madds
+    net = PRESETS.get(spec.model).build(len(data.classes), data.channels, image_size=data.image_size).eval()
+    image = torch.zeros(1, data.channels, data.image_size, data.image_size)
+    madds = executed_madds(View(net, net.space.largest), image)
     epoch = data.train.steps(spec.train.batch_size) * spec.train.batch_size
     trains = not method_of(spec.method).needs_parent
     hours = _hours(replace(spec, weights=None), data) if trains else None

@@ -19,6 +19,8 @@ from bench.evaluation.accuracy import Evaluation, evaluate
 from bench.evaluation.backbone import backbone_madds
 from bench.evaluation.proof import prove
 from bench.methods import method_of
+from bench.models import PRESETS
+from bench.models.preset import ALONE
 from bench.models.weights import is_official
 from bench.points import OperatingPoint
 from bench.statistics.per_image import pack
@@ -61,7 +63,8 @@ def evaluated(run: Run, points: list[OperatingPoint], split: Split) -> dict[str,
 def _described(spec: RunSpec, point: OperatingPoint, task: Task) -> dict[str, Any]:
     """What a point is, as values for those who read its records: see `bench.reports.runs.EvaluatedPoint`."""
     method = method_of(spec.method)
-    are_authors = method.as_given and is_official(spec.weights) and spec.train.epochs == 0
+    published = is_official(spec.weights) or (spec.weights is not None and PRESETS.get(spec.model).trains_as == ALONE)
+    are_authors = method.as_given and published and spec.train.epochs == 0
     return ({"tier": AUTHORS, "reported": point.reported} if are_authors else {}) | {
         "kind": point.kind,
         "method_kind": method.kind,
@@ -69,13 +72,14 @@ def _described(spec: RunSpec, point: OperatingPoint, task: Task) -> dict[str, An
         "routing_space": None if point.routing_space is None else [list(options) for options in point.routing_space],
         "route": None if point.route is None else list(point.route),
         "front_madds": point.front_madds,
+        "decides": point.decides,
         "headline": task.headline,
     }
 
 
 def _judged(data: Dataset, scores: Evaluation) -> dict[str, Measured]:
     """The metrics of the data's task, by name."""
-    measured = {m.name: m.measure(scores.score, scores.found, data.classes) for m in metrics_of(data.task)}
+    measured = {m.name: m.measure(scores.score, scores.details, data.classes) for m in metrics_of(data.task)}
     return {name: each for name, each in measured.items() if each is not None}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bench.data.group import ALONE, Group, Lost, current
 from bench.evaluation.accuracy import BATCH
 from bench.methods import method_of, start_of
 from bench.profilers import allocator
+from bench.profilers.exclusive import alone_on_this_machine
 from bench.profilers.memory import peak_rss_mb
 from bench.runs.evaluate import evaluated
 from bench.runs.profile import profiled
@@ -67,7 +69,8 @@ def run_phase(
             return
         try:
             _check_processes(spec, phase, group)
-            with _prepared(spec) as device:
+            quiet = alone_on_this_machine() if phase == "profile" else nullcontext()
+            with _prepared(spec) as device, quiet:
                 body = _perform(spec, phase, store, data_root, device, progress if group.rank == 0 else silent, group)
             if group.rank == 0:
                 store.write(spec.run_id, phase, body)
@@ -125,7 +128,7 @@ def _perform(
         test = run.data.open_test()
         points = [point.on(Images(test, device)) for point in points_of(run)]
         body = (evaluated if phase == "eval" else profiled)(run, points, test)
-    timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb()}
+    timing = {"seconds": time.perf_counter() - started, "peak_rss_mb": peak_rss_mb(), "date": date.today().isoformat()}
     return body | {"environment": environment(spec.threads), "timing": timing}
 
 

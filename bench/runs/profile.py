@@ -28,7 +28,7 @@ def profiled(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, 
     """
     spec, data = run.spec, run.data
     networks = {(point.name, form): m for point in points for form, m in point.executables().items()}
-    net = run.preset.build(len(data.classes), data.channels).to(run.device).eval()
+    net = run.preset.build(len(data.classes), data.channels, image_size=data.image_size).to(run.device).eval()
     networks[FULL] = to_channels_last(extract(net, net.space.uniform_choices[-1], fold_bn=True))
     work = list(itertools.product(map(METERS.get, spec.profile.meters), spec.profile.batch_sizes))
     how: dict[str, Any] = {
@@ -40,7 +40,7 @@ def profiled(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, 
     records = []
     for done, (meter, size) in enumerate(work):
         run.progress("profile", done, len(work))
-        batches = _timed_batches(split, size, run.device)
+        batches = timed_batches(split, size, run.device)
         candidates = {slot: Served(network, batches) for slot, network in networks.items()}
         measured = measure(meter, candidates, Conditions(str(run.device), size, **how))
         yardstick = measured.pop(FULL)
@@ -52,7 +52,7 @@ def profiled(run: Run, points: list[OperatingPoint], split: Split) -> dict[str, 
     return {"records": records, "results": {}}
 
 
-def _timed_batches(split: Split, size: int, device: torch.device) -> list[Tensor]:
+def timed_batches(split: Split, size: int, device: torch.device) -> list[Tensor]:
     """The first batches of a split, at least 64 images in all; a split smaller than a batch is repeated to fill it."""
     batches = [batch.x for batch in itertools.islice(split.batches(size, device=device), -(-64 // size))]
     whole = [x for x in batches if len(x) == size]

@@ -9,11 +9,13 @@ import torch
 
 from bench.core.errors import NotAtHand, UserError
 from bench.core.files import sha256
-from bench.core.spec import RunSpec
+from bench.core.spec import RunSpec, is_part
 from bench.core.store import Store
 from bench.data import load
+from bench.data.dataset import Dataset
 from bench.data.group import ALONE, Group
 from bench.methods import Run, method_of
+from bench.models import PRESETS
 from bench.points import OperatingPoint
 from bench.training.run import Progress, silent
 
@@ -24,7 +26,7 @@ def open_run(
     data_root: str | Path | None,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
-    checkpoint_s: float = 30.0,
+    checkpoint_s: float = Run.checkpoint_s,
     finished: bool = True,
     group: Group = ALONE,
 ) -> Run:
@@ -52,7 +54,7 @@ def open_run(
         spec=spec,
         options=method.options(spec),
         folder=store.path(spec.run_id),
-        open_data=cache(lambda: parent.data if parent and parent.spec.data == spec.data else load(spec.data, root)),
+        open_data=cache(lambda: parent.data if parent and _sees_the_same(parent.spec, spec) else _data(spec, root)),
         device=torch.device(device),
         parent=parent,
         progress=progress,
@@ -60,6 +62,14 @@ def open_run(
         weights=store.weights,
         group=group,
     )
+
+
+def _sees_the_same(spec: RunSpec, other: RunSpec) -> bool:
+    return (spec.data, spec.model) == (other.data, other.model)
+
+
+def _data(spec: RunSpec, root: Path | None) -> Dataset:
+    return load(spec.data, root, PRESETS.get(spec.model).input)
 
 
 def points_of(run: Run) -> list[OperatingPoint]:
@@ -70,6 +80,9 @@ def points_of(run: Run) -> list[OperatingPoint]:
     repeated = {name for name in names if names.count(name) > 1}
     if repeated or not names:
         raise UserError(f"{method.name} yielded {'no points' if not names else f'two points named {min(repeated)}'}")
+    for name in names:
+        if not is_part(name):
+            raise UserError(f"{method.name} yielded a point named {name!r}, not of letters, digits and _.,:@=+-")
     return points
 
 
@@ -77,6 +90,8 @@ def _check_checkpoints(store: Store, run_id: str) -> None:
     if not store.has(run_id, "train"):
         raise UserError(f"{run_id} has not been trained yet in {store.root}; run its recipe first")
     for name, digest in store.read(run_id, "train")["results"].get("checkpoints", {}).items():
+        if not is_part(name):
+            raise UserError(f"{name!r}, which the train.json of {run_id} names, cannot be the name of a checkpoint")
         file = store.path(run_id) / "checkpoints" / f"{name}.safetensors"
         if not file.exists():
             raise NotAtHand(

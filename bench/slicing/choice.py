@@ -51,8 +51,8 @@ class Stage:
         for name, values in self.dimensions:
             if name == dimension:
                 return values
-        known = ", ".join(name for name, _ in self.dimensions)
-        raise UserError(f"stage {self.name} has no elastic dimension {dimension!r}; it slices {known}")
+        names = ", ".join(name for name, _ in self.dimensions)
+        raise UserError(f"stage {self.name} has no elastic dimension {dimension!r}; it slices {names}")
 
     def check(self, indices: StageIndices) -> None:
         """Raises `UserError`, with what is allowed, for indices that the stage does not have."""
@@ -134,6 +134,13 @@ class ChoiceSpace:
         front: stages in front of a cut that no gate decides; all sub-networks run them alike.
         prefix_statistics: True where batch norm keeps statistics for each prefix of the named choices (at most 64
             named choices, DESIGN 2); False for families normalised without running statistics.
+
+    >>> from bench.models import PRESETS
+    >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
+
+    >>> space = net.space
+    >>> space.uniform(1) == space.parse("1"), space.name_of(space.largest), len(space.decisions)
+    (True, 'largest', 1)
     """
 
     stages: tuple[Stage, ...]
@@ -190,7 +197,9 @@ class ChoiceSpace:
         return self.uniform_choices[index]
 
     def name_of(self, choice: Choice) -> str:
-        """A short name for a whole choice: `uniform3`, `largest`, or its indices."""
+        """A short name for a whole choice: `full` where it is the only one, `uniform3`, `largest`, or its indices."""
+        if len(self.named) == 1:
+            return "full"
         if choice in self.uniform_choices:
             return f"uniform{self.uniform_choices.index(choice)}"
         return "largest" if choice == self.largest else str(choice)
@@ -249,10 +258,10 @@ class ChoiceSpace:
         Raises:
             UserError: a stage, dimension or value that the space does not have, with what is allowed.
         """
-        known = [stage.name for stage in self.stages]
+        names = [stage.name for stage in self.stages]
         for name in values:
-            if name not in known:
-                raise unknown("network stage", name, known)
+            if name not in names:
+                raise unknown("network stage", name, names)
         return self.check(Choice(tuple(stage.choose(values.get(stage.name, {})) for stage in self.stages)))
 
     def parse(self, text: str) -> Choice:

@@ -21,7 +21,7 @@ from bench.slicing.choice import Choice, ChoiceSpace
 from bench.slicing.extract import extract_segment, folded
 from bench.slicing.gate import decide
 from bench.slicing.groups import split, take, together
-from bench.slicing.supernet import Features, Supernet
+from bench.slicing.supernet import Features, Supernet, to_channels_last
 
 Router = Callable[[int, Features, Tensor], Tensor]
 """(gate index, what the gate sees, rows of the batch) to the option taken for each of those rows."""
@@ -90,6 +90,15 @@ def run_grouped(
 
     Args:
         group_key: what images must share to run together.
+
+    >>> from bench.models import PRESETS
+    >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
+
+    >>> x, route = torch.randn(4, net.input_channels, 8, 8), torch.tensor([[0], [3], [0], [2]])
+    >>> with torch.no_grad():
+    ...     output, route = run_grouped(ViewSegments(net), net.space, fixed_router(route), x)
+    >>> tuple(output.shape), route.flatten().tolist()
+    ((4, 10), [0, 3, 0, 2])
     """
     gates = len(space.decisions)
     route = torch.empty(len(x), gates, dtype=torch.int64, device=x.device)
@@ -190,6 +199,6 @@ class ExtractedSegments:
         if slot not in self.plain:
             segment = self.supernet.segments[index]
             copy = extract_segment(segment, choice, segment.decides)  # type: ignore[arg-type]
-            self.plain[slot] = folded(copy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.plain[slot] = to_channels_last(folded(copy))
         result = self.plain[slot](x)
         return result if self.supernet.segments[index].decides else (result, None)

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.slicing.bound import CollectingChoice
 from bench.slicing.choice import Choice, OneChoice
-from bench.slicing.supernet import Segment, Supernet
+from bench.slicing.supernet import M, Segment, Supernet
 
 
 def extract(supernet: Supernet, choice: Choice, fold_bn: bool = False) -> nn.Module:
@@ -23,6 +23,14 @@ def extract(supernet: Supernet, choice: Choice, fold_bn: bool = False) -> nn.Mod
 
     Raises:
         UserError: the space cannot run the choice.
+
+    >>> from bench.models import PRESETS
+    >>> net = PRESETS.get("ds_mobilenet_micro8").build().eval()
+
+    >>> x, choice = torch.randn(2, net.input_channels, 8, 8), net.space.uniform(1)
+    >>> plain = extract(net, choice)
+    >>> bool(torch.equal(plain(x), net(x, choice))), parameters_of(plain) < parameters_of(net)
+    (True, True)
     """
     plain = _plain(supernet, supernet.space.check(choice))
     return folded(plain) if fold_bn else plain
@@ -56,7 +64,7 @@ def _flat(module: nn.Module) -> list[nn.Module]:
     return [module]
 
 
-def folded(plain: nn.Module) -> nn.Module:
+def folded(plain: M) -> M:
     """A copy in which every batch norm that directly follows a convolution in a Sequential is folded into it."""
     plain = copy.deepcopy(plain).eval()
     for module in list(plain.modules()):

@@ -141,9 +141,9 @@ class Gate(nn.Module):
         """(B, outputs) to (B, K): the option of the largest score is taken."""
         return raw
 
-    def sample(self, raw: Tensor, temperature: float) -> Tensor:
+    def sample(self, raw: Tensor) -> Tensor:
         """(B, outputs) to one-hot weights (B, K) that carry a gradient: how the gate decides while it is trained."""
-        return gumbel_straight_through(raw, temperature)
+        return gumbel_straight_through(raw)
 
     def forward(self, features: Features) -> Tensor:
         return self.scores(self.raw(features))
@@ -168,7 +168,7 @@ class ScalarGate(Gate):
     def scores(self, raw: Tensor) -> Tensor:
         return interpolated(raw.sigmoid(), self.options)
 
-    def sample(self, raw: Tensor, temperature: float) -> Tensor:
+    def sample(self, raw: Tensor) -> Tensor:
         return straight_through(self.scores(raw))
 
     def slopes(self, costs: Tensor) -> Tensor:

@@ -68,10 +68,10 @@ def gated_parts(
         for name, choice, shape in level:
             shape, following = segment.cost(choice, shape).shape, []  # type: ignore[operator]
             for option in options:
-                taken = choice.then(space.decisions[gate].options[option])
-                key = by_segment(space, gate, taken, shape[0])
+                continued = choice.then(space.decisions[gate].options[option])
+                key = by_segment(space, gate, continued, shape[0])
                 path = f"option{option}" if gate == 0 else f"{name}_{option}"
-                following.append(arrivals.setdefault(key, _Arrival(path, taken, shape)).name)
+                following.append(arrivals.setdefault(key, _Arrival(path, continued, shape)).name)
             layers = extract_segment(segment, choice, True)  # type: ignore[arg-type]
             network = Decides(layers, gates[gate])
             parts.append(Part(name, network, ("activation", "decision"), tuple(following), gate, options))

@@ -138,8 +138,8 @@ class Supernet(nn.Module):
 
     def costs(self, choices: Iterable[Choice], image_size: int) -> list[Cost]:
         """Cost of one image under each choice; a prefix that choices share is walked once."""
-        known: dict[tuple[int, str], Cost] = {}
-        return [self._cost(self.space.check(choice), image_size, known) for choice in choices]
+        priced: dict[tuple[int, str], Cost] = {}
+        return [self._cost(self.space.check(choice), image_size, priced) for choice in choices]
 
     def cost(self, choice: Choice, image_size: int) -> Cost:
         return self.costs([choice], image_size)[0]
@@ -153,14 +153,14 @@ class Supernet(nn.Module):
             shape = costs[-1].shape
         return costs
 
-    def _cost(self, choice: Choice, image_size: int, known: dict[tuple[int, str], Cost]) -> Cost:
+    def _cost(self, choice: Choice, image_size: int, priced: dict[tuple[int, str], Cost]) -> Cost:
         shape: Shape = (self.input_channels, image_size, image_size)
         madds = pooled = 0
         for index, segment in enumerate(self.segments):
             slot = index, choice.key(self.space.depth_after(index))
-            if slot not in known:
-                known[slot] = segment.cost(choice, shape)  # type: ignore[operator]
-            cost = known[slot]
+            if slot not in priced:
+                priced[slot] = segment.cost(choice, shape)  # type: ignore[operator]
+            cost = priced[slot]
             madds, pooled, shape = madds + cost.madds, pooled + cost.pooled, cost.shape
         return Cost(madds, pooled, shape)
 

@@ -67,6 +67,11 @@ def compare(first: RowScores, second: RowScores) -> Difference | None:
     """First minus second, on their common seeds and the same images; None when they share no seed.
 
     Raises ValueError when the rows were not scored on equally many images.
+
+    >>> first, second = {0: [1, 1, 1, 0], 1: [1, 1, 0, 1]}, {0: [1, 0, 0, 0], 1: [1, 1, 0, 0]}  # by seed, of each image
+    >>> result = compare(first, second)
+    >>> result.difference, result.seeds, result.images, result.p_value > 0.05
+    (0.375, 2, 4, True)
     """
     common = sorted(first.keys() & second.keys())
     if not common:
@@ -89,6 +94,9 @@ def row_interval(scores: RowScores) -> RowInterval:
     It is Wilson's score interval (1927) for as many images as would leave the same error, so it lies within [0, 1]
     and is not empty where every image is solved. Raises ValueError for a row without seeds or images, or with seeds
     on different numbers of images.
+
+    >>> row_interval({0: [1] * 90 + [0] * 10})  # doctest: +ELLIPSIS
+    RowInterval(mean=0.9, low=0.82..., high=0.94..., seeds=1, images=100)
     """
     table = _stack(scores, sorted(scores))
     mean, seed_variance, image_variance = _parts(table)

@@ -23,6 +23,9 @@ def paired_ratio(times: Sequence[float], reference: Sequence[float], confidence:
     """Median of `times[r] / reference[r]` over rounds r, with its interval.
 
     Raises ValueError when the two were not timed in the same rounds or are empty.
+
+    >>> paired_ratio([2.0, 2.2, 1.9, 2.1, 2.0, 2.3], [1.0, 1.1, 1.0, 1.0, 1.0, 1.1])
+    Ratio(median=2.0, low=1.9, high=2.1, n=6)
     """
     if len(times) != len(reference) or not times:
         raise ValueError(f"paired ratios need equal rounds, got {len(times)} and {len(reference)}")

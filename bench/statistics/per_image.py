@@ -26,6 +26,11 @@ def pack(name: str, score: NDArray, madds: NDArray, route: NDArray, params: NDAr
     """The arrays of the point called `name`: scores (n,), MAdds (n,), routes (n, G) and active parameters (n,).
 
     Raises ValueError where two images took one route and are claimed to cost differently.
+
+    >>> route = np.array([[0], [3], [0]])
+    >>> arrays = pack("dynamic", np.array([1, 1, 0]), np.array([10, 40, 10]), route, np.array([5, 9, 5]))
+    >>> unpack("dynamic", arrays).madds.tolist()
+    [10, 40, 10]
     """
     routes, first, row = np.unique(route, axis=0, return_index=True, return_inverse=True)
     row = row.reshape(-1)

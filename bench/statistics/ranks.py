@@ -100,6 +100,11 @@ def ranking(sign: NDArray[np.int8], p_value: Floats, madds: Sequence[float] | Fl
     """The rank ranges of the rows of one family: all of a table, or those within a budget (`within`).
 
     sign, p_value: (N, N) as of `Pairs`; madds: (N,) mean for each row.
+
+    >>> sign = np.array([[0, 1], [-1, 0]], dtype=np.int8)  # the first row has the higher score
+    >>> ranks = ranking(sign, np.array([[np.nan, 0.01], [0.01, np.nan]]), madds=[2e6, 1e6])
+    >>> ranks.low.tolist(), ranks.high.tolist(), ranks.not_worse.tolist()
+    ([1, 2], [1, 2], [True, True])
     """
     n = len(sign)
     tested = ~np.isnan(p_value)

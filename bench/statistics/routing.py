@@ -70,6 +70,9 @@ def oracle(costs: NDArray, scores: NDArray) -> Oracle:
     """The cheapest choice with each image's best score: costs (K,) in MAdds, scores (K, n).
 
     With scores of 0 and 1 that is the cheapest that solves it, and the cheapest of all where none does.
+
+    >>> oracle(costs=np.array([10, 30]), scores=np.array([[1, 0, 0], [1, 1, 0]]))  # the wide network adds one image
+    Oracle(score=0.6666666666666666, madds=16.666666666666668)
     """
     order = np.argsort(costs, kind="stable")
     best = scores[order].argmax(axis=0)  # the first of equals is the cheapest

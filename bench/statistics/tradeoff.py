@@ -17,7 +17,11 @@ Curve = tuple[ArrayLike, ArrayLike]
 
 
 def pareto_front(costs: ArrayLike, scores: ArrayLike) -> NDArray[np.bool_]:
-    """Which points none beats: no other is cheaper and as good, or as cheap and better. Equals stay."""
+    """Which points none beats: no other is cheaper and as good, or as cheap and better. Equals stay.
+
+    >>> pareto_front(costs=[1, 2, 3, 3], scores=[0.5, 0.8, 0.7, 0.9]).tolist()
+    [True, True, False, True]
+    """
     cost, score = _points(costs, scores)
     on_front = np.zeros(len(cost), dtype=bool)
     best, best_cost = -math.inf, math.nan
@@ -32,11 +36,14 @@ def score_at(costs: ArrayLike, scores: ArrayLike, budgets: ArrayLike) -> NDArray
     """Score that the front reaches at each budget, interpolated linearly in the logarithm of the cost.
 
     nan below the cheapest point; above the costliest, the best score, since a budget need not be spent.
+
+    >>> score_at(costs=[1e6, 4e6], scores=[0.8, 0.9], budgets=[5e5, 2e6, 9e6]).round(3).tolist()
+    [nan, 0.85, 0.9]
     """
     cost, score = _front(costs, scores)
     budget = np.atleast_1d(np.asarray(budgets, dtype=np.float64))
-    found = np.interp(np.log(budget), np.log(cost), score)
-    return np.where(budget < cost[0], math.nan, found)
+    interpolated = np.interp(np.log(budget), np.log(cost), score)
+    return np.where(budget < cost[0], math.nan, interpolated)
 
 
 def common_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
@@ -91,6 +98,9 @@ def hull_mixture(costs: ArrayLike, scores: ArrayLike, budget: float) -> NDArray[
 
     At most two shares are not zero: the neighbours on the hull. It is what a choice that ignores the image
     can reach. None when even the cheapest point costs more than the budget.
+
+    >>> hull_mixture(costs=[1, 3], scores=[0.8, 0.9], budget=1.5).tolist()
+    [0.75, 0.25]
     """
     cost, _ = _points(costs, scores)
     hull = upper_hull(costs, scores)
@@ -107,10 +117,11 @@ def hull_mixture(costs: ArrayLike, scores: ArrayLike, budget: float) -> NDArray[
     return shares
 
 
-def hull_score(costs: ArrayLike, scores: ArrayLike, budget: float) -> float:
-    """Height of the upper hull at a mean cost of `budget`; nan when even the cheapest point costs more."""
-    shares = hull_mixture(costs, scores, budget)
-    return math.nan if shares is None else float(shares @ np.asarray(scores, dtype=np.float64))
+def cost_to_reach(costs: ArrayLike, scores: ArrayLike, score: float) -> float:
+    """The least mean cost at which a blind mixture of the points has this mean score; nan above the best of them."""
+    cost, reached = _points(costs, scores)
+    hull = upper_hull(costs, scores)
+    return float(np.interp(score, reached[hull], cost[hull], right=math.nan))
 
 
 def over_seeds(curves: Sequence[Curve], measure: Callable[[ArrayLike, ArrayLike], float]) -> SeedSummary:

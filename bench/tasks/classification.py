@@ -17,7 +17,7 @@ from bench.tasks.task import in_float32, widened
 BATCH = 500
 
 
-def top1(scores: np.ndarray, found: Sequence[Any], classes: Sequence[str]) -> Measured:
+def top1(scores: np.ndarray, details: Sequence[Any], classes: Sequence[str]) -> Measured:
     """Share of the images whose highest logit is the label: (n,) scores of 0 or 1. See `Metric.function`."""
     correct = int(scores.sum(dtype=np.float64))
     return Measured(correct / len(scores), {"correct": correct})
@@ -51,7 +51,7 @@ class Classification:
     def score(self, output: Tensor, target: Tensor) -> Tensor:
         return (output.argmax(dim=1) == target).float()
 
-    def found(self, output: Tensor, target: Tensor) -> list[Any]:
+    def details(self, output: Tensor, target: Tensor) -> list[Any]:
         return []
 
     def prior(self, split: Split) -> Tensor:

@@ -54,7 +54,7 @@ class Task(Protocol):
         """(B,) in [0, 1]: how well each image is solved."""
         ...
 
-    def found(self, output: Tensor, target: Tensor) -> list[Any]:
+    def details(self, output: Tensor, target: Tensor) -> list[Any]:
         """What metrics over all images need to know of each; empty where the scores say it all."""
         ...
 
@@ -78,5 +78,12 @@ TASKS = Registry(
 
 
 def task_of(data: Dataset) -> Task:
-    """The task of a dataset. Raises `UserError` for one that the suite does not know."""
+    """The task of a dataset. Raises `UserError` for one that the suite does not know.
+
+    >>> from bench.core.spec import DataSpec
+    >>> from bench.data import load
+    >>> task = task_of(load(DataSpec("digits")))
+    >>> task.score(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1])).tolist()
+    [1.0, 0.0]
+    """
     return TASKS.get(data.task).of(data)

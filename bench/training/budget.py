@@ -168,8 +168,8 @@ def budget_offsets(
 
     def measure(offset: float) -> tuple[float, Tensor]:
         routes, switches = _decisions(net, gates, routing, costs, offset, split, device)
-        taken, counts = routes.unique(dim=0, return_counts=True)
-        spent = [cost.madds for cost in net.costs(map(net.space.routed, taken.tolist()), image_size)]
+        distinct, counts = routes.unique(dim=0, return_counts=True)
+        spent = [cost.madds for cost in net.costs(map(net.space.routed, distinct.tolist()), image_size)]
         mean = (torch.tensor(spent, dtype=torch.float64) * counts.cpu()).sum().item() / len(routes)
         mean += sum(gate.madds for gate in gates)
         return (mean - cheapest) / (costliest - cheapest), torch.cat(

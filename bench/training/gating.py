@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.core.errors import UserError
+from bench.core.ranges import FromZero, NotNegative, Rate
 from bench.data.dataset import Batch, Split
 from bench.slicing.bound import SoftChoice
 from bench.slicing.choice import Choice
@@ -49,40 +49,34 @@ class StageTwo:
     """How gates are trained.
 
     Attributes:
-        epochs, lr, weight_decay: of the gates' own training (momentum and schedule as in stage I).
+        gate_epochs, gate_lr, gate_weight_decay: of the gates' own training (momentum and schedule as in stage I). The
+            released code decays a gate's weights by 0.01.
         task_weight, sgs_weight, madds_weight: factors of the three losses (METHODS 5.2: 1, 1, 0.5).
         hard_samples: where to send images that even the widest routed network gets wrong: "try_best" to the widest,
             "give_up" to the slimmest.
-        temperature: of the straight-through Gumbel-softmax.
         sgs_smoothing: label smoothing of SGS. The released code has 0.1.
-        ema: decay of the average of a gate's weights over its training, a step, that is evaluated; 0 for the weights
-            themselves. The released code has 0.997. It begins lower (`growing_decay`).
-        gate_head, gate_trunk: how gates are built (`new_gates`).
-
-    Raises:
-        UserError: a number that is impossible.
+        gate_ema: decay, a step, of the average of a gate's weights that is evaluated; 0 for the weights themselves. The
+            released code has 0.997. It begins lower (`growing_decay`).
+        gate_head, gate_trunk: how gates are built (`bench/slicing/gate.py`). A shared trunk is that of channel
+            attention; where a network has none, every trunk is separate. The attention head is a property of the
+            network: the `ds_mobilenet_plain_` presets are without.
     """
 
-    epochs: int = 5
-    lr: float = 0.05
-    weight_decay: float = 1e-4
-    task_weight: float = 1.0
-    sgs_weight: float = 1.0
-    madds_weight: float = 0.5
+    gate_epochs: FromZero = 5
+    gate_lr: NotNegative = 0.05
+    gate_weight_decay: NotNegative = 1e-4
+    task_weight: NotNegative = 1.0
+    sgs_weight: NotNegative = 1.0
+    madds_weight: NotNegative = 0.5
     hard_samples: HardSamples = "try_best"
-    temperature: float = 1.0
-    sgs_smoothing: float = 0.0
-    ema: float = 0.0
+    sgs_smoothing: Rate = 0.0
+    gate_ema: Rate = 0.0
     gate_head: Head = "one_hot"
     gate_trunk: Trunk = "shared"
 
-    def __post_init__(self) -> None:
-        for name in ("epochs", "lr", "weight_decay", "task_weight", "sgs_weight", "madds_weight"):
-            if getattr(self, name) < 0:
-                raise UserError(f"gate {name} must be at least 0, not {getattr(self, name):g}")
-        for name in ("sgs_smoothing", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"gate {name} must be from 0 to below 1, not {getattr(self, name):g}")
+    def new_gates(self, net: Supernet, routing: Routing, image_size: int) -> list[Gate]:
+        """Untrained gates for a routing space."""
+        return new_gates(net, routing, image_size, self.gate_head, self.gate_trunk)
 
 
 def sgs_targets(easy: Tensor, hopeless: Tensor, options: int, hard_samples: HardSamples) -> Tensor:
@@ -121,8 +115,8 @@ def route_costs(net: Supernet, routing: Routing, image_size: int) -> list[Tensor
     A segment's cost depends on the width that arrives, so on the decision before it, and on its own (DESIGN 2).
     """
 
-    def costs(gate: int, taken: dict[int, int]) -> int:
-        route = [taken.get(g, options[0]) for g, options in enumerate(routing)]
+    def costs(gate: int, fixed: dict[int, int]) -> int:
+        route = [fixed.get(g, options[0]) for g, options in enumerate(routing)]
         segments = net.segment_costs(net.space.routed(route), image_size)
         return sum(c.madds for c in segments[:2]) if gate == 0 else segments[gate + 1].madds
 
@@ -170,7 +164,7 @@ class GateTrainer:
         with torch.no_grad():
             x, features = self.net.segments[0](batch.x, self.fixed)
         easy, hopeless = self.difficulty(x, batch.targets, settings.hard_samples)
-        raw, weights, choice, x = self.gated(x, features, settings.temperature, joint)
+        raw, weights, choice, x = self.gated(x, features, joint)
         targets = [sgs_targets(easy, hopeless, len(options), settings.hard_samples) for options in self.routing]
         each = zip(self.gates, raw, targets, strict=True)
         sgs = torch.stack([sgs_loss_of(*one, settings.sgs_smoothing) for one in each]).mean()
@@ -186,7 +180,7 @@ class GateTrainer:
         return losses
 
     def gated(
-        self, x: Tensor, features: Features, temperature: float, joint: bool
+        self, x: Tensor, features: Features, joint: bool
     ) -> tuple[list[Tensor], list[Tensor], Choice | SoftChoice, Tensor]:
         """All gates in turn, from what reaches the first one: their raw outputs and sampled weights, what the last
         segment is to run under, and what reaches it. Without `joint` no gradient passes from a gate to those before."""
@@ -194,7 +188,7 @@ class GateTrainer:
         raw, weights = [], []
         for index, gate in enumerate(self.gates):
             raw.append(gate.raw(features.detached()))
-            weights.append(gate.sample(raw[-1], temperature))
+            weights.append(gate.sample(raw[-1]))
             choice = softened(self.net.space, index, self.routing[index], weights[-1], choice)
             if index + 1 < len(self.gates):
                 with torch.set_grad_enabled(joint):
@@ -247,9 +241,9 @@ def train_gates(
         name: of the checkpoint. task: the run's, fitted to what the widest routed network solves.
     """
     net.eval().requires_grad_(False)
-    gates = new_gates(net, routing, run.data.image_size, settings.gate_head, settings.gate_trunk)
+    gates = settings.new_gates(net, routing, run.data.image_size)
     standardise(net, gates, routing, run.data.calibration, run.device)
-    averages = copy.deepcopy(gates) if settings.ema else []
+    averages = copy.deepcopy(gates) if settings.gate_ema else []
     trainer = GateTrainer(net, gates, routing, run.data.image_size, task)
 
     def step(batch: Batch, index: int) -> dict[str, float]:
@@ -257,10 +251,11 @@ def train_gates(
 
     def average(index: int) -> None:
         for mean, gate in zip(averages, gates, strict=False):
-            move_average(mean, gate, growing_decay(settings.ema, index))
+            move_average(mean, gate, growing_decay(settings.gate_ema, index))
 
+    usual = replace(run.spec.train, **GATES_DIFFER)
     gate_spec = replace(
-        run.spec.train, epochs=settings.epochs, lr=settings.lr, weight_decay=settings.weight_decay, **GATES_DIFFER
+        usual, epochs=settings.gate_epochs, lr=settings.gate_lr, weight_decay=settings.gate_weight_decay
     )
     trained = {f"trained_{key}": gate for key, gate in named_gates(gates).items()} if averages else named_gates(gates)
     plan = Plan(name, trained, step, gate_spec, kept=named_gates(averages), after_step=average)

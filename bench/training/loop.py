@@ -232,7 +232,7 @@ def train_network(
 
     check_precision((spec or run.spec.train).precision, run.device)
     if loss is None and not isinstance(network, View) and not run.checkpoint(name).exists():  # a view has no graph
-        check_counted(network, torch.zeros(1, run.data.channels, *[run.data.image_size] * 2, device=run.device))
+        check_counted(network, run.example)
     network.train()
     history = fit(Plan(name, {"network": network}, step, spec), run)
     network.eval()

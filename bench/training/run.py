@@ -65,6 +65,11 @@ class Run:
         """The task of the data."""
         return task_of(self.data)
 
+    @property
+    def example(self) -> Tensor:
+        """(1, C, H, W): an image of the data's size, all zeros, to count with."""
+        return torch.zeros(1, self.data.channels, *[self.data.image_size] * 2, device=self.device)
+
     @cached_property
     def preset(self) -> Preset:
         """What its model is. Raises `UserError` for a name that there is none of."""

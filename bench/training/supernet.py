@@ -49,7 +49,7 @@ class StageOne:
             included. The gradient is the same sum; their running batch-norm statistics move once a step.
 
     Raises:
-        UserError: a value that is impossible, or `multi_view` without an EMA teacher.
+        UserError: `multi_view` without an EMA teacher.
     """
 
     distillation: Distillation = "bootstrap"
@@ -60,10 +60,6 @@ class StageOne:
     shared_front: bool = False
 
     def __post_init__(self) -> None:
-        if self.random_widths < 0:
-            raise UserError(f"random_widths must be at least 0, not {self.random_widths}")
-        if not 0 <= self.ema <= 1:
-            raise UserError(f"ema must be at least 0 and at most 1, not {self.ema:g}")
         if self.multi_view and not self.averages:
             raise UserError(
                 f"multi_view needs a teacher of its own, and distillation {self.distillation!r} has none; "

@@ -24,21 +24,21 @@ def main() -> int:
     options = parser("")
     options.prog = "python -m tests.speed"
     options.add_argument("scripts", nargs="*", metavar="SCRIPT", help=f"default: {' '.join(scripts())}")
-    given = options.parse_args()
-    unknown = sorted(set(given.scripts) - set(scripts()))
+    arguments = options.parse_args()
+    unknown = sorted(set(arguments.scripts) - set(scripts()))
     if unknown:
         options.error(f"no script is named {', '.join(unknown)}; there are {', '.join(scripts())}")
     results, failed = [], []
-    for name in given.scripts or scripts():
-        result = run_script(name, given)
+    for name in arguments.scripts or scripts():
+        result = run_script(name, arguments)
         if result is None:
             failed.append(name)
         else:
             results.append(result)
         print(flush=True)
     print(summary(results, failed))
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     return 1 if failed else 0
 
 
@@ -48,13 +48,13 @@ def scripts() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([here]) if module.name not in MACHINERY)
 
 
-def run_script(name: str, given: Namespace) -> dict[str, Any] | None:
+def run_script(name: str, arguments: Namespace) -> dict[str, Any] | None:
     """Run one script in a process of its own; returns its JSON, or None when it failed."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{name}.json"
         command = [sys.executable, "-m", f"tests.speed.{name}", "--json", str(file)]
-        command += ["--time-limit", str(given.time_limit), "--threads", str(given.threads)]
-        command += ["--data", str(given.data)] if given.data else []
+        command += ["--time-limit", str(arguments.time_limit), "--threads", str(arguments.threads)]
+        command += ["--data", str(arguments.data)] if arguments.data else []
         status = subprocess.run(command, check=False).returncode
         return json.loads(file.read_text()) if status == 0 and file.exists() else None
 

@@ -73,18 +73,19 @@ def comparisons(name: str, size: int, options: Options) -> Iterator[Comparison]:
 
 
 @torch.no_grad()
-def spread(name: str, size: int) -> tuple[RoutedPoint, Tensor]:
-    """A point whose untrained gate spreads images over its options, and a batch of such images."""
+def spread(name: str, size: int, options: tuple[int, ...] = ()) -> tuple[RoutedPoint, Tensor]:
+    """A point whose untrained gate spreads images over its options (none: all), and a batch of such images."""
     torch.manual_seed(0)
     net = PRESETS.get(name).build().eval()
     x = torch.randn(BATCH, net.input_channels, size, size)
     (decision,) = net.space.decisions
     _, features = net.segments[0](x, net.space.smallest)
-    (gate,) = new_gates(net, (tuple(range(len(decision.options))),), size)
+    options = options or tuple(range(len(decision.options)))
+    (gate,) = new_gates(net, (options,), size)
     seen = gate.read(features)
     mean, weight = seen.mean(0, keepdim=True), nn.init.normal_(gate.head.weight)
     weight -= (weight @ mean.T) / mean.square().sum() * mean
-    return RoutedPoint("dynamic", net, [gate], [range(len(decision.options))], size), x
+    return RoutedPoint("dynamic", net, [gate], [options], size), x
 
 
 def static(network: nn.Module, example: Tensor, outputs: tuple[str, ...], threads: int) -> Network:

@@ -39,33 +39,33 @@ def script(name: str, run: Callable[[Options], Iterable[Comparison]]) -> Callabl
     """
 
     def main(arguments: Sequence[str] | None = None) -> None:
-        given = parser(name).parse_args(arguments)
+        settings = parser(name).parse_args(arguments)
         allocator.pin()
-        torch.set_num_threads(given.threads)
+        torch.set_num_threads(settings.threads)
         stated = conditions()
         print(f"# {name}")
         print("\n".join(f"{key}: {_words(value)}" for key, value in stated.items()), flush=True)
         comparisons = []
-        for comparison in run(Options(given.time_limit, given.threads, given.data)):
+        for comparison in run(Options(settings.time_limit, settings.threads, settings.data)):
             print("\n" + comparison.table(), flush=True)
             comparisons.append(comparison.to_json())
-        if given.json:
+        if settings.json:
             body = {"script": name, "conditions": stated, "comparisons": comparisons}
-            given.json.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
+            settings.json.write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
 
     return main
 
 
 def parser(name: str) -> argparse.ArgumentParser:
     """The options of a script, also understood by `python -m tests.speed`, which passes them on."""
-    known = argparse.ArgumentParser(prog=f"python -m tests.speed.{name}")
-    known.add_argument("--time-limit", type=float, default=60.0, help="seconds of rounds for each comparison")
-    known.add_argument("--threads", type=int, default=1)
-    known.add_argument(
+    options = argparse.ArgumentParser(prog=f"python -m tests.speed.{name}")
+    options.add_argument("--time-limit", type=float, default=60.0, help="seconds of rounds for each comparison")
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument(
         "--data", type=Path, default=os.environ.get("SLICEBENCH_DATA") or None, help="default: $SLICEBENCH_DATA"
     )
-    known.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
-    return known
+    options.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    return options
 
 
 def conditions() -> dict[str, Any]:

@@ -68,11 +68,11 @@ class DetectorTail(nn.Module):
         maps = [x]
         for layer in self.coarser:
             maps.append(layer(maps[-1]))
-        found = []
+        per_map = []
         for each, mix, predict in zip(maps, self.mix, self.predict, strict=True):
             y = predict(mix(each)).permute(0, 2, 3, 1)  # (B, H, W, PER_CELL * outputs)
-            found.append(y.reshape(len(y), -1, self.outputs))
-        return torch.cat(found, dim=1)
+            per_map.append(y.reshape(len(y), -1, self.outputs))
+        return torch.cat(per_map, dim=1)
 
     def cost(self, shape: Shape) -> tuple[int, int]:
         """Multiply-adds for an activation of `shape` = (C, H, W), and the number of anchors."""

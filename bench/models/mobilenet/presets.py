@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.models.mobilenet.space import BlockStage, MobileNetConfig
+from bench.models.mobilenet.space import MobileNetConfig
 from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Official, Preset
-from bench.models.widths import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, width_ladder
+from bench.models.widths import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, BlockStage, width_ladder
 
 SLIMMABLE = "bench.models.mobilenet.official:slimmable"
 OFFICIAL = (

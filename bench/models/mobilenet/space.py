@@ -5,16 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
+from bench.models.widths import BlockStage
 from bench.slicing.choice import Choice, ChoiceSpace, Decision, Stage
-
-
-@dataclass(frozen=True)
-class BlockStage:
-    """Depth-wise separable blocks of equal width: its width list, number of blocks, and the stride of the first."""
-
-    widths: tuple[int, ...]
-    blocks: int
-    stride: int
 
 
 @dataclass(frozen=True)

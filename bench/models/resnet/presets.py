@@ -29,8 +29,8 @@ No code or exact description of DS-ResNet is public (METHODS 3.2, 3.3, 11); what
 from __future__ import annotations
 
 from bench.models.preset import DYNAMIC, SLICED, SWITCHABLE, UNIVERSAL, Family, Official, Preset, Trains
-from bench.models.resnet.space import BlockStage, ResNetConfig
-from bench.models.widths import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, width_ladder
+from bench.models.resnet.space import ResNetConfig
+from bench.models.widths import SWITCHABLE_MULTIPLIERS, WIDTH_MULTIPLIERS, BlockStage, width_ladder
 
 RESNET = Family(
     "resnet",

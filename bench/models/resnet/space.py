@@ -7,16 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.core.errors import UserError
+from bench.models.widths import BlockStage
 from bench.slicing.choice import Choice, ChoiceSpace, Decision, Stage, StageIndices
-
-
-@dataclass(frozen=True)
-class BlockStage:
-    """Residual blocks of equal width: the list of inner widths, number of blocks, and the stride of the first."""
-
-    widths: tuple[int, ...]
-    blocks: int
-    stride: int
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,8 @@ def from_timm(state: State, net: Supernet, head: bool = True) -> dict[str, Tenso
         names = {key: name for key, name in names.items() if not name.startswith("head.")}
         state = {name: value for name, value in state.items() if not name.startswith("head.")}
     _check(state, {name: tuple(own[key].shape) for key, name in names.items()})
-    taken = {key: by_head(state[name], heads) if ".qkv." in key else state[name] for key, name in names.items()}
-    return {**own, **taken}
+    tensors = {key: by_head(state[name], heads) if ".qkv." in key else state[name] for key, name in names.items()}
+    return {**own, **tensors}
 
 
 def to_timm(net: Supernet) -> dict[str, Tensor]:

@@ -84,9 +84,9 @@ class Embedding(TokenUnit):
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises `UserError` for images that the position embedding does not fit."""
         if shape != self.expected:
-            wanted, given = ("x".join(map(str, sizes)) for sizes in (self.expected, shape))
+            wanted, shown = ("x".join(map(str, sizes)) for sizes in (self.expected, shape))
             raise UserError(
-                f"this Vision Transformer reads {wanted} images (channels x height x width), not {given}: its position "
+                f"this Vision Transformer reads {wanted} images (channels x height x width), not {shown}: its position "
                 "embedding fixes the size; resize the images or use the preset of their size"
             )
 

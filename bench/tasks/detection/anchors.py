@@ -53,9 +53,9 @@ def fit_sizes(sizes: np.ndarray) -> list[np.ndarray]:
     level = np.minimum(np.searchsorted([LARGEST * stride for stride in STRIDES], edge, side="right"), len(STRIDES) - 1)
     fitted = []
     for index, stride in enumerate(STRIDES):
-        mine = sizes[level == index]
+        members = sizes[level == index]
         middle = 0.75 * LARGEST * stride * np.array([[0.7, 1.4], [1, 1], [1.4, 0.7]])
-        fitted.append(cluster(mine, PER_CELL) if len(mine) else middle)
+        fitted.append(cluster(members, PER_CELL) if len(members) else middle)
     return fitted
 
 

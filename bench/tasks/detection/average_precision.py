@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from bench.statistics.intervals import CONFIDENCE
-from bench.tasks.detection.found import HIT, IGNORED, Found
+from bench.tasks.detection.detections import HIT, IGNORED, Detections
 
 Rule = Literal["all_points", "11_points"]
 RESAMPLES = 1000
@@ -31,8 +31,8 @@ def average_precision(hits: np.ndarray, objects: float, rule: Rule, weights: np.
     if not objects:
         return float("nan")
     counts = np.ones(len(hits)) if weights is None else weights
-    found, seen = np.cumsum(hits * counts), np.cumsum(counts)
-    recall, precision = found / objects, found / np.maximum(seen, 1e-12)
+    hit, seen = np.cumsum(hits * counts), np.cumsum(counts)
+    recall, precision = hit / objects, hit / np.maximum(seen, 1e-12)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if rule == "all_points":
         return float((np.diff(recall, prepend=0.0) * envelope).sum())
@@ -58,15 +58,15 @@ class ClassFindings:
         return average_precision(self.hits, float(self.objects @ drawn), rule, drawn[self.images].astype(np.float64))
 
 
-def findings_of(images: Sequence[Found], label: int) -> ClassFindings:
+def findings_of(images: Sequence[Detections], label: int) -> ClassFindings:
     """The findings of one class over all images; equal scores keep the order of the images."""
     hits, scores, where = [], [], []
     for number, image in enumerate(images):
         verdict = image.verdicts
-        mine = (image.labels == label) & (verdict != IGNORED)
-        hits.append(verdict[mine] == HIT)
-        scores.append(image.scores[mine])
-        where.append(np.full(int(mine.sum()), number))
+        counted = (image.labels == label) & (verdict != IGNORED)
+        hits.append(verdict[counted] == HIT)
+        scores.append(image.scores[counted])
+        where.append(np.full(int(counted.sum()), number))
     order = np.argsort(-np.concatenate(scores), kind="stable")
     objects = np.array([int((image.objects() == label).sum()) for image in images])
     return ClassFindings(np.concatenate(hits)[order], np.concatenate(where)[order], objects)
@@ -75,8 +75,8 @@ def findings_of(images: Sequence[Found], label: int) -> ClassFindings:
 def mean_precision(classes: Sequence[ClassFindings], rule: Rule, drawn: np.ndarray | None = None) -> float:
     """Mean AP over the classes that have objects; 0 where none has."""
     values = [each.precision(rule, drawn) for each in classes]
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else 0.0
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else 0.0
 
 
 def bootstrap_interval(

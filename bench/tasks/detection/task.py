@@ -23,7 +23,7 @@ from bench.core.errors import UserError
 from bench.data.dataset import Dataset, Split
 from bench.models.detector.head import OFFSETS
 from bench.tasks.detection.anchors import anchor_grid, fit_sizes
-from bench.tasks.detection.found import Found
+from bench.tasks.detection.detections import Detections
 from bench.tasks.task import in_float32, widened
 
 POSITIVE, NEGATIVE = 0.4, 0.3  # IoU with an object from which an anchor stands for it, below which for none
@@ -136,17 +136,17 @@ class Detection:
 
     def score(self, output: Tensor, target: Tensor) -> Tensor:
         """(B,): F1 of each image at IoU 0.5 over the detections of at least `CONFIDENCE`."""
-        found = self.found(output, target, CONFIDENCE)
-        return torch.tensor([each.f1(CONFIDENCE) for each in found], device=output.device)
+        images = self.details(output, target, CONFIDENCE)
+        return torch.tensor([each.f1(CONFIDENCE) for each in images], device=output.device)
 
     @torch.no_grad()
-    def found(self, output: Tensor, target: Tensor, lowest: float = LOWEST) -> list[Found]:
+    def details(self, output: Tensor, target: Tensor, lowest: float = LOWEST) -> list[Detections]:
         """What was found in each image with at least the score `lowest`, beside what is there."""
         offsets, logits = self._split(output.float())
         probability = logits.sigmoid()
-        return [self._found(*each, lowest) for each in zip(offsets, probability, target, strict=True)]
+        return [self._detections(*each, lowest) for each in zip(offsets, probability, target, strict=True)]
 
-    def _found(self, offsets: Tensor, probability: Tensor, target: Tensor, lowest: float) -> Found:
+    def _detections(self, offsets: Tensor, probability: Tensor, target: Tensor, lowest: float) -> Detections:
         order = probability.sort(dim=0, descending=True, stable=True)  # of each class, so that no other crowds it out
         scores, at = order.values[:CANDIDATES], order.indices[:CANDIDATES]
         enough = scores >= lowest
@@ -156,7 +156,7 @@ class Detection:
         boxes = clip_boxes_to_image(boxes, (self.edge, self.edge))
         kept = batched_nms(boxes, scores, labels, SUPPRESSED)
         objects = target[target[:, 4] >= 0].cpu().numpy()
-        return Found(
+        return Detections(
             boxes[kept].cpu().numpy(),
             scores[kept].cpu().numpy(),
             labels[kept].cpu().numpy(),
@@ -173,11 +173,11 @@ class Detection:
         nowhere = torch.full((len(self.anchors), len(self.classes)), NEVER)
         output = torch.cat([torch.zeros_like(self.anchors), nowhere], 1)
         for label in rows[:, 4].long().unique().tolist():
-            mine = rows[rows[:, 4] == label]
-            box = mine[:, :4].mean(0, keepdim=True)
+            members = rows[rows[:, 4] == label]
+            box = members[:, :4].mean(0, keepdim=True)
             at = int(box_iou(box, self.anchors).masked_fill(output[:, OFFSETS:].amax(1) > NEVER, -1).argmax())
             output[at, :OFFSETS] = self.coder.encode_single(box, self.anchors[at : at + 1])[0]
-            output[at, OFFSETS + label] = torch.logit(torch.tensor(len(mine) / len(rows)), eps=1e-6)
+            output[at, OFFSETS + label] = torch.logit(torch.tensor(len(members) / len(rows)), eps=1e-6)
         return output
 
     @torch.no_grad()

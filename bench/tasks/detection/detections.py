@@ -17,7 +17,7 @@ HIT, FALSE, IGNORED = 1, 0, -1
 
 
 @dataclass(frozen=True)
-class Found:
+class Detections:
     """One image: n detections in descending order of score, and m objects.
 
     boxes: (n, 4). scores, labels: (n,). truth: (m, 4); true_labels, difficult: (m,). Boxes are left, top, right,
@@ -70,13 +70,13 @@ def verdicts(boxes: np.ndarray, truth: np.ndarray, difficult: np.ndarray, iou: f
     verdict = np.full(len(boxes), FALSE, np.int8)
     if not len(truth) or not len(boxes):
         return verdict
-    overlap, taken = overlaps(boxes, truth), set()
+    overlap, matched = overlaps(boxes, truth), set()
     for row, best in enumerate(overlap.argmax(1).tolist()):
         if overlap[row, best] < iou:
             continue
         if difficult[best]:
             verdict[row] = IGNORED
-        elif best not in taken:
+        elif best not in matched:
             verdict[row] = HIT
-            taken.add(best)
+            matched.add(best)
     return verdict

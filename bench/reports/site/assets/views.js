@@ -1,0 +1,165 @@
+// The other views of the page: one row, "which one should I take?", the gates; and which view the address asks for.
+"use strict";
+
+/* ---- one row ---- */
+
+function fact(name, ...said) { return [el("dt", {}, name), el("dd", {}, ...said)]; }
+function plainTable(caption, titles, lines) {
+  return el("div", { className: "scroll", role: "region", tabIndex: 0, "aria-label": caption }, el("table", {}, el("caption", {}, caption),
+    el("thead", {}, el("tr", {}, titles.map((title) => el("th", { scope: "col" }, title)))),
+    el("tbody", {}, lines.map((line) => el("tr", {}, line.map((cell) => el("td", {}, cell instanceof Node ? cell : el("bdi", {}, String(cell)))))))));
+}
+function shares(caption, pairs, of) {
+  return plainTable(caption, ["", "share", ""], pairs.map(([name, share]) =>
+    [name, of(share), el("span", { className: "share", style: `width:${Math.max(0, Math.min(1, share)) * 12}rem`, role: "presentation" })]));
+}
+
+/** The specs of all seeds of a configuration, those of the runs that they start from first: what reproduces the row. */
+function specsOf(config) {
+  const { spec, parent, runs } = data.configs[config];
+  const before = parent && data.configs[parent] ? specsOf(parent) : [];
+  return [...before, ...runs.map((run) => ({ ...spec, seed: run.seed, init_from: run.from }))];
+}
+
+function showRow(place, parameters) {
+  const row = byKey.get(`${parameters.get("config")} ${parameters.get("point")}`);
+  const back = el("p", {}, el("a", { href: `#board?${state}` }, "← all rows"));
+  if (!row) { place.replaceChildren(back, el("p", {}, "This row is not in these results.")); return; }
+  const config = data.configs[row.config], specs = JSON.stringify(specsOf(row.config), null, 1);
+  const missing = config.parent && !data.configs[config.parent];
+  const download = el("a", { download: "specs.json", href: URL.createObjectURL(new Blob([specs], { type: "application/json" })) }, "specs.json");
+  const files = (run) => el("span", {}, run.files.map((name) => [el("a", { href: `${run.folder}/${name}` }, name), " "]));
+  const pairs = (object) => Object.entries(object).map(([key, value]) => `${key} ${value}`).join(", ");
+  const settings = Object.entries(config.settings);
+  const environments = unique(config.runs.map((run) => run.environment)).filter(Boolean);
+  const history = config.runs.filter((run) => run.history);
+  place.replaceChildren(
+    back, el("h2", { tabIndex: -1 }, el("bdi", {}, rowTitle(row))),
+    el("p", {}, badges(row), row.control ? el("span", { className: "badge" }, "control") : null),
+    el("dl", {},
+      fact(data.metric.axis, `${percent(row.score)} %, 95 % interval ${percent(row.low)} to ${percent(row.high)}; ${row.seeds} seed${row.seeds === 1 ? "" : "s"}, ${count(data.images)} images`),
+      fact("Rank", tiesText(row) + (row.budget_rank ? `; ${row.budget_rank} among the rows within its budget` : "")),
+      fact("Multiply-adds per image", `${count(row.madds)} on average, ${count(row.madds_min)} to ${count(row.madds_max)}`),
+      fact("Parameters", `${count(row.stored)} stored, ${count(row.active)} active`),
+      fact("Model", el("bdi", {}, `${row.model} (${row.family})`)), fact("Its own name", el("bdi", {}, row.name)),
+      fact("Executed proof", row.proof ? `Over all seeds ${count(row.proof.images)} images in ${count(row.proof.groups)} groups and ${count(row.proof.alone)} images alone: the multiply-adds that ran are those claimed, of ${count(row.proof.networks)} networks.` : "Its records hold none."),
+      settings.length ? fact("Settings that are not the defaults", el("bdi", {}, settings.map(([key, value]) => `${key}=${JSON.stringify(value)}`).join(", "))) : []),
+    data.settings.some((_, k) => row[`ms${k}`] !== null) ? plainTable("Latency, median ms a batch", ["setting", "ms"], data.settings.map((s, k) => [settingName(s), row[`ms${k}`] ?? "n/a"])) : "",
+    el("h3", {}, "Reproduce it"),
+    missing ? el("p", {}, "It starts from a run that is not in these results.") : el("p", {}, "Save ", download, " and run: ", el("code", {}, "slicebench run specs.json --results again")),
+    el("details", {}, el("summary", {}, "specs.json"), el("pre", { id: "specs" }, specs)),
+    el("h3", {}, "Runs"),
+    plainTable("One run a seed", ["seed", "run", "files", "digests", "seconds"], config.runs.map((run) => [run.seed, run.id, files(run), pairs(run.digests), pairs(run.seconds)])),
+    ...environments.map((said) => el("p", { className: "quiet" }, said)),
+    Object.keys(row.routing).length ? shares("Routing: share of the images on each route, mean over seeds", Object.entries(row.routing), (share) => `${percent(share, 1)} %`) : "",
+    el("h3", {}, "Training"),
+    history.length ? el("div", { id: "curve", className: "plot" }) : el("p", {}, "These runs recorded no curve of their training."),
+    row.classes ? shares("Mean score of each class", data.classes.map((name, k) => [name, row.classes[k]]), (share) => `${percent(share, 1)} %`)
+      : el("p", {}, `Scores of each class: ${data.not_by_class}`),
+  );
+  if (history.length) withPlotly(() => Plotly.newPlot("curve", history.map((run) => ({ type: "scatter", mode: "lines", name: `seed ${run.seed}`, x: run.history.map((one) => one[0]), y: run.history.map((one) => one[1]) })), layout("step", "training loss", false, false), PLOTLY));
+  place.querySelector("h2").focus();
+}
+
+/* ---- which one should I take? ---- */
+
+function buildPick() {
+  const form = document.getElementById("budget");
+  const costs = [["madds", "million MAdds per image"], ...data.settings.map((s, k) => [`ms${k}`, `ms per batch: ${settingName(s)}`])];
+  const kind = el("select", { id: "pick-cost" }, options(costs, "madds"));
+  const most = el("input", { type: "number", min: 0, step: "any", id: "pick-most", value: "" });
+  form.append(field("at most", most), field("of", kind));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  const answer = () => {
+    const scale = kind.value === "madds" ? 1e6 : 1, budget = parseFloat(most.value) * scale;
+    showPick(kind.value, budget);
+  };
+  form.addEventListener("input", answer);
+  const middle = rows.map((row) => row.madds).sort((a, b) => a - b)[Math.floor(rows.length / 2)];
+  most.value = (middle / 1e6).toPrecision(2);
+  answer();
+}
+
+function showPick(cost, budget) {
+  const place = document.getElementById("picked");
+  const fitting = rows.filter((row) => !row.control && row[cost] !== null && row[cost] <= budget).sort((a, b) => b.score - a.score || a[cost] - b[cost]);
+  if (!fitting.length) { place.replaceChildren(el("p", {}, Number.isFinite(budget) ? "No row fits." : "Say how much you can spend.")); return; }
+  const best = fitting[0];
+  // A row is told apart from the best where the data say so in pairs; without the pairs, where their ranks do not meet.
+  const end = (row) => parseInt(row.rank.split(" to ").at(-1), 10);
+  const isWorse = (row) => data.worse.length ? data.worse[best.id].includes(row.id) : best.rank && row.rank && end(best) < row.place;
+  const ties = fitting.slice(1).filter((row) => !isWorse(row));
+  const cheapest = [best, ...ties].reduce((a, b) => (b[cost] < a[cost] ? b : a));
+  const link = (row) => el("a", { href: rowLink(row) }, el("bdi", {}, short(rowTitle(row), 90)));
+  place.replaceChildren(
+    el("p", {}, el("strong", {}, "Best of ", String(fitting.length), ": "), link(best), ` with ${percent(best.score)} %.`),
+    el("p", {}, best.rank === null ? "It has fewer than three seeds, so nothing is said of ties." : !ties.length ? "It is surely better than all others that fit."
+      : `The data do not tell it apart from ${ties.length} other${ties.length === 1 ? "" : "s"} that fit`, best.rank !== null && ties.length ? [", the cheapest of all these is ", link(cheapest), "."] : ""),
+    plainTable("The rows that fit, best first", ["point", `${data.metric.title} %`, "95 % interval", cost === "madds" ? "MAdds/image" : "ms per batch", "said of it"],
+      fitting.slice(0, 15).map((row) => [link(row), percent(row.score), `${percent(row.low)} to ${percent(row.high)}`, cost === "madds" ? count(row.madds) : row[cost], row === best ? "best" : isWorse(row) ? "surely worse" : "tied with the best"])),
+  );
+}
+
+/* ---- gates ---- */
+
+function buildGates() {
+  const form = document.getElementById("gate-choice");
+  if (!form || !data.gates.points.length) return;
+  const first = Math.max(0, data.gates.points.findIndex((gate) => gate.entropy > 0)); // one that does not send all one way
+  const select = el("select", { id: "gate" }, data.gates.points.map((gate, k) => el("option", { value: k, selected: k === first }, short(rowTitle(rows[gate.row]), 90))));
+  form.append(field("gate", select));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  select.addEventListener("change", () => showGate(data.gates.points[select.value]));
+  document.addEventListener("themed", () => { if (address()[0] === "gates") showGate(data.gates.points[select.value]); });
+}
+
+function showGate(gate) {
+  const row = rows[gate.row], config = data.configs[row.config];
+  const fixed = hull(rows.filter((one) => one.fixed && data.configs[one.config].parent === row.config), (one) => one.madds, (one) => 100 * one.score);
+  const cascades = rows.filter((one) => !one.control && one.kind === "dynamic" && data.configs[one.config].parent === row.config);
+  const mark = (name, x, y, symbol, k, size = 11) => ({ type: "scatter", mode: "markers", name, x, y, hoverinfo: "name+x+y", marker: { symbol, size, color: colour(`--c${k}`) } });
+  const found = [
+    { type: "scatter", mode: "lines+markers", name: "fixed choices and their hull", x: fixed.map((one) => one.madds), y: fixed.map((one) => 100 * one.score), line: { dash: "dot", color: colour("--quiet") }, hoverinfo: "name+x+y" },
+    ...gate.against.map((one) => mark(one.role === "random" ? "random, same proportions" : "hull at equal MAdds", [one.other_madds], [100 * one.other_score], one.role === "random" ? "x" : "diamond", one.role === "random" ? 1 : 4)),
+    { ...mark("this gate", [row.madds], [100 * row.score], "circle", 0, 13), error_y: { type: "data", symmetric: false, array: [100 * (row.high - row.score)], arrayminus: [100 * (row.score - row.low)] } },
+    ...(cascades.length ? [mark("cascades on the same weights", cascades.map((one) => one.madds), cascades.map((one) => 100 * one.score), "square", 2)] : []),
+    ...(gate.oracle_score === null ? [] : [mark("oracle (derived, never run)", [gate.oracle_madds], [100 * gate.oracle_score], "star", 3)]),
+  ];
+  withPlotly(() => Plotly.react("gate-plot", found, layout("multiply-adds per image", `${data.metric.axis} (%)`, true, false), PLOTLY));
+  const strip = (title, pictures) => [el("h4", {}, title), el("ul", { className: "pictures" }, pictures.map((one) =>
+    el("li", {}, el("img", { src: one.picture, alt: one.class ? `test image of class ${one.class}` : "test image" }), `${one.class ? `${one.class}, ` : ""}${one.madds} MAdds`)))];
+  document.getElementById("gate-images").replaceChildren(
+    el("p", {}, gate.against.map((one) => `Against ${one.role === "random" ? "random routing" : `the hull (${one.members})`}: ${one.difference >= 0 ? "+" : ""}${percent(one.difference)} points [${percent(one.low)}, ${percent(one.high)}], ${one.verdict}. `).join("")),
+    ...(Object.keys(row.routing).length ? [shares("Where the images go", Object.entries(row.routing), (share) => `${percent(share, 1)} %`)] : []),
+    ...(gate.pictures?.easy.length === 0 ? [el("p", {}, "It spends as much on every image, so none is easy or hard.")] : gate.pictures ? [el("h3", {}, "Images that it finds easy and hard"), ...strip("Least spent", gate.pictures.easy), ...strip("Most spent", gate.pictures.hard)] : [el("p", {}, data.gates.images)]));
+}
+
+/* ---- which view ---- */
+
+function show() {
+  const [view, parameters] = address();
+  const sections = [...document.querySelectorAll("[data-view]")];
+  const asked = sections.some((section) => section.id === view) ? view : "board";
+  for (const section of sections) section.hidden = section.id !== asked;
+  for (const link of document.querySelectorAll(".views a")) {
+    link.getAttribute("href") === `#${asked}` ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+  }
+  if (asked === "board") { state = parameters.size || view === "board" && location.hash ? parameters : state; table?.initialized && table.redraw(); refresh(); }
+  if (asked === "row") { scrollTo(0, 0); showRow(document.getElementById("row"), parameters); }
+  if (asked === "gates") showGate(data.gates.points[document.getElementById("gate")?.value ?? 0]);
+}
+
+state = address()[0] === "board" ? address()[1] : state;
+buildFilters();
+buildAxes();
+show();
+// What is above is on the screen before the table, the largest part, is built.
+requestAnimationFrame(() => setTimeout(() => {
+  buildTable();
+  table.on("tableBuilt", () => { grouped = chosen("group", "controls"); refresh(); performance.mark("table"); });
+  buildChooser();
+  buildPick();
+  buildGates();
+  show();
+}));
+addEventListener("hashchange", show);
