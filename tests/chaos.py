@@ -87,8 +87,8 @@ class Chaos:
         while kills > 0 and time.monotonic() < deadline:
             process = self.start(results)
             while kills > 0 and process.poll() is None and time.monotonic() < deadline:
-                self._wait_for_work(process, results, deadline)
                 time.sleep(self.chance.uniform(0.0, 1.5))
+                self._wait_for_work(process, results, deadline)
                 kills -= self._kill(process, results)
             if process.poll() is None:
                 kills -= self._kill_driver(process, results)

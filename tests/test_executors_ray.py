@@ -25,7 +25,7 @@ from bench.core.store import PHASES, Store
 from bench.executors import serial, session
 from bench.executors.attempt import RAN, Outcome
 from bench.executors.plan import Job, Plan
-from bench.executors.ray import RETRIES, _drive, run_all
+from bench.executors.ray import LOOPBACK, RETRIES, _drive, run_all
 from bench.executors.sharing import node_problem, shared_token
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -297,7 +297,7 @@ def test_a_stranger_who_knows_the_address_cannot_join(tmp_path: Path, secret: di
         assert folder.stat().st_mode & 0o777 == 0o700
         stranger = subprocess.run(
             [sys.executable, "-c", STRANGER, address],
-            env=without_ray(HOME=str(tmp_path), **secret),
+            env=without_ray(HOME=str(tmp_path), **{LOOPBACK: "0"}, **secret),  # else it does not even reach the port
             capture_output=True,
             text=True,
             timeout=120,
@@ -309,6 +309,28 @@ def test_a_stranger_who_knows_the_address_cannot_join(tmp_path: Path, secret: di
         owner.communicate(timeout=60)
     assert not folder.exists()
     assert list(home.iterdir()) == []
+
+
+LISTENING = """
+from bench.executors.ray import _session
+with _session(None):
+    import psutil, ray
+    ray.get(ray.remote(lambda: None).remote())
+    session = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    for process in session:
+        for connection in process.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                print(process.name(), connection.laddr.ip)
+"""
+
+
+@pytest.mark.slow
+def test_a_local_session_listens_on_the_loopback_interface_alone(tmp_path: Path):
+    code = [sys.executable, "-c", LISTENING]
+    said = subprocess.run(code, env=without_ray(HOME=str(tmp_path)), capture_output=True, text=True, check=True)
+    listening = [line.split() for line in said.stdout.splitlines()]
+    assert {"gcs_server", "raylet"} <= {name for name, *_ in listening}
+    assert {address for *_, address in listening} <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
 def test_what_dead_drivers_left_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,9 +18,10 @@ from report_store import make_store
 from bench import cli
 from bench.core.errors import UserError, one_line
 from bench.core.metrics import METRICS
+from bench.core.names import is_label, is_run_id
 from bench.core.record import Record, parse_record
 from bench.core.settings import parse_spec
-from bench.core.spec import RunSpec, is_label, is_run_id
+from bench.core.spec import RunSpec
 from bench.core.store import digest
 from bench.data.splits import balanced_order, cut, keyed_order, train_subset
 from bench.models import PRESETS

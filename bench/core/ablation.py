@@ -18,7 +18,8 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.files import Damaged, damaged, read_json, write_json
-from bench.core.spec import RunSpec, is_label, is_run_id
+from bench.core.names import is_label, is_run_id
+from bench.core.spec import RunSpec
 
 FOLDER = "ablations"
 Finish = Callable[[Sequence[RunSpec]], list[RunSpec]]

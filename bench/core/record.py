@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.core.errors import UserError, unknown
 from bench.core.metrics import METRICS
-from bench.core.spec import is_label
+from bench.core.names import is_label
 
 LARGEST = 2**63
 """Numbers of a record are smaller than this."""

@@ -14,13 +14,12 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.frozen import FrozenDict, freeze
+from bench.core.names import is_label, is_run_id
 
 DEVICES = ("cpu", "cuda")
 OPTIMIZERS = ("sgd", "adamw", "nadamw", "lamb", "lars", "lion", "rmsproptf")
 SCHEDULES = ("cosine", "linear", "step")
 PRECISIONS = ("float32", "bfloat16")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}")  # method names and run ids name folders
-_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:/@=+-]{0,159}")  # what stands in tables and in no path
 _WEIGHTS = re.compile(r"timm:[A-Za-z0-9_.-]+|(official:[a-z0-9_]+=)?sha256:[0-9a-f]{64}")
 _RANDAUGMENT = re.compile(r"none|rand(-(mstd|mmax|inc|m|n|p)[0-9]+(\.[0-9]+)?)*")  # as timm names its policies
 _STRICT = {"extra": "forbid"}  # read by pydantic: an unknown key is an error
@@ -65,7 +64,7 @@ class DataSpec:
     def __post_init__(self) -> None:
         for name in ("name", "protocol", "augmentation"):
             _label(f"data.{name}", getattr(self, name))
-        if self.folder is not None and not (isinstance(self.folder, str) and _NAME.fullmatch(self.folder)):
+        if self.folder is not None and not is_run_id(self.folder):
             raise UserError(f"data.folder must be a name of letters, digits, '_', '-', '.' or '+', not {self.folder!r}")
         for name in ("train_images", "image_size"):
             if getattr(self, name) is not None:
@@ -236,7 +235,7 @@ class RunSpec:
         object.__setattr__(self, "options", freeze(self.options, "options"))
         for key in ("method", "init_from"):
             value = getattr(self, key)
-            if value is not None and not _NAME.fullmatch(str(value)):
+            if value is not None and not is_run_id(value):
                 raise UserError(f"{key} must be a name of letters, digits, '_', '-', '.' or '+', not {value!r}")
         _label("model", self.model)
         self._check_weights()
@@ -310,19 +309,3 @@ def changed(specs: Sequence[RunSpec], change: Callable[[RunSpec], RunSpec]) -> l
         return after[spec.run_id]
 
     return list({(new := renew(spec)).run_id: new for spec in specs}.values())
-
-
-def is_label(text: object) -> bool:
-    """Whether `text` can name a model, a dataset, a split, a point or a form: one line that no table, page or figure
-    takes for anything but text. Output files have names made of it, never `text` itself."""
-    return isinstance(text, str) and _LABEL.fullmatch(text) is not None
-
-
-def is_part(text: object) -> bool:
-    """Whether `text` can name a point or a checkpoint: as `is_label`, and safe as a part of a file's name."""
-    return is_label(text) and "/" not in str(text)
-
-
-def is_run_id(text: object) -> bool:
-    """Whether `text` can be a run_id, and so is safe as the name of a folder."""
-    return isinstance(text, str) and _NAME.fullmatch(text) is not None

@@ -19,9 +19,10 @@ from typing import Any
 from bench.core.errors import NotAtHand, UserError
 from bench.core.files import damaged, read_json, write_json
 from bench.core.lease import TTL_S, Busy, lease
+from bench.core.names import is_run_id
 from bench.core.record import Record, parse_record
 from bench.core.settings import parse_spec
-from bench.core.spec import RunSpec, is_run_id
+from bench.core.spec import RunSpec
 
 __all__ = ["PHASES", "Busy", "Store", "digest"]
 

@@ -45,6 +45,7 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # by default workers yield to everything else, which would show in latencies
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # as 0: there Ray is of one machine and takes its loopback address
 MEMORY_BYTES = 2 * 2**30  # what a run declares where the caller does not say: a worker with torch holds 0.8 GiB alone
 
 
@@ -145,10 +146,14 @@ class _Tasks:
         self._nodes, self._lifelines = _alive_nodes(), _lifelines()
         resources = [node["Resources"] for node in self._nodes.values()]
         self._cores = sum(each.get("CPU", 0) for each in resources)
-        self._largest = max(each.get("CPU", 0) for each in resources)
+        with_gpu = [each for each in resources if each.get("GPU", 0)]
+        self._largest = {  # cores of the largest machine for a device
+            device: max((each.get("CPU", 0) for each in machines), default=0)
+            for device, machines in (("cpu", resources), ("cuda", with_gpu))
+        }
         self._memory = min(memory_bytes, int(max(each.get("memory", 0) for each in resources)))
         wants_gpu = [spec.run_id for spec in plan.specs.values() if spec.device == "cuda"]
-        if wants_gpu and not any(each.get("GPU", 0) for each in resources):
+        if wants_gpu and not with_gpu:
             raise UserError(f"{wants_gpu[0]} asks for a CUDA device, and Ray knows of no machine with one")
         check_cores(plan.specs.values(), self._cores, self._largest)
 
@@ -235,9 +240,9 @@ class _Tasks:
     def _cpus(self, job: Job) -> float:
         """A task with more threads than any machine has cores gets a whole one: it would wait for ever. So does a
         profile, so that it is alone there."""
-        if job.phase == PHASES[2]:
-            return self._largest
-        return min(self._plan.specs[job.run_id].threads, self._largest)
+        spec = self._plan.specs[job.run_id]
+        largest = self._largest[spec.device]
+        return largest if job.phase == PHASES[2] else min(spec.threads, largest)
 
 
 class ClusterLost(UserError):
@@ -290,7 +295,7 @@ def _session(address: str | None) -> Iterator[None]:
     else:
         with (
             private_folder() as folder,
-            _secret(),
+            _closed(),
             _connected(
                 "a local Ray does not start",
                 address="local",  # never one that happens to run on this machine, nor $RAY_ADDRESS
@@ -321,21 +326,22 @@ def _connected(failure: str, **how: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _secret() -> Iterator[None]:
-    """A random token for the Ray that is started within the `with` block: whoever does not hold it cannot join. Its
-    daemons and workers inherit it, and nothing is written to the home directory.
+def _closed() -> Iterator[None]:
+    """The Ray that is started within the `with` block listens on the loopback interface alone, and has a random token:
+    whoever does not hold it cannot join. Its daemons and workers inherit both, and nothing is written to the home
+    directory.
 
-    Ray reads the mode once, when it is imported: where that was before without a token, its session is open to the
-    processes of this machine, and a warning says so. RAY_AUTH_MODE=disabled in the environment asks for that.
+    Ray reads them once, when it is imported: where that was before without a token, its session is open to those who
+    reach its ports, and a warning says so. RAY_AUTH_MODE=disabled in the environment asks for that.
     """
-    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    closed = {LOOPBACK: "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
-        secret = {}
+        closed = {LOOPBACK: "0"}
     elif "ray" in sys.modules and not _token_mode():
         warnings.warn("Ray was imported before RAY_AUTH_MODE=token was set: others can join its session", stacklevel=2)
-        secret = {}
-    before = {key: os.environ.get(key) for key in secret}
-    os.environ |= secret
+        closed = {LOOPBACK: "0"}
+    before = {key: os.environ.get(key) for key in closed}
+    os.environ |= closed
     try:
         yield
     finally:

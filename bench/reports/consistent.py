@@ -23,11 +23,12 @@ from safetensors import SafetensorError, safe_open
 from bench.core.errors import UserError, one_line
 from bench.core.files import sha256
 from bench.core.metrics import paired_metric
+from bench.core.names import is_part
 from bench.core.record import Record
-from bench.core.spec import RunSpec, is_part
+from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.reports.old_files import as_written_now
-from bench.reports.shape import AT_LEAST_0, a_table, faults_of
+from bench.reports.shape import AT_LEAST_0, DATE, a_table, faults_of
 from bench.statistics.per_image import unpack
 
 PER_IMAGE = "per_image.safetensors"
@@ -219,7 +220,9 @@ def _check_records(run: Inspection) -> None:
                 run.wrong(file, about, "there twice", "there once")
             seen.add(key)
         timing = body.get("timing", {})
-        if not a_table(AT_LEAST_0).holds(timing):
+        if not isinstance(timing, Mapping) or not DATE.holds(timing.get("date")):
+            run.wrong(file, "timing", timing, "an object, with a date perhaps")
+        elif not a_table(AT_LEAST_0).holds({key: value for key, value in timing.items() if key != "date"}):
             run.wrong(file, "timing", timing, "finite numbers from 0")
         if run.whole and not isinstance(_environment(run, phase).get("versions"), Mapping):
             run.wrong(file, "environment.versions", body.get("environment"), "the versions it was made with")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bench.core.metrics import METRICS
+from bench.core.names import is_label, is_part, is_run_id
 from bench.core.record import LARGEST, Record
-from bench.core.spec import is_label, is_part, is_run_id
 
 
 class Kind(NamedTuple):
     """What a value must be, in words, and whether it is."""
 
     words: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], Any]
 
 
 def _is_number(value: Any) -> bool:
@@ -51,6 +52,7 @@ AT_LEAST_0 = Kind("a number from 0", lambda value: _is_number(value) and value >
 FRACTION = Kind("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 TEXT = Kind("text", lambda value: isinstance(value, str))
 LABEL = Kind("a name", is_label)
+DATE = optional(Kind("a date", lambda value: isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)))
 YES_OR_NO = Kind("true or false", lambda value: isinstance(value, bool))
 INTERVAL = optional(Kind("two numbers", lambda value: a_list(NUMBER).holds(value) and len(value) == 2))
 OPTIONS = Kind("a list of lists of options", lambda value: a_list(a_list(COUNT)).holds(value) and all(value))

@@ -9,7 +9,8 @@ import torch
 
 from bench.core.errors import NotAtHand, UserError
 from bench.core.files import sha256
-from bench.core.spec import RunSpec, is_part
+from bench.core.names import is_part
+from bench.core.spec import RunSpec
 from bench.core.store import Store
 from bench.data import load
 from bench.data.dataset import Dataset
