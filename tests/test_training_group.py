@@ -31,7 +31,7 @@ def stage_one(model: str, settings: StageOne):
 
 def stage_two(run):
     net = small_net("ds_resnet_micro8")
-    gating.train_gates("gate0", net, full_routing(net), gating.StageTwo(epochs=20, lr=0.01), run.task, run)
+    gating.train_gates("gate0", net, full_routing(net), gating.StageTwo(gate_epochs=20, gate_lr=0.01), run.task, run)
 
 
 def method(name: str, model: str, **options):
