@@ -60,6 +60,7 @@ LIBRARIES = {
 
 MAX_LINES = 300
 LONGER: dict[str, str] = {  # path -> the one idea that it holds
+    "bench/core/spec.py": "what a run is, and its name",
     "bench/executors/ray.py": "all that is known of Ray, which no other file may import",
     "bench/reports/consistent.py": "all that one results directory can be asked without data",
 }
