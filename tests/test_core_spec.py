@@ -55,7 +55,7 @@ DEFAULTS = {
         "max_steps": None,
         "optimizer": "sgd", "schedule": "cosine", "decay_epochs": 30.0, "decay_rate": 0.1, "warmup_steps": None,
         "mixup": 0.0, "cutmix": 0.0, "random_erasing": None, "randaugment": None, "drop_path": 0.0,
-        "clip_grad": 0.0, "accumulate": 1, "ema": 0.0, "precision": "float32",
+        "clip_grad": 0.0, "accumulate": 1, "ema": 0.0, "precision": "float32", "workers": 1,
     },
     "profile": {"batch_sizes": [1, 64], "rounds": 15, "warmup": 3, "meters": ["latency"]},
     "options": {},

@@ -22,7 +22,6 @@ from bench.data import folder_index
 from bench.data.folder import FolderSplit, augmented
 from bench.data.folder_index import Index, read_index
 from bench.data.imagenet import load_imagenet
-from bench.data.ranks import sum_over_ranks
 from bench.data.transforms import IMAGENET, pipeline
 
 SPEC = DataSpec("imagenet", "subset", image_size=32)
@@ -172,48 +171,23 @@ def test_wrong_arguments_are_said_at_once(data, monkeypatch):
 # Several processes.
 
 
-def test_every_image_is_evaluated_by_exactly_one_process(data):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_share_the_batches_of_one(data, monkeypatch, workers):
+    """Evaluation: whole batches in turn. Training: each its images of every batch."""
+    monkeypatch.setenv("SLICEBENCH_WORKERS", str(workers))
     split = data.open_test()
-    for processes in (1, 2, 5, 12):
-        parts = [split.shard(rank, processes) for rank in range(processes)]
-        assert sum(len(part) for part in parts) == len(split) == 12
-        seen = [batch.x for part in parts for batch in part.batches(4)]
-        whole = torch.cat([batch.x for batch in split.batches(12)])
-        found = torch.cat(seen).flatten(1).sum(1).sort().values
-        torch.testing.assert_close(found, whole.flatten(1).sum(1).sort().values)
-
-
-def test_processes_share_the_batches_of_one(data):
-    whole = list(data.train.train_batches(16, seed=2, epoch=1))
-    parts = [list(data.train.shard(rank, 3).train_batches(16, seed=2, epoch=1)) for rank in range(3)]
-    for step, batch in enumerate(whole):
+    whole = list(split.batches(5))
+    for processes in (1, 2, 5):
+        parts = [list(split.share(5, rank, processes)) for rank in range(processes)]
+        assert sum(map(len, parts)) == len(whole) == 3
+        for number, batch in enumerate(whole):
+            assert torch.equal(parts[number % processes][number // processes].x, batch.x)
+    trained = list(data.train.train_batches(16, seed=2, epoch=1))
+    parts = [list(data.train.train_batches(16, seed=2, epoch=1, part=(rank, 3))) for rank in range(3)]
+    for step, batch in enumerate(trained):
         for rank in range(3):
             assert torch.equal(parts[rank][step].x, batch.x[rank::3])
             assert torch.equal(parts[rank][step].targets, batch.targets[rank::3])
-
-
-def _count(rank: int, root: str, store: str, out: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    split = load_imagenet(SPEC, Path(root)).open_test().shard(rank, 2)
-    seen = [int(t) for batch in split.batches(5) for t in batch.targets]
-    right = sum(label % 2 == 0 for label in seen)
-    counts = sum_over_ranks(right, len(seen))
-    torch.distributed.destroy_process_group()
-    Path(out, str(rank)).write_text(f"{len(seen)} {counts[0]} {counts[1]}")
-
-
-@pytest.mark.slow
-def test_two_processes_count_every_image_once(tmp_path):
-    """11 images: shares of 6 and 5. A padding sampler would count 12."""
-    root = write_folders(tmp_path / "data" / "imagenet", val=3).parent
-    next((root / "imagenet" / "val" / CLASSES[0]).iterdir()).unlink()
-    arguments = (str(root), str(tmp_path / "store"), str(tmp_path))
-    torch.multiprocessing.spawn(_count, arguments, nprocs=2)
-    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["6 5 11", "5 5 11"]
-
-
-def test_counts_of_one_process_are_its_own():
-    assert sum_over_ranks(3, 4) == (3, 4)
 
 
 # The index.

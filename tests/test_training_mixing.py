@@ -23,7 +23,7 @@ from bench.models import PRESETS
 from bench.slicing.ops import drop_path, drop_rates
 from bench.tasks.classification import Classification
 from bench.training.loop import Plan, fit
-from bench.training.mixing import mixed, part_of, training_split
+from bench.training.mixing import mixed, training_split
 
 MIXUP, CUTMIX = TrainSpec(mixup=0.8), TrainSpec(cutmix=1.0)
 
@@ -89,7 +89,7 @@ def test_mixing_leaves_the_random_state():
 
 def test_parts_of_a_batch_hold_each_image_once():
     batch = batch_of(2)
-    parts = [part_of(batch, index, 4) for index in range(4)]
+    parts = [batch.part(index, 4) for index in range(4)]
     assert torch.equal(torch.stack([p.targets for p in parts], 1).flatten(), batch.targets)
     assert all(torch.equal(part.views[1], batch.views[1][index::4]) for index, part in enumerate(parts))
 

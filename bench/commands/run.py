@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,6 +49,8 @@ def run(
     for option, value in (("--address names a Ray cluster", address), ("--memory is what Ray places runs by", memory)):
         if executor is Executor.serial and value is not None:
             raise UserError(f"{option}; leave it out, or use --executor ray")
+    if executor is Executor.ray and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("torchrun starts the processes of a run, as Ray would: use --executor serial with it")
     load_plugins(plugin)
     with working("reading the data, checking the specs"):
         states = check.given_weights(weights)
@@ -62,10 +65,15 @@ def run(
 
         typer.echo(runs_table(specs, results, data))
         return
-    check.keep_weights(states, Store(results))  # that it can be written is known before anything runs
-    write_ablation(results, recipe, groups)
     plugins = [*(plugin or []), *filter(None, [file_of(recipe)])]  # what its file registers, workers must know
-    summary = execute(specs, executor, results, data, address, plugins, memory)
+
+    def prepare() -> None:
+        check.keep_weights(states, Store(results))  # that it can be written is known before anything runs
+        write_ablation(results, recipe, groups)
+
+    summary = execute(specs, executor, results, data, address, plugins, prepare, memory)
+    if summary is None:
+        return
     typer.echo(f"phases: {summary}")
     try:
         write_and_print(results, results, data)
@@ -99,17 +107,27 @@ def execute(
     data: Path | None,
     address: str | None,
     plugins: list[str],
+    prepare: Callable[[], None],
     memory: float | None = None,
 ) -> Any:
-    """All phases of all runs, on an executor; what became of them."""
+    """All phases of all runs, on an executor, once `prepare` was called; what became of them. None in a process that
+    follows another (torchrun)."""
+    if executor is Executor.serial:
+        from bench.executors.serial import run_all
+        from bench.runs.together import check_workers, follow, joined, leading
+
+        with joined(specs[0].device if specs else "cpu") as group:
+            check_workers(specs, group)
+            if group.rank:
+                return follow(group)
+            prepare()
+            with progress() as tell, leading(group) as run:
+                return run_all(specs, results, data, tell, plugins=plugins, run=run)
+    from bench.executors.ray import MEMORY_BYTES
+    from bench.executors.ray import run_all as run_on_ray
+
+    prepare()
     with progress() as tell:
-        if executor is Executor.serial:
-            from bench.executors.serial import run_all
-
-            return run_all(specs, results, data, tell, plugins=plugins)
-        from bench.executors.ray import MEMORY_BYTES
-        from bench.executors.ray import run_all as run_on_ray
-
         memory_bytes = MEMORY_BYTES if memory is None else int(memory * 1e9)
         return run_on_ray(specs, results, data, tell, address=address, plugins=plugins, memory_bytes=memory_bytes)
 

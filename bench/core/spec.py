@@ -86,6 +86,8 @@ class TrainSpec:
     accumulate: a batch is forwarded in so many equal parts, one after the other, whose gradients are averaged.
     ema: decay of the moving average of the weights that is kept in the end, a step; 0: the weights themselves are.
     precision: of the forward passes; weights, batch-norm statistics and losses are float32 always.
+    workers: how many processes train and evaluate together; each forwards its share of every batch, so batch norm
+    normalises each share by itself, and the gradients are averaged.
     max_steps: stop every training of the run after so many steps, to see that all works; what comes out of it is marked
     "not trained here" everywhere.
     """
@@ -115,6 +117,7 @@ class TrainSpec:
     accumulate: int = 1
     ema: float = 0.0
     precision: str = "float32"
+    workers: int = 1
 
     def __post_init__(self) -> None:
         for name, least in (("max_steps", 1), ("warmup_steps", 0)):
@@ -122,7 +125,8 @@ class TrainSpec:
                 _number(f"train.{name}", getattr(self, name), least, integer=True)
         _number("train.epochs", self.epochs, 0, integer=True)
         _number("train.batch_size", self.batch_size, 1, integer=True)
-        _number("train.accumulate", self.accumulate, 1, integer=True)
+        for name in ("accumulate", "workers"):
+            _number(f"train.{name}", getattr(self, name), 1, integer=True)
         for name in ("lr", "weight_decay", "warmup_epochs", "min_lr", "mixup", "cutmix", "clip_grad"):
             _number(f"train.{name}", getattr(self, name), 0)
         for name in ("momentum", "label_smoothing", "drop_path", "ema"):
@@ -146,16 +150,20 @@ class TrainSpec:
 
     def _check_parts(self) -> None:
         """Raise `UserError` for a batch that cannot be cut into the parts that it is forwarded in."""
-        if self.batch_size % self.accumulate:
-            raise UserError(
-                f"train.accumulate must divide train.batch_size, and {self.accumulate} does not divide "
-                f"{self.batch_size}"
-            )
-        if self.mixes and self.batch_size // self.accumulate % 2:
+        for name, parts in (("accumulate", self.accumulate), ("workers", self.workers), ("both", self.parts)):
+            if self.batch_size % parts:
+                what = "train.accumulate times train.workers" if name == "both" else f"train.{name}"
+                raise UserError(f"{what} must divide train.batch_size, and {parts} does not divide {self.batch_size}")
+        if self.mixes and self.batch_size // self.parts % 2:
             raise UserError(
                 "mixup and cutmix pair the images of what is forwarded at once, and "
-                f"{self.batch_size // self.accumulate} is an odd number of them; change train.batch_size"
+                f"{self.batch_size // self.parts} is an odd number of them; change train.batch_size"
             )
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a batch is forwarded, by all processes together."""
+        return self.accumulate * self.workers
 
     @property
     def mixes(self) -> bool:
@@ -247,6 +255,10 @@ class RunSpec:
             raise UserError(f"weights must be timm:NAME or sha256:DIGEST (a file: --weights), not {self.weights!r}")
         if self.init_from is not None:
             raise UserError("a run starts from pretrained weights or from another run (init_from), not from both")
+
+    def processes(self, phase: str) -> int:
+        """How many processes do a phase together: a latency is measured by one."""
+        return 1 if phase == "profile" else self.train.workers
 
     @property
     def run_id(self) -> str:

@@ -147,13 +147,14 @@ class BoxSplit(Split):
         views: int = 1,
         augment: bool = True,
         device: torch.device | str = "cpu",
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """See `Split.train_batches`."""
         numbers = self._numbers(batch_size, start, views)
         rows = _slices(keyed_order(len(self), "order", seed, epoch), batch_size)
         if not augment:
-            return (self._plain(rows[number], views, device) for number in numbers)
-        return (self._augmented(rows[number], views, device, (seed, epoch, number)) for number in numbers)
+            return (self._plain(rows[number], views, device).part(*part) for number in numbers)
+        return (self._augmented(rows[number], views, device, (seed, epoch, number)).part(*part) for number in numbers)
 
     def _plain(self, rows: np.ndarray, views: int, device: torch.device | str) -> Batch:
         x = self.normalisation(torch.from_numpy(self.images[rows]).to(device))

@@ -5,6 +5,7 @@ another subclass of `Split`. Whatever the task, targets are one tensor with a ro
 batch can be indexed, sharded and moved without knowing the task.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,12 @@ class Batch(NamedTuple):
         """The first view."""
         return self.views[0]
 
+    def part(self, rank: int, parts: int) -> "Batch":
+        """Every `parts`-th image from the `rank`-th on: what one of so many processes forwards of the batch."""
+        if parts == 1:
+            return self
+        return Batch(tuple(view[rank::parts] for view in self.views), self.targets[rank::parts])
+
 
 class Split(ABC):
     """A fixed sequence of images under a name ("train") and an id ("digits/official@1:train").
@@ -59,6 +66,11 @@ class Split(ABC):
     def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """Every image once, in order, not augmented; the last batch may be smaller."""
 
+    def share(self, batch_size: int, rank: int, processes: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """Every `processes`-th of `batches` from the `rank`-th on. Processes that share the batches of one have every
+        image once, in the batch where one process would have it, so what they count adds up to its counts."""
+        return itertools.islice(self.batches(batch_size, device), rank, None, processes)
+
     @abstractmethod
     def train_batches(
         self,
@@ -70,8 +82,11 @@ class Split(ABC):
         views: int = 1,
         augment: bool = True,
         device: torch.device | str = "cpu",
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """The batches of one epoch from step `start` on: shuffled, augmented `views` times, never ragged.
+
+        With part = (rank, processes) it is `Batch.part` of each of them; `batch_size` is that of all processes.
 
         A pure function of (seed, epoch, step): with `start=k` it yields exactly what it would have yielded
         from step k on, so training resumes in the middle of an epoch. View v does not depend on how many

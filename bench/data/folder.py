@@ -32,54 +32,34 @@ SHARED_MEMORY = "/dev/shm"  # where torch puts what a worker has made
 class FolderSplit(Split):
     """Classified images in files. rows: (N,) which images of the index, in their order.
 
-    part: (rank, number of processes) where several processes share the work, see `shard`. own_size: that of the data,
-    None where that is the pipeline's.
+    own_size: that of the data, None where that is the pipeline's.
     """
 
     def __init__(
-        self,
-        name: str,
-        id: str,
-        index: Index,
-        rows: np.ndarray,
-        pipeline: Pipeline,
-        part: tuple[int, int] = (0, 1),
-        own_size: int | None = None,
+        self, name: str, id: str, index: Index, rows: np.ndarray, pipeline: Pipeline, own_size: int | None = None
     ):
         super().__init__(name, id)
-        self.index, self.rows, self.pipeline, self.part, self.own_size = index, rows, pipeline, part, own_size
+        self.index, self.rows, self.pipeline, self.own_size = index, rows, pipeline, own_size
 
     def __len__(self) -> int:
-        rank, processes = self.part
-        return len(range(rank, len(self.rows), processes))
+        return len(self.rows)
 
     @property
     def targets(self) -> np.ndarray:
-        """(N,) class indices, of all processes."""
+        """(N,) class indices."""
         return self.index.labels[self.rows]
-
-    def shard(self, rank: int, processes: int) -> "FolderSplit":
-        """What one of several processes works on. For whoever starts several: the suite's own runs are one process
-        each, and evaluate all of a split in it.
-
-        In evaluation every image falls to exactly one process, so sums over them are exact counts; a sampler that pads
-        the shares to equal length would count some images twice. In training each process has its share of every batch.
-        """
-        if not 0 <= rank < processes:
-            raise ValueError(f"rank must be below the {processes} processes, not {rank}")
-        return FolderSplit(self.name, self.id, self.index, self.rows, self.pipeline, (rank, processes), self.own_size)
 
     def augmented_with(self, randaugment: str | None, erasing: float | None) -> "FolderSplit":
         """See `Split.augmented_with`."""
         pixels = self.pipeline.with_augmentation(randaugment, erasing)
-        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.part, self.own_size)
+        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.own_size)
 
     def made_for(self, images: ImageInput, size: int) -> "FolderSplit":
         """See `Split.made_for`. Raises `UserError` for a network that wants other than three channels."""
         if len(images.mean) != 3:
             raise UserError(f"{self.id} has colours, and the network wants images of {len(images.mean)} channels")
         pixels, own_size = self.pipeline.made_for(images, size), self.own_size or self.pipeline.size
-        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, self.part, own_size)
+        return FolderSplit(self.name, self.id, self.index, self.rows, pixels, own_size)
 
     @cached_property
     def digest(self) -> str:
@@ -106,11 +86,14 @@ class FolderSplit(Split):
         return sha.hexdigest()
 
     def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """See `Split.batches`; of this process's images."""
+        """See `Split.batches`."""
+        return self.share(batch_size, 0, 1, device)
+
+    def share(self, batch_size: int, rank: int, processes: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """See `Split.share`; the images of the other batches are not decoded."""
         self._require_positive(batch_size)
-        rank, processes = self.part
-        work = _Work(self, np.arange(rank, len(self.rows), processes), batch_size, 1, ())
-        return _run(work, range(-(-len(self) // batch_size)), torch.device(device))
+        work = _Work(self, np.arange(len(self)), batch_size, 1, ())
+        return _run(work, range(rank, -(-len(self) // batch_size), processes), torch.device(device))
 
     def train_batches(
         self,
@@ -122,23 +105,14 @@ class FolderSplit(Split):
         views: int = 1,
         augment: bool = True,
         device: torch.device | str = "cpu",
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
-        """See `Split.train_batches`; batch_size is that of all processes together."""
+        """See `Split.train_batches`."""
         numbers = self._numbers(batch_size, start, views)
-        count = len(self.rows)
+        count = len(self)
         keys = [keyed_integers(count, "augment", seed, epoch, view) for view in range(views)] if augment else []
-        work = _Work(self, keyed_order(count, "order", seed, epoch), batch_size, views, tuple(keys), self.part)
+        work = _Work(self, keyed_order(count, "order", seed, epoch), batch_size, views, tuple(keys), part)
         return _run(work, numbers, torch.device(device))
-
-    def steps(self, batch_size: int) -> int:
-        """See `Split.steps`; the same in all processes. Raises UserError for a batch of fewer images than processes."""
-        whole = len(self.rows)
-        self._require_positive(batch_size)
-        if batch_size > whole:
-            raise UserError(f"batch size {batch_size} is larger than the {whole} images of {self.id}")
-        if batch_size < self.part[1]:
-            raise UserError(f"batch size {batch_size} is smaller than the number of processes, {self.part[1]}")
-        return whole // batch_size
 
     def images(self, members: Sequence[int]) -> list[Image.Image]:
         """Decoded images. Raises UserError that names the first of those that cannot be, and counts them."""

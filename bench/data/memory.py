@@ -89,6 +89,7 @@ class InMemorySplit(Split):
         views: int = 1,
         augment: bool = True,
         device: torch.device | str = "cpu",
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """See `Split.train_batches`."""
         numbers = self._numbers(batch_size, start, views)
@@ -97,9 +98,11 @@ class InMemorySplit(Split):
         if augment:
             draws = [self.draws(seed, epoch, view) for view in range(views)]
             corners = [here.canvas.corners(order, each) for each in draws]
-        rows = [slice(step * batch_size, (step + 1) * batch_size) for step in numbers]
+        erases = augment and self.erasing > 0  # it draws for a batch as a whole
+        rank, processes = (0, 1) if erases else part
+        rows = [slice(step * batch_size + rank, (step + 1) * batch_size, processes) for step in numbers]
         made = self._shuffled(rows, torch.from_numpy(order).to(device), corners, views, here)
-        return self._erased(made, numbers, seed, epoch) if augment and self.erasing else made
+        return (batch.part(*part) for batch in self._erased(made, numbers, seed, epoch)) if erases else made
 
     def _erased(self, batches: Iterator[Batch], numbers: range, seed: int, epoch: int) -> Iterator[Batch]:
         erase, keys = eraser(self.erasing), keyed_integers(numbers.stop, "erase", seed, epoch).tolist()

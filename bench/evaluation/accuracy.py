@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.data.dataset import Split
+from bench.data.dataset import Batch, Split
+from bench.data.group import ALONE, Group
 from bench.points import OperatingPoint
 from bench.tasks.task import Task
 
@@ -40,8 +43,9 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.device) -> Evaluation:
-    """Run a point over a whole split, image order kept.
+def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.device, group: Group = ALONE) -> Evaluation:
+    """Run a point over a whole split, image order kept. The processes of a group share its batches, and each gets what
+    one process alone would have: every batch is run as a whole by one of them.
 
     >>> from bench.core.spec import DataSpec
     >>> from bench.data import load
@@ -54,17 +58,25 @@ def evaluate(point: OperatingPoint, split: Split, task: Task, device: torch.devi
     >>> result.score.shape, result.route.shape, result.routing()
     ((150,), (150, 0), {})
     """
-    scores, routes, details = [], [], []
-    for batch in split.batches(BATCH, device=device):
+    ours = []
+    for batch in shared(split, device, group):
         output, route = point(batch.x)
-        scores.append(task.score(output, batch.targets).float().cpu())
-        routes.append(route.cpu())
-        details += task.details(output, batch.targets)
-    route = torch.cat(routes)
+        score = task.score(output, batch.targets).float().cpu()
+        ours.append((score.numpy(), route.cpu().numpy(), task.details(output, batch.targets)))
+    rounds = itertools.zip_longest(*group.gather(ours))  # batch number k is run by rank k modulo the size
+    scores, routes, details = zip(*(batch for each in rounds for batch in each if batch is not None), strict=True)
+    route = torch.from_numpy(np.concatenate(routes))
     return Evaluation(
-        torch.cat(scores).numpy(),
+        np.concatenate(scores),
         point.madds(route).numpy(),
         route.numpy(),
         point.params_active(route).numpy(),
-        details,
+        [each for batch in details for each in batch],
     )
+
+
+def shared(split: Split, device: torch.device, group: Group) -> Iterator[Batch]:
+    """The batches of a split that this process of a group evaluates."""
+    if group.size == 1:
+        return split.batches(BATCH, device=device)
+    return split.share(BATCH, group.rank, group.size, device)

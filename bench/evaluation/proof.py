@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.data.dataset import Split
-from bench.evaluation.accuracy import BATCH
+from bench.data.group import Group
+from bench.evaluation.accuracy import BATCH, shared
 from bench.points import OperatingPoint
 from bench.profilers.madds import ANALYTIC, EXECUTED, executed_by, fvcore_madds, fvcore_version
 from bench.slicing.dynamic import Prediction
@@ -35,13 +36,14 @@ class Unproven(UserError):
 
 
 @torch.no_grad()
-def prove(point: OperatingPoint, split: Split, device: torch.device) -> dict[str, Any]:
-    """Check every claim of a point and return what was checked.
+def prove(point: OperatingPoint, split: Split, device: torch.device, group: Group | None = None) -> dict[str, Any]:
+    """Check every claim of a point and return what was checked. The processes of a group share the batches.
 
     Raises:
         Unproven: a count differs from its claim, or a route depends on the other images of the batch. Nothing may be
             recorded for such a point.
     """
+    group = group or Group()
     first = next(iter(split.batches(BATCH, device=device))).x
     routes = _routes(point(first).route)
     counted = _some(routes, GRAPHS)
@@ -53,7 +55,10 @@ def prove(point: OperatingPoint, split: Split, device: torch.device) -> dict[str
             _compare(point, f"form {form}", claimed, executed_by(partial(module, images)), len(images))
         checked: dict[str, Any] = {"batches": 1, "groups": 1, "alone": 0}
     else:
-        checked, met = _prove_groups(point, (batch.x for batch in split.batches(BATCH, device=device)))
+        ours = _prove_groups(point, (batch.x for batch in shared(split, device, group)))
+        counts, routes_met = zip(*group.gather(ours), strict=True)
+        checked = {name: sum(each[name] for each in counts) for name in counts[0]}
+        met = set().union(*routes_met)
         alone, rerouted = _prove_alone(point, first)
         checked |= {"alone": alone, "rerouted": checked["rerouted"] + rerouted}
         _require_steady(point, checked["rerouted"], checked["images"] + alone)

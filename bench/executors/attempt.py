@@ -34,7 +34,7 @@ def attempt(
     try:
         for plugin in plugins:
             load_plugin(plugin)
-        (run or _run_phase())(spec, phase, store_root, data_root)
+        (run or phase_runner())(spec, phase, store_root, data_root)
         if not Store(store_root).has(spec.run_id, phase):
             raise RuntimeError("the phase ended without writing its results")
     except Busy as busy:
@@ -58,7 +58,7 @@ def settle(plan: Plan, job: Job, outcome: Outcome, tell: Progress, poll_s: float
         tell(f"{job} failed: {why}", plan.done, plan.total)
 
 
-def _run_phase() -> PhaseRunner:
+def phase_runner() -> PhaseRunner:
     from bench.runs.phases import run_phase  # imports torch: only where work is done
 
     return run_phase

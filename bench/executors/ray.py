@@ -26,6 +26,7 @@ from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.executors.attempt import FAILED, Outcome, record_failure, sentence, settle
 from bench.executors.plan import Job, PhaseRunner, Plan, Progress, Summary
+from bench.executors.ray_group import check_cores, group_attempt
 from bench.executors.reach import Place, answers, knock
 from bench.executors.session import private_folder
 from bench.executors.sharing import guarded_attempt, node_problem, shared_token
@@ -128,22 +129,19 @@ def check_nodes(root: Path, token: str) -> None:
 class _Tasks:
     """The phases that Ray has in hand."""
 
+    # fmt: off
     def __init__(
-        self,
-        plan: Plan,
-        root: Path,
-        data: Path | None,
-        plugins: list[str],
-        run: PhaseRunner | None,
-        token: str,
+        self, plan: Plan, root: Path, data: Path | None, plugins: list[str], run: PhaseRunner | None, token: str,
         memory_bytes: int,
     ):
+        # fmt: on
         import ray
 
         self._ray = ray
         self._plan, self._root = plan, root
         self._checked, self._arguments = (token, code_digest()), (root, data, plugins, run)
-        self._task: Any = ray.remote(max_retries=RETRIES, retry_exceptions=False)(guarded_attempt)
+        remote: Any = ray.remote(max_retries=RETRIES, retry_exceptions=False)
+        self._task, self._group = remote(guarded_attempt), remote(group_attempt)
         self._jobs: dict[Any, Job] = {}
         self._nodes, self._lifelines = _alive_nodes(), _lifelines()
         resources = [node["Resources"] for node in self._nodes.values()]
@@ -157,17 +155,22 @@ class _Tasks:
         wants_gpu = [spec.run_id for spec in plan.specs.values() if spec.device == "cuda"]
         if wants_gpu and not with_gpu:
             raise UserError(f"{wants_gpu[0]} asks for a CUDA device, and Ray knows of no machine with one")
+        check_cores(plan.specs.values(), self._cores, self._largest)
 
     def start(self, job: Job) -> None:
         # Ray gives a task OMP_NUM_THREADS = num_cpus; run_phase sets torch's own threads.
         spec = self._plan.specs[job.run_id]
         gpus = 1 if spec.device == "cuda" else 0
-        task = self._task.options(name=str(job), num_cpus=self._cpus(job), num_gpus=gpus, memory=self._memory)
+        if spec.processes(job.phase) > 1:  # which have their own cores
+            task = self._group.options(name=str(job), num_cpus=0)
+        else:
+            task = self._task.options(name=str(job), num_cpus=self._cpus(job), num_gpus=gpus, memory=self._memory)
         self._jobs[task.remote(*self._checked, spec, job.phase, *self._arguments)] = job
 
     def have_room(self) -> bool:
         """Twice the cluster: what waits makes an autoscaler add machines, yet early runs end early."""
-        asked = sum(map(self._cpus, self._jobs.values()))
+        specs = self._plan.specs
+        asked = sum(self._cpus(job) * specs[job.run_id].processes(job.phase) for job in self._jobs.values())
         return asked < 2 * self._cores
 
     def running(self) -> list[Job]:

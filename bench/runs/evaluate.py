@@ -3,13 +3,14 @@ results hold what is no number: what each point is, where it sent the images, an
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
 import torch
 from safetensors.numpy import save
 
-from bench.core.files import sha256, write_atomic
+from bench.core.files import write_atomic
 from bench.core.metrics import METRICS, Measured, metrics_of
 from bench.core.record import Record
 from bench.core.spec import RunSpec
@@ -38,8 +39,8 @@ def evaluated(run: Run, points: list[OperatingPoint], split: Split) -> dict[str,
     records, results, arrays = [], {}, {}
     for done, point in enumerate(points):
         run.progress("eval", done, len(points))
-        proof = prove(point, split, run.device)
-        scores = evaluate(point, split, task, run.device)
+        proof = prove(point, split, run.device, run.group)
+        scores = evaluate(point, split, task, run.device, run.group)
         image = next(split.batches(1, device=run.device)).x
         measured = _judged(data, scores) | _costs(point, scores, backbone_madds(point, scores.route, image), proof)
         names = (spec.run_id, spec.method, spec.model, data.id, split.id, point.name, spec.seed)
@@ -51,8 +52,10 @@ def evaluated(run: Run, points: list[OperatingPoint], split: Split) -> dict[str,
         arrays |= pack(point.name, scores.score, scores.madds, scores.route, scores.params)
     file = run.folder / PER_IMAGE
     about = {"run_id": spec.run_id, "split": split.id, "digest": split.digest}
-    write_atomic(file, save(arrays, {"slicebench": json.dumps(about, sort_keys=True)}))
-    per_image = {"file": PER_IMAGE, "sha256": sha256(file)}
+    content = save(arrays, {"slicebench": json.dumps(about, sort_keys=True)})
+    if run.group.rank == 0:
+        write_atomic(file, content)
+    per_image = {"file": PER_IMAGE, "sha256": hashlib.sha256(content).hexdigest()}
     about = {"split": split.id, "digests": {split.name: split.digest}, "per_image": per_image}
     return {"records": records, "results": {"points": results, **about}}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bench.core.provenance import environment
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.data.dataset import Split
+from bench.data.group import ALONE, Group, Lost, current
 from bench.evaluation.accuracy import BATCH
 from bench.methods import method_of, start_of
 from bench.profilers import allocator
@@ -32,33 +34,62 @@ from bench.training.run import Progress, Run, silent
 
 
 def run_phase(
-    spec: RunSpec, phase: str, store_root: str | Path, data_root: str | Path | None, progress: Progress = silent
+    spec: RunSpec,
+    phase: str,
+    store_root: str | Path,
+    data_root: str | Path | None,
+    progress: Progress = silent,
 ) -> None:
     """Do one phase ("train", "eval", "profile") of a run, unless it is complete.
 
-    Holds the run's lease meanwhile. Whatever goes wrong is written to error.json and raised again.
+    Holds the run's lease meanwhile. Whatever goes wrong is written to error.json and raised again. Where a spec asks
+    for several processes, all of a group call it alike; rank 0 holds the lease and writes the results. One that fails
+    leaves the group, and the others raise `Lost`.
 
     Raises:
-        UserError: the spec, the data or a checkpoint is not usable. Busy: another live process works on the run.
+        UserError: the spec, the data or a checkpoint is not usable, or the spec is for another number of processes.
+        Busy: another live process works on the run.
     """
     if phase not in PHASES:
         raise ValueError(f"a phase is one of {', '.join(PHASES)}, not {phase!r}")
-    store = Store(store_root)
-    store.open_run(spec)
-    if store.has(spec.run_id, phase):
-        return
-    with store.lease(spec.run_id):
-        if store.has(spec.run_id, phase):
+    store, group = Store(store_root), ALONE if spec.processes(phase) == 1 else current()
+    with ExitStack() as stack:
+
+        def claimed() -> bool:
+            """Whether there is anything to do; its lease is then held."""
+            store.open_run(spec)
+            if store.has(spec.run_id, phase):
+                return False
+            stack.enter_context(store.lease(spec.run_id))
+            if group.size > 1:
+                store.clear_error(spec.run_id)
+            return not store.has(spec.run_id, phase)
+
+        if not group.same(claimed):
             return
         try:
+            _check_processes(spec, phase, group)
             quiet = alone_on_this_machine() if phase == "profile" else nullcontext()
             with _prepared(spec) as device, quiet:
-                body = _perform(spec, phase, store, data_root, device, progress)
-            store.write(spec.run_id, phase, body)
-            store.clear_error(spec.run_id)
+                body = _perform(spec, phase, store, data_root, device, progress if group.rank == 0 else silent, group)
+            if group.rank == 0:
+                store.write(spec.run_id, phase, body)
+                store.clear_error(spec.run_id)
+        except Lost:
+            raise
         except Exception as error:
             store.write_error(spec.run_id, phase, error)
+            group.leave()
             raise
+
+
+def _check_processes(spec: RunSpec, phase: str, group: Group) -> None:
+    needed = spec.processes(phase)
+    if group.size != needed:
+        raise UserError(
+            f"{spec.run_id} asks for {needed} processes by train.workers, and runs in {group.size}: use --executor "
+            f"ray, or torchrun --nproc-per-node={needed}"
+        )
 
 
 @contextmanager
@@ -76,14 +107,22 @@ def _prepared(spec: RunSpec) -> Iterator[torch.device]:
 
 
 def _perform(
-    spec: RunSpec, phase: str, store: Store, data_root: str | Path | None, device: torch.device, progress: Progress
+    spec: RunSpec,
+    phase: str,
+    store: Store,
+    data_root: str | Path | None,
+    device: torch.device,
+    progress: Progress,
+    group: Group,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    run = open_run(store, spec, data_root, device, progress, finished=phase != "train")
+    run = open_run(store, spec, data_root, device, progress, finished=phase != "train", group=group)
     _check_data(run, phase, store)
     if phase == "train":
         method_of(spec.method).train(run)
-        body = _trained(run)
+        if group.rank:
+            return {}
+        body = _trained(replace(run, group=ALONE))
         body["results"]["digests"] = run.data.digests(*SEEN_IN_TRAINING)
     else:
         test = run.data.open_test()
@@ -103,7 +142,7 @@ def _check_data(run: Run, phase: str, store: Store) -> None:
     refuse_other_data(seen, today, spec.run_id)
     if run.parent is not None and run.parent.spec.data == spec.data:
         refuse_other_data(recorded(store, run.parent.run_id), today, run.parent.run_id)
-    if phase == "train":
+    if phase == "train" and run.group.rank == 0:
         begin(store, spec.run_id, today)
 
 

@@ -14,6 +14,7 @@ from bench.core.spec import RunSpec
 from bench.core.store import Store
 from bench.data import load
 from bench.data.dataset import Dataset
+from bench.data.group import ALONE, Group
 from bench.methods import Run, method_of
 from bench.models import PRESETS
 from bench.points import OperatingPoint
@@ -28,6 +29,7 @@ def open_run(
     progress: Progress = silent,
     checkpoint_s: float = Run.checkpoint_s,
     finished: bool = True,
+    group: Group = ALONE,
 ) -> Run:
     """A run of a store as one value; its data are read when they are first asked for.
 
@@ -35,7 +37,8 @@ def open_run(
     own checkpoints where it is `finished`, and its parent's where it needs them, to start from or to work on.
 
     Args:
-        run: its spec, or its run_id. finished: its training is complete; False to train it.
+        run: its spec, or its run_id. finished: its training is complete; False to train it. group: the processes that
+            work on it together.
 
     Raises:
         UserError: there is no such run, it or its parent is not trained, or a checkpoint is missing or another one.
@@ -58,6 +61,7 @@ def open_run(
         progress=progress,
         checkpoint_s=checkpoint_s,
         weights=store.weights,
+        group=group,
     )
 
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from bench.core.errors import UserError
 from bench.core.spec import TrainSpec
 from bench.data.dataset import Batch, Split
+from bench.data.group import Group
 from bench.profilers.madds import check_counted
 from bench.slicing.supernet import View
 from bench.training import checkpoint
-from bench.training.mixing import mixed, part_of, training_split
+from bench.training.mixing import mixed, training_split
 from bench.training.optim import growing_decay, move_average, optimizer_of, rate_of
 from bench.training.precision import back_propagate, check_precision, computing_in
 from bench.training.run import Run
@@ -31,7 +32,7 @@ StepFunction = Callable[[Batch, int], dict[str, float]]
 """(batch, step) to named losses; it back-propagates, and the loop takes the optimizer's step.
 
 Where a batch is forwarded in parts, it is called for each of them with the same step: whatever it draws for the step
-(the choices of a sandwich) is then equal for all parts, as it is on all processes of a group.
+(the choices of a sandwich) is then equal for all parts, and so it is on all processes of a group.
 """
 
 
@@ -80,7 +81,8 @@ def fit(plan: Plan, run: Run) -> dict[str, Any]:
 
     tensors, history = run.once(plan.name, trained)
     checkpoint.scatter(tensors, plan.modules)
-    run.checkpoint(f"{plan.name}.partial").unlink(missing_ok=True)  # also what a kill between these lines left
+    if run.group.rank == 0:
+        run.checkpoint(f"{plan.name}.partial").unlink(missing_ok=True)  # also what a kill between these lines left
     return history
 
 
@@ -99,16 +101,20 @@ def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
     averages = {} if not spec.ema else {name: _average_of(module) for name, module in plan.trained.items()}
     kept = {**plan.modules, **{f"{name}.average": module for name, module in averages.items()}}
     partial = run.checkpoint(f"{plan.name}.partial")
-    step, losses = _resume(kept, optimizer, partial, run.run_id)
+    step, losses = _resume(kept, optimizer, partial, run)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    statistics = [b for module in plan.trained.values() for b in module.buffers() if b.is_floating_point()]
     saved_at = time.monotonic()
     for batch in itertools.islice(_batches(split, plan.views, spec, step, per_epoch, run), steps - step):
         for group in optimizer.param_groups:
             group["lr"] = rate_of(spec, step, steps, per_epoch)
         optimizer.zero_grad(set_to_none=True)
         losses = _forward_parts(plan, spec, batch, step, run)
+        if run.group.size > 1:
+            losses = add_up(run.group, parameters, statistics, losses)
         if not all(math.isfinite(value) for value in losses.values()):
             raise UserError(f"training {plan.name} diverged at step {step} ({losses}); lower train.lr")
-        finish_gradients([p for group in optimizer.param_groups for p in group["params"]], spec)
+        finish_gradients(parameters, spec.accumulate * run.group.size, spec.clip_grad)
         optimizer.step()
         if plan.after_step is not None:
             plan.after_step(step)
@@ -116,7 +122,7 @@ def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
             move_average(average, plan.trained[name], growing_decay(spec.ema, step))
         step += 1
         run.progress(plan.name, step, steps)
-        if time.monotonic() - saved_at > run.checkpoint_s:
+        if run.group.rank == 0 and time.monotonic() - saved_at > run.checkpoint_s:
             tensors, numbers = checkpoint.optimizer_state(optimizer)
             notes = {"step": step, "losses": losses, "optimizer": numbers}
             checkpoint.save(partial, {**checkpoint.gather(kept), **tensors}, run.run_id, notes)
@@ -131,11 +137,13 @@ def _average_of(module: nn.Module) -> nn.Module:
 
 
 def _forward_parts(plan: Plan, spec: TrainSpec, batch: Batch, step: int, run: Run) -> dict[str, float]:
-    """Back-propagate the parts of a batch in turn, whose gradients add up; return the means of their losses."""
+    """Back-propagate the parts of this process's share of a batch in turn, whose gradients add up; return the means of
+    their losses. What is drawn for a part depends on its place among the parts of all processes."""
     seed, parts = run.spec.seed, []
     for index in range(spec.accumulate):
-        key = (step, index) if index else (step,)
-        part = part_of(batch, index, spec.accumulate)
+        place = index * run.group.size + run.group.rank
+        key = (step, place) if place else (step,)
+        part = batch.part(index, spec.accumulate)
         if spec.mixes:
             part = mixed(part, spec, len(run.data.classes), stable_seed(seed, "mix", plan.name, *key))
         torch.manual_seed(stable_seed(seed, plan.name, *key))  # dropout and noise of this step
@@ -145,33 +153,56 @@ def _forward_parts(plan: Plan, spec: TrainSpec, batch: Batch, step: int, run: Ru
 
 
 @torch.no_grad()
-def finish_gradients(parameters: Sequence[nn.Parameter], spec: TrainSpec) -> None:
-    """Turn the sum of the gradients of a batch's parts into their mean, and limit its norm where the spec says so."""
-    if spec.accumulate > 1:
+def add_up(
+    group: Group, parameters: Sequence[nn.Parameter], statistics: Sequence[Tensor], losses: Mapping[str, float]
+) -> dict[str, float]:
+    """Make gradients the sums over the processes of a group and running statistics those of rank 0; return the means of
+    the losses. It is one reduction of one tensor. A parameter without a gradient in any process stays without."""
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    numbers = [*(float(p.grad is not None) for p in parameters), *losses.values()]
+    told = statistics if group.rank == 0 else [torch.zeros_like(statistic) for statistic in statistics]
+    parts = [*gradients, *told, parameters[0].new_tensor(numbers)]
+    flat = group.add(torch.cat([part.reshape(-1) for part in parts]))
+    *sums, numbers = flat.split([part.numel() for part in parts])
+    with_gradient = numbers[: len(parameters)].tolist()
+    for parameter, gradient, total, count in zip(parameters, gradients, sums, with_gradient, strict=False):
+        parameter.grad = gradient.copy_(total.view_as(gradient)) if count else None
+    for statistic, total in zip(statistics, sums[len(parameters) :], strict=True):
+        statistic.copy_(total.view_as(statistic))
+    return dict(zip(losses, (numbers[len(parameters) :] / group.size).tolist(), strict=True))
+
+
+@torch.no_grad()
+def finish_gradients(parameters: Sequence[nn.Parameter], parts: int, limit: float) -> None:
+    """Turn the sum of the gradients of a batch's parts into their mean, and limit its norm where `limit` is not 0."""
+    if parts > 1:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        torch._foreach_div_(gradients, spec.accumulate)  # pyright: ignore[reportPrivateImportUsage]
-    if spec.clip_grad:
-        nn.utils.clip_grad_norm_(parameters, spec.clip_grad)
+        torch._foreach_div_(gradients, parts)  # pyright: ignore[reportPrivateImportUsage]
+    if limit:
+        nn.utils.clip_grad_norm_(parameters, limit)
 
 
 def _resume(
-    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, partial: Path, run_id: str
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, partial: Path, run: Run
 ) -> tuple[int, dict[str, float]]:
-    """The step to go on from and the losses of the one before it."""
-    if not partial.exists():
+    """The step to go on from and the losses of the one before it. All processes of a group begin as rank 0 does."""
+    if not run.group.same(partial.exists):
+        if run.group.size > 1:
+            checkpoint.scatter(run.group.same(lambda: checkpoint.gather(modules)), modules)
         return 0, {}
-    tensors, notes = checkpoint.load(partial, run_id)
+    tensors, notes = run.group.same(lambda: checkpoint.load(partial, run.run_id))
     checkpoint.scatter(tensors, modules)
     checkpoint.load_optimizer(optimizer, tensors, notes.get("optimizer", {}))
     return notes["step"], notes["losses"]
 
 
 def _batches(split: Split, views: int, spec: TrainSpec, start: int, per_epoch: int, run: Run) -> Iterator[Batch]:
-    """Batches from step `start` on; each depends on (seed, epoch, step) alone."""
+    """Batches from step `start` on, or this process's shares of them; each depends on (seed, epoch, step) alone."""
+    part: dict[str, Any] = {"part": (run.group.rank, run.group.size)} if run.group.size > 1 else {}
     for epoch in range(start // per_epoch, spec.epochs):
         first = start - epoch * per_epoch if epoch == start // per_epoch else 0
         yield from split.train_batches(
-            spec.batch_size, seed=run.spec.seed, epoch=epoch, start=first, views=views, device=run.device
+            spec.batch_size, seed=run.spec.seed, epoch=epoch, start=first, views=views, device=run.device, **part
         )
 
 

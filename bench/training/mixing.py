@@ -27,13 +27,6 @@ def training_split(spec: TrainSpec, data: Dataset) -> Split:
     return split
 
 
-def part_of(batch: Batch, index: int, parts: int) -> Batch:
-    """Every `parts`-th image from the `index`-th on: what one of so many processes would forward of the batch."""
-    if parts == 1:
-        return batch
-    return Batch(tuple(view[index::parts] for view in batch.views), batch.targets[index::parts])
-
-
 def mixed(batch: Batch, spec: TrainSpec, classes: int, seed: int) -> Batch:
     """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of a batch with itself in reverse order, by timm.
 

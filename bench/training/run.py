@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.core.spec import RunSpec
 from bench.data.dataset import Batch, Dataset
+from bench.data.group import ALONE, Group
 from bench.models import PRESETS
 from bench.models.preset import Preset
 from bench.tasks.task import Task, task_of
@@ -40,6 +41,7 @@ class Run:
         parent: the run named by `init_from`, where this one needs it: to start from, or to read its checkpoints.
         weights: folder of the pretrained weights that specs name.
         checkpoint_s: seconds between checkpoints that a killed run resumes from.
+        group: the processes that work on the run, each with a value like this. Rank 0 alone writes.
     """
 
     spec: RunSpec
@@ -51,6 +53,7 @@ class Run:
     progress: Progress = silent
     checkpoint_s: float = 30.0
     weights: Path | None = None
+    group: Group = ALONE
 
     @cached_property
     def data(self) -> Dataset:
@@ -96,14 +99,16 @@ class Run:
         Raises:
             UserError: the checkpoint is damaged, or another run's.
         """
-        if not self.checkpoint(name).exists():
+        if not self.group.same(self.checkpoint(name).exists):
             parts, notes = compute()
-            checkpoint.save(self.checkpoint(name), checkpoint.gather(parts), self.run_id, notes)
+            if self.group.rank == 0:
+                checkpoint.save(self.checkpoint(name), checkpoint.gather(parts), self.run_id, notes)
         return self.read(name)
 
     def read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and notes of a checkpoint. Raises `UserError` where it is missing, damaged or another run's."""
-        return checkpoint.load(self.checkpoint(name), self.run_id)
+        """Tensors and notes of a checkpoint, as rank 0 reads them. Raises `UserError` where it is missing, damaged or
+        another run's."""
+        return self.group.same(lambda: checkpoint.load(self.checkpoint(name), self.run_id))
 
     def restore(self, name: str, modules: Mapping[str, nn.Module]) -> None:
         """Load the state of modules from a checkpoint. Raises `UserError` as `read` does, and where they do not fit."""
