@@ -276,13 +276,13 @@ TABLE: dict[str, Bad] = {
     "an export in a format nobody knows": Bad(nothing, f"{EXPORT} --format tflite", "unknown format 'tflite'"),
     "results that are a file": Bad(write("there", ""), "report --results there", "there are no runs in there"),
     "a verification of a file": Bad(
-        write("there", ""), "verify --results there", "there is no results directory there"
+        write("there", ""), "verify --results there", "there is damaged: it is no archive of slicebench submit"
     ),
     "a verification of a path": Bad(nothing, "verify ../x", "unknown run '../x'"),
     "a verification written to nowhere": Bad(
         nothing, "verify --json no/said.json", "no/said.json cannot be written: no such directory"
     ),
-    "a report into a file": Bad(write("there", ""), "report --out there", "cannot create there/tables"),
+    "a report into a file": Bad(write("there", ""), "report --out there", "cannot create there/"),
     "reported numbers that are no JSON": Bad(
         write("results/reported/a.jsonl", "{"), "report", "results/reported/a.jsonl, line 1"
     ),

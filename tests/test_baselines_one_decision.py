@@ -25,6 +25,8 @@ COSTS = (10, 30, 70)
 class Brightness(OneDecision):
     """Three options by the mean of an image; each answers with its own number, and remembers whom it answered."""
 
+    decides = "brightness"
+
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[int, int]] = []

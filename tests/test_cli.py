@@ -251,7 +251,7 @@ def test_a_truncated_cifar_file(refused, name):
 @pytest.mark.parametrize("results", ["file", "file/below"])
 @pytest.mark.parametrize("more", [["--dry-run"], []])
 def test_a_file_where_the_results_should_go(refused, monkeypatch, results, more):
-    monkeypatch.setattr("bench.commands.run.execute", lambda *_: pytest.fail("something was run"))
+    monkeypatch.setattr("bench.executors.ray.run_all", lambda *_, **how: pytest.fail("something was run"))
     Path("file").write_text("precious")
     words = ["run", "quickstart", "--seeds", 1, "--results", results, *more]
     assert f"the results directory {results} cannot be written" in refused(*words)
@@ -542,7 +542,7 @@ def test_the_profile_of_ds_mobilenet_is_the_published_one(slicebench):
         (f"{DS} --batch 0", "--batch takes whole numbers from 1 separated by commas, not '0'"),
         (f"{DS} --batch one", "--batch takes whole numbers from 1 separated by commas, not 'one'"),
         (f"{DS} --batch 99999999999 --choices 0", f"{DS} cannot be timed at batch 99999999999: not enough memory"),
-        (f"{DS} --form onxx", "unknown form 'onxx'; did you mean 'onnx'? known: extracted, onnx, view"),
+        (f"{DS} --form onxx", "unknown form 'onxx'; did you mean 'onnx'? known: extracted, onnx, openvino, view"),
         (f"{DS} --time 0", "--time says which sub-networks are timed; say with --batch at which batch sizes"),
         ("ds_vit_micro8 --choices routable --batch 1", "256 sub-networks are more than the 64 that are timed together"),
         (f"{DS} --image-size 0", "invalid value for '--image-size': 0 is not in the range x>=1"),

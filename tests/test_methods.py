@@ -417,7 +417,8 @@ def test_unknown_names_get_the_nearest():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if METHODS.get(name).trains])
 def test_a_family_that_a_method_does_not_serve_is_refused(name):
-    other = next(model for model in PRESETS.names() if not method_of(name).serves(PRESETS.get(model)))
+    models = [*PRESETS.names(), "timm:resnet18"]
+    other = next(model for model in models if not method_of(name).serves(PRESETS.get(model)))
     with pytest.raises(UserError, match=f"{name} serves .*, not {other}"):
         completed(replace(raw_spec(name), model=other))
 

@@ -145,9 +145,9 @@ def test_every_full_recipe_says_what_to_expect():
 def test_the_gate_of_ds_mbnet_trains_as_released():
     """METHODS 6: stage II has a learning rate and a weight decay of its own, 30 epochs."""
     (spec,) = (spec for spec in resolve("imagenet_ds_mbnet", range(1)) if spec.method == "ds_net")
-    settings = method_of("ds_net").options(spec).stage_two()
-    assert (settings.epochs, settings.lr, settings.weight_decay) == (30, 0.08, 0.01)
-    assert (settings.sgs_smoothing, settings.ema) == (0.1, 0.997)
+    settings = method_of("ds_net").options(spec)
+    assert (settings.gate_epochs, settings.gate_lr, settings.gate_weight_decay) == (30, 0.08, 0.01)
+    assert (settings.sgs_smoothing, settings.gate_ema) == (0.1, 0.997)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "cifar10_smoke", "cifar10"])

@@ -190,7 +190,16 @@ def test_the_reported_row_stands_beside_what_was_evaluated_here(tmp_path: Path):
     for solved, protocol in ((257, "official"), (240, "official"), (257, "subset")):
         data = DataSpec("imagenet", protocol)
         spec = RunSpec("pretrained", "us_mobilenet_v1", data, TrainSpec(epochs=0), options={"steps": [solved]})
-        names = (spec.run_id, spec.method, spec.model, protocol, "test", "uniform10", 0, "top1")
+        names = (
+            spec.run_id,
+            spec.method,
+            spec.model,
+            f"imagenet/{protocol}@1",
+            f"imagenet/{protocol}@1:test",
+            "uniform10",
+            0,
+            "top1",
+        )
         record = Record(*names, solved / 400, METRICS["top1"].unit, 400)
         point = {
             "kind": "static", "method_kind": "slimmable", "control": None, "routing_space": None, "route": None,

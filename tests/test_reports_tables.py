@@ -30,7 +30,7 @@ from report_store import (
 from bench.core.errors import UserError
 from bench.core.record import Record
 from bench.core.store import Store
-from bench.reports import figures, generate
+from bench.reports import figures, generate, plain_strings
 from bench.reports.controls import HULL, controls_frame
 from bench.reports.curves import curves_frame
 from bench.reports.differences import Row, Scored, only_scores, p_text, scores_by_row, verdicts
@@ -507,9 +507,12 @@ def test_numbers_in_tables():
 )
 def test_text_is_text_in_every_kind_of_file(tmp_path: Path, text: str, md: str, spreadsheet: str):
     assert (markdown(text), for_csv(text)) == (md, spreadsheet)
-    frame = pd.DataFrame({"split": ["s"], "point": [text]})
-    section = Section(text, frame, [name_column("point")], text)
-    for path in (*Page("t", text, [], [section], (frame, section.columns)).write(tmp_path, Stamp("c", "d"), Chosen()),):
+    with plain_strings():
+        frame = pd.DataFrame({"split": ["s"], "point": [text]})
+        section = Section(text, frame, [name_column("point")], text)
+        page = Page("t", text, [], [section], (frame, section.columns))
+        written = page.write(tmp_path, Stamp("c", "d"), Chosen())
+    for path in written:
         assert "<script" not in path.read_text(encoding="utf-8") or path.suffix != ".md"
         assert not {"\x1b", "\u202e"} & set(path.read_text(encoding="utf-8"))
     rows = [line for line in (tmp_path / "t.md").read_text().splitlines() if line.startswith("|")]

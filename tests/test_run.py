@@ -199,9 +199,9 @@ def test_another_meter_is_a_file_and_stands_in_the_records_with_its_unit(store, 
 def test_timed_batches_are_whole():
     split = load(DataSpec()).open_test()
     cpu = torch.device("cpu")
-    assert [len(x) for x in profile_module._timed_batches(split, 1, cpu)] == [1] * 64
-    assert [len(x) for x in profile_module._timed_batches(split, 48, cpu)] == [48, 48]
-    (large,) = profile_module._timed_batches(split, 1300, cpu)
+    assert [len(x) for x in profile_module.timed_batches(split, 1, cpu)] == [1] * 64
+    assert [len(x) for x in profile_module.timed_batches(split, 48, cpu)] == [48, 48]
+    (large,) = profile_module.timed_batches(split, 1300, cpu)
     images = next(split.batches(TEST_IMAGES)).x
     assert torch.equal(large, torch.cat([images, images, images])[:1300])
     assert large.is_contiguous(memory_format=torch.channels_last)

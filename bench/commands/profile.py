@@ -50,8 +50,8 @@ def profile(
     from bench.core.errors import UserError
     from bench.core.store import Store
 
-    store = Store(results, writable=False)
-    if model in store.runs():
+    store = Store(results, writable=False) if results.is_dir() else None
+    if store is not None and model in store.runs():
         from bench.commands.clocks import clocks_table, timed_run
 
         load_plugins(plugin)

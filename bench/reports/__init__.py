@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,13 @@ def generate(
     from bench.reports.layout import Chosen
     from bench.reports.report import write_all  # pandas and matplotlib: not for those who only list reported rows
 
-    return write_all(
-        Path(results_root), Path(out_root), command, ranks=ranks, chosen=chosen or Chosen(), facts=facts or Facts()
-    )
+    chosen, facts = chosen or Chosen(), facts or Facts()
+    with plain_strings():
+        return write_all(Path(results_root), Path(out_root), command, ranks=ranks, chosen=chosen, facts=facts)
+
+
+def plain_strings() -> AbstractContextManager[None]:
+    """Within it, frames hold text as Python does: pyarrow, where it is installed, refuses half characters."""
+    import pandas as pd
+
+    return pd.option_context("mode.string_storage", "python")
