@@ -6,7 +6,7 @@ checkpoint. What became of it stands in the store.
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ START_AGAIN = 3
 """How often a group that has lost a process is started again. Failures of our own are never tried again."""
 
 
-def check_cores(specs: Iterable[RunSpec], cores: float, largest: float) -> None:
+def check_cores(specs: Iterable[RunSpec], cores: float, largest: Mapping[str, float]) -> None:
     """Raise `UserError` for a run whose processes would wait for ever: there are so many cores in all, and so many on
-    the largest machine."""
+    the largest machine that has the run's device."""
     for spec in specs:
         needed = spec.train.workers * spec.threads
-        if spec.train.workers > 1 and (needed > cores or spec.threads > largest):
+        if spec.train.workers > 1 and (needed > cores or spec.threads > largest[spec.device]):
             raise UserError(
                 f"{spec.run_id} asks for {spec.train.workers} processes of {spec.threads} cores, and Ray knows of "
                 f"{cores:g} cores"
