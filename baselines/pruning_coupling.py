@@ -99,14 +99,14 @@ def couplings_of(network: nn.Module, example: Tensor) -> tuple[list[Coupling], d
     network.train(training)  # tracing switches to evaluation mode
     order = {name: position for position, (name, _) in enumerate(network.named_modules())}
     groups = graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])
-    couplings, left = list(_heads(network)), {}
+    couplings, unfollowed = list(_heads(network)), {}
     for group in groups:
         coupling, reason = _coupling(graph, group, order)
         if coupling is not None and reason:
-            left[coupling.name] = reason
+            unfollowed[coupling.name] = reason
         elif coupling is not None:
             couplings.append(coupling)
-    return sorted(couplings, key=lambda coupling: order[coupling.name]), left
+    return sorted(couplings, key=lambda coupling: order[coupling.name]), unfollowed
 
 
 def is_attention(module: nn.Module) -> bool:

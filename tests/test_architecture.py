@@ -50,7 +50,7 @@ EXCEPTIONS = {
 
 # Who may import a heavy or replaceable library, by path prefix.
 LIBRARIES = {
-    "ray": ("bench/executors/ray.py", "bench/executors/ray_group.py"),
+    "ray": ("bench/executors/ray",),
     "pandas": ("bench/reports/",),
     "matplotlib": ("bench/reports/",),
     "fvcore": ("bench/profilers/",),
@@ -60,9 +60,6 @@ LIBRARIES = {
 
 MAX_LINES = 300
 LONGER: dict[str, str] = {  # path -> the one idea that it holds
-    "bench/core/spec.py": "what a run is, and its name",
-    "bench/executors/ray.py": "all that is known of Ray, which no other file may import",
-    "bench/reports/consistent.py": "all that one results directory can be asked without data",
 }
 
 # Files that set attributes by name.

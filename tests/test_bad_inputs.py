@@ -282,7 +282,7 @@ TABLE: dict[str, Bad] = {
     "a verification written to nowhere": Bad(
         nothing, "verify --json no/said.json", "no/said.json cannot be written: no such directory"
     ),
-    "a report into a file": Bad(write("there", ""), "report --out there", "cannot create there/"),
+    "a report into a file": Bad(write("there", ""), "report --out there", "cannot create there/figures"),
     "reported numbers that are no JSON": Bad(
         write("results/reported/a.jsonl", "{"), "report", "results/reported/a.jsonl, line 1"
     ),

@@ -13,7 +13,7 @@ from bench import cli
 from bench.core.errors import UserError
 from bench.core.store import Store
 from bench.export.clocks import FULL, Asked, clocked, mean_madds
-from bench.export.engines import ENGINES, InEngine
+from bench.export.engines import ENGINES, point_in_engine
 from bench.profilers import loadgen
 from bench.profilers.meter import Conditions, Served, measure
 from bench.runs.phases import run_phase
@@ -56,7 +56,7 @@ def test_loadgen_measures_what_a_call_takes(batch, seconds, monkeypatch):
 @torch.no_grad()
 def test_an_engine_runs_a_dynamic_point_as_grouped_inference_does(engine, kind):
     point = exit_point() if kind == "exits" else routed_point(kind)
-    network = InEngine(point, pictures(2), engine, 1)
+    network = point_in_engine(point, pictures(2), engine, 1)
     for x in (pictures(16), pictures(1)):
         torch.testing.assert_close(network(x), point(x).output, rtol=1e-4, atol=1e-4)
 
@@ -118,6 +118,8 @@ def test_the_command_prints_a_table_and_writes_all_of_it(run, tmp_path, capsys):
         (["--scenario", "offline"], "--scenario is of LoadGen; add --clock loadgen"),
         (["--clock", "loadgen", "--scenario", "singlestream", "--batch", "8"], "singlestream asks for one image"),
         (["--batch", "0"], "--batch takes whole numbers from 1"),
+        (["--choices", "0"], "--choices says nothing about a run; leave it out"),
+        (["--explain"], "--explain says nothing about a run; leave it out"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, reason, run, capsys):
@@ -126,6 +128,21 @@ def test_a_mistake_is_one_sentence(words, reason, run, capsys):
     error = capsys.readouterr().err
     assert reason in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--clock", "loadgen"], "--clock is of a trained run, and there is no run ds_mobilenet_micro8 in results"),
+        (["--explain", "--form", "onnx"], "--form says nothing about what --explain measures; leave it out"),
+        (["--figure", "why.png"], "--figure is drawn of what --explain measures; add it"),
+    ],
+)
+def test_an_option_without_effect_is_refused(words, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.exit_code(["profile", "ds_mobilenet_micro8", *words]) == 2
+    assert reason in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fake_runs import attempts, fake_phase, family, timing
+from ray_nodes import end
 
 from bench.core.errors import UserError
 from bench.core.lease import FILE, process_started
@@ -25,7 +26,8 @@ from bench.core.store import PHASES, Store
 from bench.executors import serial, session
 from bench.executors.attempt import RAN, Outcome
 from bench.executors.plan import Job, Plan
-from bench.executors.ray import LOOPBACK, RETRIES, _drive, run_all
+from bench.executors.ray import RETRIES, _drive, run_all
+from bench.executors.ray_session import LOOPBACK
 from bench.executors.sharing import node_problem, shared_token
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
@@ -260,8 +262,8 @@ def test_a_local_ray_is_started_and_stopped(tmp_path: Path):
 
 SESSION = """
 import sys
-from bench.executors.ray import _session
-with _session(None):
+from bench.executors.ray_session import session
+with session(None):
     import ray
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()
@@ -312,8 +314,8 @@ def test_a_stranger_who_knows_the_address_cannot_join(tmp_path: Path, secret: di
 
 
 LISTENING = """
-from bench.executors.ray import _session
-with _session(None):
+from bench.executors.ray_session import session
+with session(None):
     import psutil, ray
     ray.get(ray.remote(lambda: None).remote())
     session = [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -435,13 +437,7 @@ def test_a_cluster_without_shared_storage_is_refused_before_anything_trains(tmp_
             assert f"it does not see the results directory {results} of the driver" in done.stdout
             assert attempts(results) == []
         finally:
-            for process in reversed(nodes):
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(60)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+            end(nodes)
 
 
 TWO_NODES = """

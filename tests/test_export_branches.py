@@ -10,8 +10,8 @@ from routed_points import exit_point, pictures, routed_point
 
 from bench.core.errors import UserError
 from bench.export.branches import ROUTES, load_branches, write_branches
-from bench.points import OperatingPoint, RoutedPoint
-from bench.slicing.extract import extract, parameters_of
+from bench.export.windows import stored_once
+from bench.points import OperatingPoint
 
 
 class Written(NamedTuple):
@@ -42,13 +42,12 @@ def test_the_archive_is_grouped_inference_of_one_image(written):
 
 @pytest.mark.slow
 def test_weights_stand_once(written):
-    if not isinstance(written.point, RoutedPoint):
-        pytest.skip("parts of a network with exits share no weights")
-    point = written.point
-    widest = extract(point.supernet, point.supernet.space.routed([options[-1] for options in point.routing]))
-    kept = sum(entry.file_size for entry in zipfile.ZipFile(written.path).infolist() if "/weights/" in entry.filename)
-    beside = 4 * sum(tensor.numel() for tensor in (*point.gates.parameters(), *point.supernet.buffers()))
-    assert kept <= 1.1 * (4 * parameters_of(widest) + 2 * beside)  # small tensors are not sliced
+    """No tensor of the archive is, or is cut out of, another one, and they are less than those of all parts."""
+    program = torch.export.load(written.path)
+    stored = {name: tensor.numpy() for name, tensor in {**program.state_dict, **program.constants}.items()}
+    assert {name: window.stored for name, window in stored_once(stored).items()} == {name: name for name in stored}
+    parts = sum(tensor.nbytes for part in written.point.parts() for tensor in part.network.state_dict().values())
+    assert sum(tensor.nbytes for tensor in stored.values()) < parts
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from bench.export.agreement import CLOSE
 from bench.export.proof import executed, multiply_adds
 from bench.export.routed import claims, load_routed, write_routed
 from bench.export.windows import Window, stored_once, window_in
-from bench.points import OperatingPoint, RoutedPoint
+from bench.points import OperatingPoint
 from bench.runs.phases import run_phase
 from bench.runs.run import open_run, points_of
 from bench.slicing.extract import extract, folded
@@ -114,9 +114,8 @@ def stored(path: Path) -> int:
 
 @pytest.mark.slow
 @needs_onnx
+@pytest.mark.parametrize("written", FAMILIES, indirect=True)  # parts of a network with exits share no weights
 def test_weights_stand_once(written, tmp_path):
-    if not isinstance(written.point, RoutedPoint):
-        pytest.skip("parts of a network with exits share no weights")
     point = written.point
     widest = extract(point.supernet, point.supernet.space.routed([options[-1] for options in point.routing]))
     onnx_file.write(tmp_path / "widest.onnx", folded(widest), pictures(2), ("output",), {})

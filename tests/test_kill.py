@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -156,14 +157,30 @@ def results_of(root: Path) -> dict[str, Any]:
         if file.name == ".lease.lock" or ".partial." in file.name:
             continue  # a partial checkpoint may outlive a kill in the moment after the whole one was written
         name = str(file.relative_to(root))
-        if "latency" in file.name or file.is_relative_to(root / "site"):  # whose pages hold latencies too
+        if "latency" in file.name:
             said[name] = "its numbers differ"
+        elif file.parent == root / "site" and (data := DATA.search(file.read_text(encoding="utf-8"))):
+            said[name] = untimed(json.loads(data[1]))
         elif file.name in ("train.json", "eval.json", "profile.json"):
             body = Store(root).read(file.parent.name, file.stem)
             said[name] = "timed" if file.stem == "profile" else (body["digest"], body["results"])
         else:
             said[name] = file.read_bytes()
     return said
+
+
+DATA = re.compile('<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+def untimed(page: dict[str, Any]) -> dict[str, Any]:
+    """What a page of the site shows, without what was timed."""
+    place = page["columns"].index("latency")
+    rows = [[cell for column, cell in enumerate(row) if column != place] for row in page["rows"]]
+    configs = {
+        name: config | {"runs": [{key: run[key] for key in run.keys() - {"seconds"}} for run in config["runs"]]}
+        for name, config in page["configs"].items()
+    }
+    return {key: page[key] for key in page.keys() - {"settings"}} | {"rows": rows, "configs": configs}
 
 
 def assert_same(one: Path, other: Path) -> None:

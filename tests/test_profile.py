@@ -16,7 +16,7 @@ from small_runs import Interrupted, small_net
 from bench.commands.costs import ALL_FORMS, Request, measured
 from bench.commands.profile import profile_table
 from bench.core.errors import UserError
-from bench.export.onnx_file import Session
+from bench.export.engines import network_in_engine
 from bench.profilers.timing import silent
 from bench.slicing.extract import extract
 
@@ -144,7 +144,7 @@ def test_a_session_computes_what_the_view_computes(model):
     choice, x = net.space.smallest, torch.randn(3, 1, 8, 8)
     plain = extract(net, choice)
     before = {key: value.clone() for key, value in plain.state_dict().items()}
-    session = Session(plain, x[:2], threads=1)
+    session = network_in_engine(plain, x[:2], threads=1)
     with torch.inference_mode():
         torch.testing.assert_close(session(x), net(x, choice), rtol=1e-4, atol=1e-5)
     assert list(session.parameters()) == []

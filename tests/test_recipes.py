@@ -214,7 +214,7 @@ def test_gates_choose_between_options_whose_costs_lie_within_about_twice(spec, n
     """Wider spaces are for the ablation that shows what goes wrong with them."""
     options, preset = method_of(spec.method).options(spec), PRESETS.get(spec.model)
     assert options.gate_lr <= 0.1
-    if name in ("ablation_routing", "cifar10_gates"):
+    if name == "ablation_routing" or (name == "cifar10_gates" and (0, 3) in options.routing):
         return
     net = preset.build()
     for routing in routing_spaces(net, options):

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_nodes import end
 from test_executors_ray import wait_for_port, without_ray
 
 from bench.core.store import Store
@@ -105,13 +105,7 @@ def two_nodes(environment: dict[str, str]) -> Iterator[str]:
             nodes.append(subprocess.Popen(shlex.split(f"{node} --address=127.0.0.1:{port} --block"), **quiet))
             yield f"127.0.0.1:{port}"
         finally:
-            for process in reversed(nodes):
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(60)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+            end(nodes)
 
 
 def test_a_ray_train_group_on_two_nodes_goes_on_after_a_killed_process(whole, tmp_path):

@@ -240,21 +240,27 @@ def test_sort_hover_click_and_back(campaign: Path, page: Page):
     assert page.errors == []
 
 
+def tab_to(page: Page, selector: str, most: int = 120) -> None:
+    """Press Tab until an element of that kind has the focus."""
+    for _ in range(most):
+        page.press("Tab")
+        if page.evaluate(f"document.activeElement.matches({json.dumps(selector)})"):
+            return
+    pytest.fail(f"Tab does not lead to {selector}")
+
+
 @needs_browser
 @pytest.mark.slow
 def test_by_keyboard_alone(campaign: Path, page: Page):
     """Tab to a header and sort, tab to a row and open it, and to the link back."""
     opened(page, campaign)
-    page.evaluate("document.querySelector('[tabulator-field=score] button').focus()")
+    tab_to(page, "[tabulator-field=score] button")
     page.press("Enter")
     page.wait("location.hash.includes('sort=score')")
-    for _ in range(40):
-        page.press("Tab")
-        if page.evaluate("document.activeElement.matches('#table .tabulator-row a')"):
-            break
+    tab_to(page, "#table .tabulator-row a")
     page.press("Enter")
     page.wait("location.hash.startsWith('#row') && document.activeElement.tagName === 'H2'")
-    page.evaluate("document.querySelector('#row p a').focus()")
+    tab_to(page, "#row p a")
     page.press("Enter")
     page.wait("!document.getElementById('board').hidden")
     assert page.errors == []
@@ -377,22 +383,20 @@ def many(tmp_path: Path, no_figures) -> Path:
 
 @needs_browser
 @pytest.mark.slow
+@pytest.mark.alone
 def test_five_thousand_rows(many: Path, page: Page):
-    """A page of 5,000 rows stays usable. The goals, first paint under 1 s and a filter under 100 ms, are printed and
-    read on a quiet machine; what is asserted leaves room for a busy one."""
+    """First paint under 1 s; from a filter to the table that it leaves under 100 ms, by the page's own clock."""
     assert (many / DIGITS).stat().st_size < 5 * 2**20
-    paints, filters, waited = [], [], []
+    paints, waited = [], []
     for _ in range(5):
         opened(page, many)
         paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
         drawn(page)
-        before = page.busy_ms()
         waited.append(page.evaluate(FILTER))
-        filters.append(page.busy_ms() - before)
         assert len(ids(page)) == 20 * 21
-    print(f"5,000 rows, ms: first paint {paints}, filter {filters} of the thread, {waited} of the clock")
-    assert min(paints) < 5000
-    assert min(filters) < 1000
+    print(f"5,000 rows, ms: first paint {paints}, filter {waited}")
+    assert min(paints) < 1000
+    assert min(waited) < 100
     assert page.errors == []
 
 

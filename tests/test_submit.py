@@ -1,6 +1,7 @@
 """An archive of `slicebench submit` is what `slicebench verify` accepts, and nothing else is."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 
 from bench.cli import exit_code
 from bench.core.errors import UserError
+from bench.core.store import Store
 from bench.reports.submission import results_at, write_archive
 
 DIGITS = Path(__file__).parent.parent / "results" / "campaigns" / "digits"
@@ -79,3 +81,18 @@ def test_what_cannot_be_submitted(tmp_path: Path):
         write_archive(DIGITS, "us_net-0123456789ab", tmp_path / "x.zip", weights=False, hub_dataset=None)
     with pytest.raises(UserError, match="cannot be written"):
         write_archive(DIGITS, run_of("us_net"), tmp_path / "no" / "x.zip", weights=False, hub_dataset=None)
+
+
+def test_no_file_outside_the_run_is_put_into_an_archive(tmp_path: Path):
+    """Whatever a train.json says its checkpoints are called."""
+    run_id, secret = run_of("us_net"), tmp_path / "secret.safetensors"
+    secret.write_text("private")
+    shutil.copytree(DIGITS / "runs" / run_id, tmp_path / "results" / "runs" / run_id)
+    store = Store(tmp_path / "results")
+    body = store.read(run_id, "train")
+    body["results"]["checkpoints"] = {"../../../../secret": "0" * 64}
+    (store.path(run_id) / "train.json").unlink()
+    store.write(run_id, "train", {key: body[key] for key in ("results", "timing")})
+    with pytest.raises(UserError, match="which is no name of a file"):
+        write_archive(store.root, run_id, tmp_path / "run.zip", weights=True, hub_dataset=None)
+    assert not (tmp_path / "run.zip").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.commands.costs import positive
 from bench.commands.shared import check_writable
@@ -17,38 +17,37 @@ from bench.runs.run import open_run
 from bench.training.run import Progress
 
 
+class Typed(NamedTuple):
+    """What is asked of a run, as it was typed: forms, batch sizes and clocks separated by commas."""
+
+    points: Sequence[str]
+    form: str
+    batch: str
+    clock: str
+    scenario: str | None
+    rounds: int
+
+
 def timed_run(
-    store: Store,
-    run_id: str,
-    data: Path | None,
-    points: Sequence[str],
-    form: str,
-    batch: str,
-    clock: str,
-    scenario: str | None,
-    rounds: int,
-    file: Path | None,
-    tell: Progress,
+    store: Store, run_id: str, data: Path | None, typed: Typed, file: Path | None, tell: Progress
 ) -> list[dict[str, Any]]:
     """The rows of `bench.export.clocks.clocked`; with the environment, they are also written to `file`.
 
-    Args:
-        form, batch, clock: as typed, separated by commas; no batch: 1 and 64. scenario: of LoadGen, by MLPerf's names.
+    `typed`: without a batch, 1 and 64; its scenario is of LoadGen, by MLPerf's names.
 
     Raises:
         UserError: what is asked for cannot be, or the file cannot be written.
     """
-    batches = [positive(part, "--batch") for part in batch.split(",") if part] or [1, 64]
-    clocks = [part.strip() for part in clock.split(",")]
-    if scenario is not None:
+    batches = [positive(part, "--batch") for part in typed.batch.split(",") if part] or [1, 64]
+    clocks = [part.strip() for part in typed.clock.split(",")]
+    if typed.scenario is not None:
+        single = typed.scenario == "singlestream"
         if "loadgen" not in clocks:
             raise UserError("--scenario is of LoadGen; add --clock loadgen")
-        if not (kept := [size for size in batches if (size == 1) == (scenario == "singlestream")]):
-            raise UserError(
-                f"--scenario {scenario} asks for {'one image' if scenario == 'singlestream' else 'batches'}"
-            )
+        if not (kept := [size for size in batches if (size == 1) == single]):
+            raise UserError(f"--scenario {typed.scenario} asks for {'one image' if single else 'batches'}")
         batches = kept
-    asked = Asked(points, [part.strip() for part in form.split(",")], batches, clocks, rounds)
+    asked = Asked(typed.points, [part.strip() for part in typed.form.split(",")], batches, clocks, typed.rounds)
     asked.check()
     if file is not None:
         check_writable(file)

@@ -22,9 +22,11 @@ def compare(
     """Compare two methods, runs or result directories at equal cost and at equal accuracy."""
     from tabulate import tabulate
 
+    from bench.reports import plain_strings
     from bench.reports.compare import comparison, side, span
 
-    sentence, rows = comparison(side(first, results), side(second, results))
+    with plain_strings():
+        sentence, rows = comparison(side(first, results), side(second, results))
     table = [
         {
             "at": row["what"],

@@ -22,8 +22,7 @@ from bench.commands.shared import check_writable
 from bench.core.errors import UserError, unknown
 from bench.core.files import damaged, read_json, write_json
 from bench.core.provenance import environment
-from bench.export import onnx_file
-from bench.export.engines import ENGINES
+from bench.export.engines import ENGINES, network_in_engine
 from bench.export.job import failing_as
 from bench.profilers.model import profile_supernet, profile_timm
 from bench.profilers.timing import FORMS, Entry, Form, Progress, Timing
@@ -37,7 +36,7 @@ def _in_engine(engine: str) -> Form:
 
     def build(net: Supernet, choice: Choice, example: Tensor) -> nn.Module:
         with failing_as(f"{net.space.name_of(choice)} cannot be exported as onnx"):
-            return onnx_file.Session(extract(net, choice), example, torch.get_num_threads(), ENGINES[engine].load)
+            return network_in_engine(extract(net, choice), example, engine, torch.get_num_threads())
 
     return Form(build, torch.contiguous_format, ENGINES[engine].check)
 

@@ -37,8 +37,8 @@ def _card(registry: Any, name: str) -> Card:
     entry: Any = registry.entry(name)
     if isinstance(entry, MethodEntry):
         module, _, attribute = entry.target.partition(":")
-        found = importlib.util.find_spec(module)
-        source = Path(found.origin).read_text(encoding="utf-8") if found and found.origin else ""
+        place = importlib.util.find_spec(module)
+        source = Path(place.origin).read_text(encoding="utf-8") if place and place.origin else ""
         what = entry.what
     else:  # a plugin's class
         method: Any = registry.get(name)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.commands.shared import DataDirectory, Plugins, Results, check_writable, load_plugins, progress
+from bench.core.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.core.store import Store
 
 Scenario = StrEnum("Scenario", "singlestream offline")
 
 
 def profile(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="a preset (`slicebench list models`), timm:NAME, or a trained run")],
     image_size: Annotated[
         int | None, typer.Option(min=1, help="height and width of the images (default: what the model was made for)")
@@ -46,39 +51,76 @@ def profile(
     Of a trained run: how long its points take on images of the test split, in each form and by each clock, beside the
     full network in the same form.
     """
-    from bench.commands.costs import Request, measured, positive
-    from bench.core.errors import UserError
     from bench.core.store import Store
 
     store = Store(results, writable=False) if results.is_dir() else None
-    if store is not None and model in store.runs():
-        from bench.commands.clocks import clocks_table, timed_run
-
+    of_run = store is not None and model in store.runs()
+    _refuse_others(context, RUN if of_run else EXPLAIN if explain else MODEL)
+    if store is not None and of_run:
         load_plugins(plugin)
-        with progress() as tell:
-            rows = timed_run(store, model, data, point or [], form, batch, clock, scenario, rounds, json_file, tell)
-        typer.echo(clocks_table(model, rows))
-        return
-    if explain:
-        from bench.commands.explain import explained, explained_table
+        typed = {name: context.params[name] for name in ("form", "batch", "clock", "scenario", "rounds")}
+        _of_run(store, model, data, {"points": point or (), **typed}, json_file)
+    elif explain:
+        _explained(model, image_size, choices, batch, json_file, figure)
+    else:
+        names = ("image_size", "choices", "time", "batch", "form", "gate_options", "time_limit")
+        _of_model(model, {name: context.params[name] for name in names}, json_file)
 
-        batches = [positive(part, "--batch") for part in batch.split(",") if part] or [1, 64]
-        for file in filter(None, (json_file, figure)):
-            check_writable(file)
-        with progress() as tell:
-            values = explained(model, image_size, choices, batches, json_file, tell)
-        if figure is not None:
-            from bench.reports.explained import explained_figure
 
-            explained_figure(values, figure)
-        typer.echo(explained_table(values))
-        return
-    if figure is not None:
-        raise UserError("--figure is drawn of what --explain measures; add it")
+COMMON = {"model", "batch", "json_file"}
+MODEL = COMMON | {"image_size", "choices", "time", "form", "time_limit", "gate_options"}
+EXPLAIN = COMMON | {"image_size", "choices", "explain", "figure"}
+RUN = COMMON | {"form", "point", "clock", "scenario", "rounds", "results", "data", "plugin"}
+"""The options of each of the three things that can be measured."""
+FROM_ELSEWHERE = {"data", "results", "plugin"}  # may be set for all commands alike
+
+
+def _refuse_others(context: typer.Context, own: set[str]) -> None:
+    """Raise `UserError` for an option that says nothing about what is measured."""
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        if source is None or source.name != "COMMANDLINE" or option.name in own | FROM_ELSEWHERE:
+            continue
+        if option.name in RUN - MODEL:
+            model, results = context.params["model"], context.params["results"]
+            raise UserError(f"{option.opts[0]} is of a trained run, and there is no run {model} in {results}")
+        if option.name == "figure" and own is MODEL:
+            raise UserError("--figure is drawn of what --explain measures; add it")
+        what = "a run" if own is RUN else "what --explain measures"
+        raise UserError(f"{option.opts[0]} says nothing about {what}; leave it out")
+
+
+def _of_model(model: str, typed: dict[str, Any], file: Path | None) -> None:
+    from bench.commands.costs import Request, measured
+
     with progress() as tell:
-        request = Request(model, image_size, choices, time, batch, form, gate_options, time_limit)
-        costs = measured(request, json_file, tell)
+        costs = measured(Request(model, **typed), file, tell)
     typer.echo(profile_table(costs))
+
+
+def _explained(
+    model: str, image_size: int | None, choices: str, batch: str, file: Path | None, figure: Path | None
+) -> None:
+    from bench.commands.costs import positive
+    from bench.commands.explain import explained, explained_table
+    from bench.reports.explained import explained_figure
+
+    batches = [positive(part, "--batch") for part in batch.split(",") if part] or [1, 64]
+    for path in filter(None, (file, figure)):
+        check_writable(path)
+    with progress() as tell:
+        values = explained(model, image_size, choices, batches, file, tell)
+    if figure is not None:
+        explained_figure(values, figure)
+    typer.echo(explained_table(values))
+
+
+def _of_run(store: Store, run_id: str, data: Path | None, typed: dict[str, Any], file: Path | None) -> None:
+    from bench.commands.clocks import Typed, clocks_table, timed_run
+
+    with progress() as tell:
+        rows = timed_run(store, run_id, data, Typed(**typed), file, tell)
+    typer.echo(clocks_table(run_id, rows))
 
 
 def profile_table(costs: dict[str, Any]) -> str:

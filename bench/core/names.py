@@ -2,6 +2,8 @@
 
 import re
 
+from bench.core.errors import UserError
+
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:/@=+-]{0,159}")
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
 
@@ -20,3 +22,9 @@ def is_part(text: object) -> bool:
 def is_run_id(text: object) -> bool:
     """Whether `text` can be a run_id or the name of a method, and so is safe as the name of a folder."""
     return isinstance(text, str) and _FOLDER.fullmatch(text) is not None
+
+
+def check_label(key: str, value: object) -> None:
+    """Raises UserError for a value that is neither None nor a label."""
+    if value is not None and not is_label(value):
+        raise UserError(f"{key} must be a name of letters, digits and _.,:/@=+- without spaces, not {value!r}")

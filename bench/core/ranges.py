@@ -1,4 +1,5 @@
-"""The ranges that a method's options may lie in, as types; `settings.parse_options` checks them.
+"""The ranges that values may lie in: of a method's options as types, which `settings.parse_options` checks, and of a
+spec's fields by a check of each.
 
 >>> from dataclasses import dataclass
 >>> from bench.core.settings import parse_options
@@ -13,9 +14,11 @@ bench.core.errors.UserError: options.budgets of mine must be at most 1, not 1.5
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
+
+from bench.core.errors import UserError
 
 
 def names_each_once(values: Sequence[float]) -> bool:
@@ -36,3 +39,12 @@ Fractions = Annotated[tuple[Fraction, ...], MinLen(1), NamedOnce]
 """At least one, each named once: of such a list every number is an operating point."""
 Shares = Annotated[tuple[Share, ...], MinLen(1), NamedOnce]
 """The same, where none and all are an operating point too."""
+
+
+def check_number(key: str, value: Any, low: float, below: float | None = None, *, integer: bool = False) -> None:
+    """Raises UserError unless low <= value (< below), and a whole number where one is needed."""
+    kind = "an integer" if integer else "a number"
+    right = isinstance(value, int if integer else int | float) and not isinstance(value, bool)
+    if not right or not low <= value < (float("inf") if below is None else below):
+        limit = f"at least {low}" if below is None else f"from {low} to below {below}"
+        raise UserError(f"{key} must be {kind}, {limit}, not {value!r}")

@@ -14,7 +14,8 @@ from typing import Any
 
 from bench.core.errors import UserError
 from bench.core.frozen import FrozenDict, freeze
-from bench.core.names import is_label, is_run_id
+from bench.core.names import check_label, is_run_id
+from bench.core.ranges import check_number
 
 DEVICES = ("cpu", "cuda")
 OPTIMIZERS = ("sgd", "adamw", "nadamw", "lamb", "lars", "lion", "rmsproptf")
@@ -23,20 +24,6 @@ PRECISIONS = ("float32", "bfloat16")
 _WEIGHTS = re.compile(r"timm:[A-Za-z0-9_.-]+|(official:[a-z0-9_]+=)?sha256:[0-9a-f]{64}")
 _RANDAUGMENT = re.compile(r"none|rand(-(mstd|mmax|inc|m|n|p)[0-9]+(\.[0-9]+)?)*")  # as timm names its policies
 _STRICT = {"extra": "forbid"}  # read by pydantic: an unknown key is an error
-
-
-def _number(key: str, value: Any, low: float, below: float | None = None, *, integer: bool = False) -> None:
-    """Raises UserError unless low <= value (< below), and a whole number where one is needed."""
-    kind = "an integer" if integer else "a number"
-    right = isinstance(value, int if integer else int | float) and not isinstance(value, bool)
-    if not right or not low <= value < (float("inf") if below is None else below):
-        limit = f"at least {low}" if below is None else f"from {low} to below {below}"
-        raise UserError(f"{key} must be {kind}, {limit}, not {value!r}")
-
-
-def _label(key: str, value: Any) -> None:
-    if value is not None and not is_label(value):
-        raise UserError(f"{key} must be a name of letters, digits and _.,:/@=+- without spaces, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -63,12 +50,12 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         for name in ("name", "protocol", "augmentation"):
-            _label(f"data.{name}", getattr(self, name))
+            check_label(f"data.{name}", getattr(self, name))
         if self.folder is not None and not is_run_id(self.folder):
             raise UserError(f"data.folder must be a name of letters, digits, '_', '-', '.' or '+', not {self.folder!r}")
         for name in ("train_images", "image_size"):
             if getattr(self, name) is not None:
-                _number(f"data.{name}", getattr(self, name), 1, integer=True)
+                check_number(f"data.{name}", getattr(self, name), 1, integer=True)
 
 
 @dataclass(frozen=True)
@@ -122,15 +109,15 @@ class TrainSpec:
     def __post_init__(self) -> None:
         for name, least in (("max_steps", 1), ("warmup_steps", 0)):
             if getattr(self, name) is not None:
-                _number(f"train.{name}", getattr(self, name), least, integer=True)
-        _number("train.epochs", self.epochs, 0, integer=True)
-        _number("train.batch_size", self.batch_size, 1, integer=True)
+                check_number(f"train.{name}", getattr(self, name), least, integer=True)
+        check_number("train.epochs", self.epochs, 0, integer=True)
+        check_number("train.batch_size", self.batch_size, 1, integer=True)
         for name in ("accumulate", "workers"):
-            _number(f"train.{name}", getattr(self, name), 1, integer=True)
+            check_number(f"train.{name}", getattr(self, name), 1, integer=True)
         for name in ("lr", "weight_decay", "warmup_epochs", "min_lr", "mixup", "cutmix", "clip_grad"):
-            _number(f"train.{name}", getattr(self, name), 0)
+            check_number(f"train.{name}", getattr(self, name), 0)
         for name in ("momentum", "label_smoothing", "drop_path", "ema"):
-            _number(f"train.{name}", getattr(self, name), 0, 1)
+            check_number(f"train.{name}", getattr(self, name), 0, 1)
         self._check_names()
         self._check_parts()
 
@@ -191,9 +178,9 @@ class ProfileSpec:
         if not self.meters or len(set(self.meters)) < len(self.meters):
             raise UserError("profile.meters must name at least one meter, and each once")
         for size in self.batch_sizes:
-            _number("profile.batch_sizes", size, 1, integer=True)
-        _number("profile.rounds", self.rounds, 1, integer=True)
-        _number("profile.warmup", self.warmup, 0, integer=True)
+            check_number("profile.batch_sizes", size, 1, integer=True)
+        check_number("profile.rounds", self.rounds, 1, integer=True)
+        check_number("profile.warmup", self.warmup, 0, integer=True)
 
 
 @dataclass(frozen=True)
@@ -237,14 +224,14 @@ class RunSpec:
             value = getattr(self, key)
             if value is not None and not is_run_id(value):
                 raise UserError(f"{key} must be a name of letters, digits, '_', '-', '.' or '+', not {value!r}")
-        _label("model", self.model)
+        check_label("model", self.model)
         self._check_weights()
-        _number("seed", self.seed, 0, integer=True)
-        _number("threads", self.threads, 1, integer=True)
+        check_number("seed", self.seed, 0, integer=True)
+        check_number("threads", self.threads, 1, integer=True)
         for name, most in (("seed", 2**64 - 1), ("threads", 1024)):  # what torch takes, and what a process survives
             if getattr(self, name) > most:
                 raise UserError(f"{name} must be at most {most}, not {getattr(self, name)}")
-        _number("method_version", self.method_version, 1, integer=True)
+        check_number("method_version", self.method_version, 1, integer=True)
         if self.device not in DEVICES:
             raise UserError(f"device must be one of {', '.join(DEVICES)}, not {self.device!r}")
 

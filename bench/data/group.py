@@ -31,16 +31,16 @@ class Group:
         """What rank 0 computes, in all processes; what it raises is raised in all."""
         if self.size == 1:
             return compute()
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                told[0] = compute()
+                outcome[0] = compute()
             except Exception as error:
-                told[1] = error
-        _met(lambda: distributed.broadcast_object_list(told, 0))
-        if told[1] is not None:
-            raise told[1]
-        return told[0]
+                outcome[1] = error
+        _met(lambda: distributed.broadcast_object_list(outcome, 0))
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, by rank."""

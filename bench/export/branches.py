@@ -110,8 +110,8 @@ def branches(parts: Sequence[Part], columns: int, image: Tensor) -> Branches:
     programs, arriving, output = [], {parts[0].name: image}, None
     for part in parts:
         programs.append(torch.export.export(part.network, (arriving[part.name],)))
-        given = part.network(arriving[part.name])
-        tensors = dict(zip(part.gives, given if isinstance(given, tuple) else (given,), strict=True))
+        outputs = part.network(arriving[part.name])
+        tensors = dict(zip(part.gives, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
         arriving |= {name: tensors["activation"] for name in part.following if name is not None}
         output = tensors.get("output", output)
     assert output is not None

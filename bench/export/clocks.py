@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import unknown
-from bench.export.engines import ENGINES, InEngine
+from bench.export.engines import ENGINES, point_in_engine
 from bench.export.job import failing_as
 from bench.methods import fresh_model
 from bench.points import OperatingPoint, StaticPoint, subnetwork_point
@@ -52,10 +52,10 @@ class Asked:
 
     def check(self) -> None:
         """Raise `UserError` for a form or clock that is none, or whose extra is not installed."""
-        for what, names, known in (("form", self.forms, FORMS), ("clock", self.clocks, CLOCKS)):
+        for what, names, allowed in (("form", self.forms, FORMS), ("clock", self.clocks, CLOCKS)):
             for name in names:
-                if name not in known:
-                    raise unknown(what, name, known)
+                if name not in allowed:
+                    raise unknown(what, name, allowed)
         for name in set(self.forms) & set(ENGINES):
             ENGINES[name].check()
         if "loadgen" in self.clocks:
@@ -111,7 +111,7 @@ def in_form(point: OperatingPoint, form: str, images: Tensor, threads: int) -> n
         return point.executables().get(form)
     example = images[:2] if len(images) > 1 else images.repeat(2, 1, 1, 1)
     with failing_as(f"{point.name} cannot be exported as onnx"):
-        return InEngine(point, example, form, threads)
+        return point_in_engine(point, example, form, threads)
 
 
 @torch.no_grad()
@@ -129,8 +129,8 @@ def _timed(
     conditions = Conditions(str(run.device), len(batches[0]), run.spec.threads, rounds=rounds, seed=run.spec.seed)
     timed = measure(meter, {name: Served(network, batches) for name, network in networks.items()}, conditions)
     rows = []
-    for name, taken in timed.items():
-        ratio = paired_ratio(taken.samples, timed[FULL].samples)
+    for name, calls in timed.items():
+        ratio = paired_ratio(calls.samples, timed[FULL].samples)
         low, high = (ratio.low, ratio.high) if ratio.low > 0 else (None, None)
-        rows.append({"point": name, "ratio": ratio.median, "low": low, "high": high} | taken.details())
+        rows.append({"point": name, "ratio": ratio.median, "low": low, "high": high} | calls.details())
     return rows

@@ -38,27 +38,39 @@ ENGINES = {
 
 
 class InEngine(nn.Module):
-    """A point as one ONNX file in an engine: images (B, C, H, W), in plain layout, to the output (B, ...).
+    """An ONNX file run by an engine on the CPU: images (B, C, H, W), in plain layout, to the output (B, ...).
+
+    The file is written once and read back once; the module has no parameters of its own.
 
     Args:
-        images: (2, C, H, W), to trace with. threads: of one call; 0 for the engine's default.
-
-    Raises:
-        UserError: the point has no exported form, or the engine does not take the file.
+        write: writes the file. engine: a key of `ENGINES`. threads: of one call; 0 for the engine's default.
     """
 
-    def __init__(self, point: OperatingPoint, images: Tensor, engine: str, threads: int = 0) -> None:
+    def __init__(self, write: Callable[[Path], None], engine: str = "onnx", threads: int = 0) -> None:
         super().__init__()
         with TemporaryDirectory() as folder:
-            path = Path(folder) / f"{point.name}.onnx"
-            if point.kind == "dynamic":
-                write_routed(path, point, images, {})
-            elif isinstance(point, StaticPoint):
-                network = folded(point.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-                onnx_file.write(path, network, images.contiguous(), ("output",), {})
-            else:
-                raise UserError(f"{point.name} is of a kind that has no exported form")
+            path = Path(folder) / "network.onnx"
+            write(path)
             self.run = ENGINES[engine].load(path, threads)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(x)[0]
+
+
+def network_in_engine(network: nn.Module, images: Tensor, engine: str = "onnx", threads: int = 0) -> InEngine:
+    """A plain network with batch norm folded; `images` (2, C, H, W) are traced. Raises `UserError` as the engine."""
+    plain = folded(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return InEngine(lambda path: onnx_file.write(path, plain, images.contiguous(), ("output",), {}), engine, threads)
+
+
+def point_in_engine(point: OperatingPoint, images: Tensor, engine: str = "onnx", threads: int = 0) -> InEngine:
+    """A point as one file, routed inside where it is dynamic; `images` (2, C, H, W) are traced.
+
+    Raises:
+        UserError: the point has no exported form, or the engine does not take the file.
+    """
+    if point.kind == "dynamic":
+        return InEngine(lambda path: write_routed(path, point, images, {}), engine, threads)
+    if isinstance(point, StaticPoint):
+        return network_in_engine(point.network, images, engine, threads)
+    raise UserError(f"{point.name} is of a kind that has no exported form")

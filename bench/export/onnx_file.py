@@ -6,7 +6,6 @@ import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from bench.core.errors import UserError
 from bench.export.pt2_file import quiet, traced
-from bench.slicing.extract import folded
 
 Engine = Callable[[Path, int], Callable[[Tensor], tuple[Tensor, ...]]]
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
@@ -97,23 +95,3 @@ def load(path: Path, threads: int = 0) -> Callable[[Tensor], tuple[Tensor, ...]]
         return tuple(torch.from_numpy(array) for array in session.run(None, {INPUT: x.contiguous().numpy()}))
 
     return run
-
-
-class Session(nn.Module):
-    """A plain network, batch norm folded, as an ONNX file run by an engine on the CPU: (B, C, H, W) to (B, ...).
-
-    It takes images in plain layout (any other is copied first), is written to a file and read back once, and has no
-    parameters of its own. `example` (2, C, H, W) is traced. `engine`: from a file and the threads of a call to a
-    function from an input to the tuple of outputs.
-    """
-
-    def __init__(self, network: nn.Module, example: Tensor, threads: int = 0, engine: Engine = load) -> None:
-        super().__init__()
-        network = folded(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "network.onnx"
-            write(path, network, example.contiguous(), ("output",), {})
-            self.run = engine(path, threads)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)[0]

@@ -82,7 +82,7 @@ def peaks(conditions: Conditions) -> Peaks:
     goal = torch.empty_like(source)
     steps = {"product": lambda: square @ square, "copy": lambda: goal.copy_(source)}
     timed = measure(LATENCY, steps, conditions)
-    fastest = {name: min(taken.samples) / 1e3 for name, taken in timed.items()}
+    fastest = {name: min(calls.samples) / 1e3 for name, calls in timed.items()}
     return Peaks(2 * PRODUCT**3 / fastest["product"] / 1e9, 2 * TRAFFIC / fastest["copy"] / 1e9)
 
 
@@ -99,8 +99,8 @@ def stages(network: nn.Sequential, x: Tensor, machine: Peaks, conditions: Condit
     ranges = [list(places) for _, places in groupby(range(len(inputs)), key=lambda place: outputs[place].shape[2:])]
     modules = {places[0]: network[places[0] : places[-1] + 1] for places in ranges}
     timed = measure(LATENCY, {first: Served(modules[first], [inputs[first]]) for first in modules}, conditions)
-    total = sum(taken.median for taken in timed.values())
-    found = []
+    total = sum(calls.median for calls in timed.values())
+    measured = []
     for places in ranges:
         first, ms = places[0], timed[places[0]].median
         madds, moved = executed_madds(modules[first], inputs[first]), sum(traffic[place] for place in places)
@@ -109,8 +109,8 @@ def stages(network: nn.Sequential, x: Tensor, machine: Peaks, conditions: Condit
         bound = "compute" if compute >= memory else "memory"
         rate = 2 * madds / ms / 1e6
         stage = Stage(shape, len(places), madds, moved, ms, rate, ms / total, bound, ms / max(compute, memory))
-        found.append(stage)
-    return found
+        measured.append(stage)
+    return measured
 
 
 def ladder(net: Supernet, choices: Sequence[Choice], x: Tensor, conditions: Conditions) -> list[tuple[int, float]]:

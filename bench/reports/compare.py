@@ -170,10 +170,10 @@ def _at_equal_accuracy(
             ratios.append(math.log(spent[0] / spent[1]))
         if any(math.isnan(ratio) for ratio in ratios):
             continue  # a seed of one side does not get there
-        found = summarise(ratios)
-        saved: Callable[[float], float] = lambda ratio: 1 - math.exp(ratio)
+        ratio = summarise(ratios)
+        saved: Callable[[float], float] = lambda logarithm: 1 - math.exp(logarithm)
         line = {"what": SAVED, "at": level, "seeds": len(seeds), "first": None, "second": None}
-        lines.append(line | {"difference": saved(found.mean), "low": saved(found.high), "high": saved(found.low)})
+        lines.append(line | {"difference": saved(ratio.mean), "low": saved(ratio.high), "high": saved(ratio.low)})
     return lines
 
 

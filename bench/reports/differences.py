@@ -13,7 +13,7 @@ from safetensors.numpy import load
 
 from bench.core.errors import UserError
 from bench.core.files import damaged
-from bench.reports.consistent import PER_IMAGE
+from bench.reports.inspection import PER_IMAGE
 from bench.reports.layout import PERCENT_CSV, Column, interval, name_column, signed
 from bench.reports.runs import Run
 from bench.statistics import crossed

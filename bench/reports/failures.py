@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.reports.consistent import Problem, shortened
+from bench.reports.inspection import Problem, shortened
 from bench.reports.layout import Column, Page, Section, integer, name_column
 from bench.reports.runs import Run
 

@@ -13,7 +13,6 @@ from bench.core.ablation import Group, read_ablations
 from bench.reports import figures
 from bench.reports.ablations import ablations_pages, sections
 from bench.reports.authors import authors_pages
-from bench.reports.consistent import Problem
 from bench.reports.controls import controls_frame, controls_pages
 from bench.reports.curves import curves_frame, curves_pages
 from bench.reports.detection import detection_frame, detection_pages
@@ -22,6 +21,7 @@ from bench.reports.facts import Facts
 from bench.reports.failures import failures_pages
 from bench.reports.frame import observations, points_frame
 from bench.reports.gates import gates_frame, gates_pages
+from bench.reports.inspection import Problem
 from bench.reports.latency import latency_frame, latency_pages
 from bench.reports.layout import Chosen, Page, Stamp
 from bench.reports.leaderboard import leaderboard_frame, leaderboard_pages, refuse_too_many

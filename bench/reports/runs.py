@@ -14,7 +14,8 @@ from bench.core.metrics import METRICS, Metric, paired_metric
 from bench.core.record import Record
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES
-from bench.reports.consistent import Inspection, Problem, inspected
+from bench.reports.consistent import inspected
+from bench.reports.inspection import Inspection, Problem
 from bench.reports.old_files import DECIDED
 
 NOT_TRAINED = "not trained here"

@@ -60,6 +60,7 @@ LOOKS = {
     "s_net": Look("#56B4E9", "s"),
     "autoslim": Look("#CC79A7", "P"),
     "uniform": Look("#000000", "D"),
+    "plain": Look("#000000", "s"),
     "pretrained": Look("#000000", "P"),
     "pruning": Look("#009E73", "^"),
     "random_gate": Look("#8C8C8C", "X"),

@@ -13,7 +13,9 @@ from typing import Any
 from bench.core.errors import UserError
 from bench.core.files import damaged
 from bench.core.metrics import METRICS
+from bench.core.names import is_part
 from bench.core.store import PHASES, Store
+from bench.reports.inspection import PER_IMAGE
 from bench.reports.runs import Run, read_runs
 
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # equal runs give equal archives
@@ -26,16 +28,16 @@ def chain(runs: dict[str, Run], run_id: str) -> list[Run]:
 
     Raises UserError where one of them is not there or not evaluated.
     """
-    found: list[Run] = []
+    parents_first: list[Run] = []
     name: str | None = run_id
     while name is not None:
         if name not in runs:
             raise UserError(f"there is no run {name} in these results")
         if "eval" not in runs[name].bodies:
             raise UserError(f"{name} is not evaluated, so there is nothing to submit")
-        found.insert(0, runs[name])
+        parents_first.insert(0, runs[name])
         name = runs[name].spec.init_from
-    return found
+    return parents_first
 
 
 def write_archive(root: Path, run_id: str, out: Path, weights: bool, hub_dataset: str | None) -> list[str]:
@@ -49,10 +51,11 @@ def write_archive(root: Path, run_id: str, out: Path, weights: bool, hub_dataset
     parts = chain(runs, run_id)
     files: dict[str, Path | bytes] = {}
     for run in parts:
-        named = run.bodies["eval"]["results"].get("per_image", {}).get("file", "per_image.safetensors")
-        names = ["spec.json", *(f"{phase}.json" for phase in PHASES if phase in run.bodies), named]
+        names = ["spec.json", *(f"{phase}.json" for phase in PHASES if phase in run.bodies), PER_IMAGE]
         if weights:
             listed = run.bodies["train"]["results"].get("checkpoints", {}) if "train" in run.bodies else {}
+            if strange := [name for name in listed if not is_part(name)]:
+                raise UserError(f"{run.run_id} names a checkpoint {strange[0]!r}, which is no name of a file")
             names += [f"checkpoints/{name}.safetensors" for name in sorted(listed)]
             names += ["checkpoints/data.json"] if (run.folder / "checkpoints" / "data.json").is_file() else []
         for name in names:

@@ -46,8 +46,8 @@ def _labels(family: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     for config, settings in family.items():
         expected = usual
         if "parent.method" in differing:  # not all have such a parent: it is told by how it differs from its child
-            mine = {f"parent.{key}": value for key, value in settings.items() if key != "method"}
-            expected = usual | {key: value for key, value in mine.items() if key in usual}
+            as_parent = {f"parent.{key}": value for key, value in settings.items() if key != "method"}
+            expected = usual | {key: value for key, value in as_parent.items() if key in usual}
         named = [key for key in differing if key in settings and settings[key] != expected[key]]
         labels[config] = ", ".join(f"{short(key)}={spelled[config][key].strip(chr(34))}" for key in named)
     return labels

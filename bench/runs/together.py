@@ -69,10 +69,10 @@ def follow(group: Group) -> None:
     """For all other ranks: do what rank 0 does, until it is done or a run has failed."""
     while distributed.is_initialized():
         with _ending(), suppress(UserError):  # rank 0 says what is wrong
-            told: Any = group.same(lambda: None)
-            if told is None:
+            work: Any = group.same(lambda: None)
+            if work is None:
                 return
-            spec, phase, store_root, data_root = told
+            spec, phase, store_root, data_root = work
             if spec.processes(phase) > 1:
                 run_phase(spec, phase, store_root, data_root)
 

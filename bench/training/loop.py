@@ -160,8 +160,8 @@ def add_up(
     the losses. It is one reduction of one tensor. A parameter without a gradient in any process stays without."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     numbers = [*(float(p.grad is not None) for p in parameters), *losses.values()]
-    told = statistics if group.rank == 0 else [torch.zeros_like(statistic) for statistic in statistics]
-    parts = [*gradients, *told, parameters[0].new_tensor(numbers)]
+    of_rank_0 = statistics if group.rank == 0 else [torch.zeros_like(statistic) for statistic in statistics]
+    parts = [*gradients, *of_rank_0, parameters[0].new_tensor(numbers)]
     flat = group.add(torch.cat([part.reshape(-1) for part in parts]))
     *sums, numbers = flat.split([part.numel() for part in parts])
     with_gradient = numbers[: len(parameters)].tolist()

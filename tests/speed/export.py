@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bench.export.onnx_file import Session
+from bench.export.engines import network_in_engine
 from bench.models import PRESETS
 from bench.profilers.choices import chosen
 from bench.profilers.meter import Served
@@ -60,7 +60,7 @@ def forms(net: Supernet, choice: Choice, x: Tensor, threads: int) -> dict[str, S
         "folded channels_last": Served(
             to_channels_last(extract(net, choice, fold_bn=True)), [x.contiguous(memory_format=torch.channels_last)]
         ),
-        "onnx": Served(Session(extract(net, choice), x.repeat(2, 1, 1, 1), threads), [x]),
+        "onnx": Served(network_in_engine(extract(net, choice), x.repeat(2, 1, 1, 1), threads=threads), [x]),
     }
 
 

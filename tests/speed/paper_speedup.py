@@ -19,7 +19,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-from bench.export.engines import ENGINES, InEngine
+from bench.export.engines import ENGINES, point_in_engine
 from bench.points import RoutedPoint, StaticPoint
 from bench.profilers.madds import executed_madds
 from bench.slicing.gate import Gate
@@ -102,7 +102,7 @@ def _norm_and_activation(layer: Any) -> nn.Sequential:
 def in_engine(point: RoutedPoint | StaticPoint, engine: str, x: Tensor, threads: int) -> Callable[[Tensor], object]:
     """A point as an engine serves it."""
     if engine in ENGINES:
-        return InEngine(point, x[:2], engine, threads)
+        return point_in_engine(point, x[:2], engine, threads)
     served = point.executables()["extracted"]
     return lambda images: served(images.contiguous(memory_format=torch.channels_last))
 

@@ -255,11 +255,11 @@ def _gates(
     """Each dynamic point beside what it is held against, and the images that its gate finds easiest and hardest."""
     if store.controls.empty:
         return {"points": [], "images": ""}
-    held = select(store.controls, split=split)
+    comparisons = select(store.controls, split=split)
     lines = []
     for number, row in enumerate(rows):
-        against = rows_of(select(held, config_id=row["config_id"], point=row["point"])) if len(held) else []
-        if not against:
+        named = {"config_id": row["config_id"], "point": row["point"]}
+        if not len(comparisons) or not (against := rows_of(select(comparisons, **named))):
             continue
         runs = [run for run in by_config[row["config_id"]] if row["point"] in run.points]
         names = ("control", "role", "other_score", "other_madds", "difference", "low", "high", "verdict", "members")
