@@ -4,7 +4,7 @@ An image is as hard as its number says; a network solves the images that are not
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -20,8 +20,11 @@ from bench.statistics.per_image import pack
 
 IMAGES = 300
 SPLIT = "digits/official@1:test"
+"""That of `spec_of`."""
 WIDTHS = {"uniform0": 100_000, "uniform1": 180_000, "uniform2": 290_000, "uniform3": 430_000}
 """Point -> MAdds of the four fixed networks of every made-up method."""
+STORED = 7_676_204
+"""Parameters."""
 DYNAMIC = "dynamic0-1-2-3"
 ROLES: dict[str, str | None] = {"random_gate": "random", "fixed_choice": "fixed"}
 QUALITY = {"uniform": 0.01, "us_net": -0.01, "fixed_choice": 0.0}
@@ -50,14 +53,16 @@ def static_point(method: str, name: str, seed: int) -> dict:
     return {"score": score, "madds": np.full(IMAGES, madds), "route": np.empty((IMAGES, 0), np.int64), "kind": "static"}
 
 
-def dynamic_point(seed: int, clever: bool) -> dict:
-    """Routes to the four widths: by how hard an image is, or by nothing at all in the same proportions."""
-    route = np.minimum(np.arange(IMAGES) * 5 // IMAGES, 3)
+def dynamic_point(seed: int, clever: bool, options: Sequence[int] = (0, 1, 2, 3)) -> dict:
+    """Routes to some of the four widths: by how hard an image is, or by nothing at all in the same proportions."""
+    place = np.minimum(np.arange(IMAGES) * (len(options) + 1) // IMAGES, len(options) - 1)
+    route = np.array(options)[place]
     if not clever:
         route = np.random.default_rng(seed).permutation(route)
     scores = np.stack([static_point("fixed_choice", name, seed)["score"] for name in WIDTHS])
     madds = np.array(list(WIDTHS.values()))[route] + 264
-    return {"score": scores[route, np.arange(IMAGES)], "madds": madds, "route": route[:, None], "kind": "dynamic"}
+    score = scores[route, np.arange(IMAGES)]
+    return {"score": score, "madds": madds, "route": route[:, None], "kind": "dynamic", "options": list(options)}
 
 
 def points_of(method: str, seed: int) -> dict[str, dict]:
@@ -88,7 +93,7 @@ def described(spec: RunSpec, name: str, point: dict) -> dict:
         "headline": "top1",
         "routing": histogram_of(point),
         "executed_proof": {},
-    }
+    } | {key: point[key] for key in ("tier", "reported") if key in point}
 
 
 def histogram_of(point: dict) -> dict[str, int]:
@@ -115,7 +120,7 @@ def records_of(spec: RunSpec, points: Mapping[str, dict]) -> list[Record]:
         records += [
             record_of(spec, name, "top1", correct / n, n, correct=correct),
             record_of(spec, name, "madds", float(madds.mean()), n, min=int(madds.min()), max=int(madds.max())),
-            record_of(spec, name, "params_stored", 7_676_204, n),
+            record_of(spec, name, "params_stored", STORED, n),
             record_of(spec, name, "params_active", float((madds // 10).mean()), n),
         ]
     return records
@@ -128,7 +133,7 @@ def old_summary(point: dict) -> dict:
         "madds_mean": float(point["madds"].mean()),
         "madds_min": int(point["madds"].min()),
         "madds_max": int(point["madds"].max()),
-        "params_stored": 7_676_204,
+        "params_stored": STORED,
         "params_active_mean": float((point["madds"] // 10).mean()),
         "routing": histogram_of(point),
     }
@@ -149,7 +154,8 @@ def write_phases(store: Store, spec: RunSpec, records: list[Record], results: di
 def record_of(
     spec: RunSpec, point: str, metric: str, value: float, n: int, form: str | None = None, **details
 ) -> Record:
-    where = (spec.run_id, spec.method, spec.model, spec.data.name, SPLIT, point, spec.seed)
+    split = f"{spec.data.name}/{spec.data.protocol}@1:test"
+    where = (spec.run_id, spec.method, spec.model, spec.data.name, split, point, spec.seed)
     return Record(*where, metric, value, METRICS[metric].unit, n, form, details)
 
 

@@ -177,8 +177,9 @@ def untimed(page: dict[str, Any]) -> dict[str, Any]:
     place = page["columns"].index("latency")
     rows = [[cell for column, cell in enumerate(row) if column != place] for row in page["rows"]]
     configs = {
-        name: config | {"runs": [{key: run[key] for key in run.keys() - {"seconds"}} for run in config["runs"]]}
+        name: config | {"runs": [run | {"seconds": {}, "digests": run["digests"] | {"profile": ""}} for run in runs]}
         for name, config in page["configs"].items()
+        if (runs := config["runs"])
     }
     return {key: page[key] for key in page.keys() - {"settings"}} | {"rows": rows, "configs": configs}
 
@@ -206,7 +207,8 @@ def test_kills_at_random_moments_a_ctrl_c_and_a_sigterm(start, whole, tmp_path):
     moments, struck = random.Random(0), 0
     for _ in range(4):
         process = start(results)
-        process.join(moments.uniform(0.05, 0.5) * seconds)
+        until(lambda: leases(results), process)  # it has begun with a phase
+        process.join(moments.uniform(0.0, 0.3) * seconds)
         process.kill()
         process.join()
         struck += bool(leases(results))

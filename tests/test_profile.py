@@ -162,11 +162,10 @@ def test_an_exporter_that_fails_is_one_sentence(monkeypatch):
     def refuses(*_):
         raise ValueError("no such operator.\nmany lines follow")
 
-    monkeypatch.setattr("bench.export.onnx_file.check_extra", lambda: None)
-    monkeypatch.setattr("bench.export.onnx_file.Session", refuses)
+    monkeypatch.setattr("bench.export.engines.InEngine", refuses)
     with pytest.raises(UserError, match=r"^uniform0 cannot be exported as onnx: no such operator$"):
         measured(replace(REQUEST, form="onnx"), None, silent)
 
 
 def test_every_form_of_the_command_is_known():
-    assert list(ALL_FORMS) == ["view", "extracted", "onnx"]
+    assert list(ALL_FORMS) == ["view", "extracted", "onnx", "openvino"]

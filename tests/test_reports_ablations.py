@@ -124,11 +124,13 @@ def test_the_tables(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("write_accuracy_madds", "write_accuracy_latency", "write_routing"):
         monkeypatch.setattr(figures, name, lambda *_: [])
     for out in ("one", "two"):
-        stale = tmp_path / out / "tables" / "ablation_old.md"
-        stale.parent.mkdir(parents=True)
-        stale.touch()
+        names = ("tables/ablation_old.md", "figures/.routing_x.png.0123.tmp", "site/assets/.site.js.0123.tmp")
+        stale = [tmp_path / out / name for name in names]
+        for file in stale:
+            file.parent.mkdir(parents=True)
+            file.touch()
         generate(store, tmp_path / out, "slicebench report")
-        assert not stale.exists()
+        assert not any(file.exists() for file in stale)
     for name in ("ablation_x.md", "ablation_x.csv", "ablation_spaces.md", "ablation_spaces.csv"):
         first, second = ((tmp_path / out / "tables" / name).read_bytes() for out in ("one", "two"))
         assert first == second, name

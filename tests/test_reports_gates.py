@@ -133,7 +133,7 @@ def test_the_hull_is_of_what_the_gate_may_choose(tmp_path: Path, options: list[i
     store = Store(tmp_path)
     for seed in range(3):
         gate = spec_of("ds_net", seed)
-        write_eval(store, gate, {"gate": dynamic_point(seed, clever=True) | {"options": options}})
+        write_eval(store, gate, {"gate": dynamic_point(seed, clever=True, options=options)})
         write_eval(store, spec_of("fixed_choice", seed, gate), points_of("fixed_choice", seed))
     runs = read_runs(tmp_path)
     (row,) = controls_frame(points_frame(runs), runs, scores_by_row(runs)).to_dict("records")

@@ -4,12 +4,12 @@ import json
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from report_store import write_eval
 
 from bench.core.errors import UserError
-from bench.core.metrics import METRICS
-from bench.core.record import Record
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.core.store import Store
 from bench.models import PRESETS
@@ -190,24 +190,12 @@ def test_the_reported_row_stands_beside_what_was_evaluated_here(tmp_path: Path):
     for solved, protocol in ((257, "official"), (240, "official"), (257, "subset")):
         data = DataSpec("imagenet", protocol)
         spec = RunSpec("pretrained", "us_mobilenet_v1", data, TrainSpec(epochs=0), options={"steps": [solved]})
-        names = (
-            spec.run_id,
-            spec.method,
-            spec.model,
-            f"imagenet/{protocol}@1",
-            f"imagenet/{protocol}@1:test",
-            "uniform10",
-            0,
-            "top1",
-        )
-        record = Record(*names, solved / 400, METRICS["top1"].unit, 400)
         point = {
-            "kind": "static", "method_kind": "slimmable", "control": None, "routing_space": None, "route": None,
-            "headline": "top1", "routing": {}, "tier": "authors' weights, evaluated here", "reported": GOOD["key"],
+            "score": (np.arange(400) < solved).astype(np.float32), "madds": np.full(400, 14_900_000),
+            "route": np.empty((400, 0), np.int64), "kind": "static",
+            "tier": "authors' weights, evaluated here", "reported": GOOD["key"],
         }  # fmt: skip
-        store.open_run(spec)
-        store.write(spec.run_id, "train", {"results": {}})
-        store.write(spec.run_id, "eval", {"records": [record], "results": {"points": {"uniform10": point}}})
+        write_eval(store, spec, {"uniform10": point})
     runs, quoted = read_runs(tmp_path), load_reported(FOLDER)
     path = authors_pages(runs, quoted)[0].write(tmp_path, Stamp("c", "d"), Chosen())[0]
     rows = [[cell.strip() for cell in line.split("|")[2:-2]] for line in path.read_text().splitlines()[-3:]]

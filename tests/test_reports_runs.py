@@ -23,7 +23,7 @@ from report_store import (
 
 from bench.core.errors import UserError
 from bench.core.settings import with_settings
-from bench.core.spec import RunSpec
+from bench.core.spec import RunSpec, TrainSpec
 from bench.core.store import Store, digest
 from bench.reports import figures, generate
 from bench.reports.differences import read_scores
@@ -47,6 +47,18 @@ def copy(store: Path, tmp_path: Path) -> Path:
 
 def config(spec: RunSpec, *others: RunSpec) -> str:
     return config_of(settings_of(spec, {other.run_id: other for other in others}))
+
+
+def test_a_field_that_is_added_later_changes_no_config():
+    """As in a run_id: what has its default is left out, of parents too."""
+    parent = replace(spec_of("ds_net", 0), train=TrainSpec(epochs=7))
+    child = spec_of("random_gate", 0, parent)
+    settings = settings_of(child, {parent.run_id: parent})
+    as_added = {"train.workers", "parent.train.workers", "threads", "parent.profile.rounds"}
+    assert as_added <= settings.keys()
+    before = {key: value for key, value in settings.items() if key not in as_added}
+    assert config_of(before) == config_of(settings)
+    assert len({config_of(settings | {key: 3}) for key in ("train.workers", "parent.train.workers", "a")}) == 3
 
 
 def test_only_the_seed_may_differ_within_a_config():

@@ -1,7 +1,6 @@
 """A run by two processes: under torchrun, and as a Ray Train group on two nodes; one of them killed in an epoch."""
 
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -9,11 +8,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ray_nodes import end
-from test_executors_ray import wait_for_port, without_ray
+from ray_nodes import end, start_node
+from test_executors_ray import without_ray
 
 from bench.core.store import Store
 
@@ -97,12 +95,11 @@ def two_nodes(environment: dict[str, str]) -> Iterator[str]:
         free.close()
         script = Path(sys.executable).with_name("ray")
         node = f"{script} start --num-cpus=1 --object-store-memory=80000000 --temp-dir={short} --disable-usage-stats"
-        quiet: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "start_new_session": True}
-        head = f"{node} --head --port={port} --include-dashboard=false --block"
-        nodes = [subprocess.Popen(shlex.split(head), **quiet)]
+        nodes: list[subprocess.Popen] = []
         try:
-            wait_for_port(port)
-            nodes.append(subprocess.Popen(shlex.split(f"{node} --address=127.0.0.1:{port} --block"), **quiet))
+            for part in (f"--head --port={port} --include-dashboard=false", f"--address=127.0.0.1:{port}"):
+                log = Path(short, f"node{len(nodes)}.log")
+                nodes.append(start_node(f"{node} {part} --block", log, environment))
             yield f"127.0.0.1:{port}"
         finally:
             end(nodes)

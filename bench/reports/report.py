@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.core.ablation import Group, read_ablations
+from bench.core.files import TEMPORARY
 from bench.reports import figures
 from bench.reports.ablations import ablations_pages, sections
 from bench.reports.authors import authors_pages
@@ -119,10 +120,12 @@ def _digest_of(rows: Iterable[ReportedRow]) -> str:
 
 
 def _remove_stale(out_root: Path, written: Sequence[Path]) -> None:
-    """Remove what an earlier report wrote and this one did not, so that a report never depends on the one before."""
+    """Remove what an earlier report wrote and this one did not, so that a report never depends on the one before: what
+    one left behind that was killed, too."""
     patterns = [f"tables/{name}.{kind}" for name in TABLES for kind in ("md", "tex", "csv")]
     patterns += [f"figures/{name}_*.{kind}" for name in FIGURES for kind in KINDS]
     patterns += ["site/*.html", "site/assets/*"]
+    patterns += [f"{folder}/{TEMPORARY}" for folder in ("tables", "figures", "site", "site/assets")]
     for pattern in patterns:
         for path in out_root.glob(pattern):
             if path not in written:

@@ -34,7 +34,7 @@ function showRow(place, parameters) {
   const environments = unique(config.runs.map((run) => run.environment)).filter(Boolean);
   const history = config.runs.filter((run) => run.history);
   place.replaceChildren(
-    back, el("h2", { tabIndex: -1 }, el("bdi", {}, rowTitle(row))),
+    el("h2", { tabIndex: -1 }, el("bdi", {}, rowTitle(row))), back, // the next stop of Tab after the heading
     el("p", {}, badges(row), row.control ? el("span", { className: "badge" }, "control") : null),
     el("dl", {},
       fact(data.metric.axis, `${percent(row.score)} %, 95 % interval ${percent(row.low)} to ${percent(row.high)}; ${row.seeds} seed${row.seeds === 1 ? "" : "s"}, ${count(data.images)} images`),
