@@ -1,7 +1,6 @@
 """Runs that take a second: real digits, micro presets, two training steps. Their test split cannot be opened."""
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
 from bench.data import load
-from bench.data.dataset import Batch, Dataset, Split
+from bench.data.dataset import Dataset
 from bench.methods import METHODS, Run, completed, method_of
 from bench.models import PRESETS
 from bench.points import OperatingPoint, RoutedPoint
@@ -50,29 +49,6 @@ def closed() -> NoReturn:
 def digits(train_images: int = 128) -> Dataset:
     """Digits with a few training images; opening the test split fails the test."""
     return replace(load(replace(DATA, train_images=train_images)), test_opener=closed)
-
-
-class FirstImages(Split):
-    """The first images of a split, as a split of their own for evaluation."""
-
-    def __init__(self, split: Split, count: int) -> None:
-        super().__init__(split.name, f"{split.id}[{count}]")
-        self.batch = next(split.batches(count))
-
-    @property
-    def digest(self) -> str:
-        return f"the first {len(self)} images"
-
-    def __len__(self) -> int:
-        return len(self.batch.targets)
-
-    def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        for start in range(0, len(self), batch_size):
-            rows = slice(start, start + batch_size)
-            yield Batch((self.batch.x[rows],), self.batch.targets[rows])
-
-    def train_batches(self, batch_size: int, **_: object) -> Iterator[Batch]:  # type: ignore[override]
-        raise AssertionError("these images are for evaluation")
 
 
 @dataclass(frozen=True)

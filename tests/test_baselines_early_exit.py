@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, digits, small_net, small_spec, trained_points
+from small_runs import CPU, digits, small_net, small_spec, trained_points
 from torch import nn
 
 from baselines.early_exit import EarlyExit, EarlyExitOptions, exit_costs, places, with_exits
@@ -18,6 +18,7 @@ from bench.evaluation.proof import Unproven, prove
 from bench.methods import completed
 from bench.models import PRESETS
 from bench.profilers.madds import executed_by, executed_madds
+from bench.runs.estimate import FirstImages
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import extract
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, digits, small_net, small_spec, trained_points
+from small_runs import CPU, digits, small_net, small_spec, trained_points
 from torch import nn
 
 from baselines.layer_skip import RUN, LayerSkip, SkipNetwork, SkipPoint, is_skippable, rate_loss, run_for, skip_gate
@@ -14,6 +14,7 @@ from bench.core.spec import RunSpec, TrainSpec
 from bench.evaluation.proof import Unproven, prove
 from bench.methods import completed
 from bench.profilers.madds import executed_by
+from bench.runs.estimate import FirstImages
 from bench.slicing.dynamic import Prediction
 
 IMAGE = torch.zeros(1, 1, 8, 8)

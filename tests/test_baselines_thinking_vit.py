@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, digits, small_net, small_spec, trained_points
+from small_runs import CPU, digits, small_net, small_spec, trained_points
 
 from baselines.one_decision import OneDecisionPoint, confidences, threshold_for
 from baselines.thinking_rounds import RoundWidth, entropy
@@ -16,6 +16,7 @@ from bench.models import PRESETS
 from bench.models.vit.space import ViTConfig
 from bench.models.vit.units import build
 from bench.profilers.madds import executed_by
+from bench.runs.estimate import FirstImages
 from bench.slicing.extract import extract, parameters_of
 
 MODEL = "ds_vit_micro8"

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_runs import digits, small_spec
+from small_runs import digits, run_of, small_spec
 from voc_folder import make_set
 
 from bench.core.spec import DataSpec, RunSpec, TrainSpec
+from bench.methods import method_of
 from bench.models import PRESETS
 from bench.recipes.detection import detectors
-from bench.runs.estimate import _Excerpt, _Watch, estimate, estimates
+from bench.runs.estimate import _Watch, estimate, estimates
 
 SPEC = small_spec("uniform", options={"choices": [0, 3]}, train=TrainSpec(epochs=50, batch_size=32))
 
@@ -43,7 +44,7 @@ def test_seconds_are_steps_times_the_usual_time_of_one(monkeypatch):
 
 
 def test_every_training_of_a_method_is_counted():
-    """DS-Net trains a supernet and the gates of each budget; what the excerpt skips is still in the totals."""
+    """DS-Net trains a supernet and the gates of each budget; what the rehearsal skips is still in the totals."""
     spec = small_spec("ds_net", options={"routing": [[0, 1], [1, 2]], "gate_epochs": 3})
     found = estimates([spec, replace(spec, seed=1)], None)
     assert len(found) == 2
@@ -83,12 +84,18 @@ def test_every_detector_that_trains_is_timed(tmp_path):
         assert (hours[method] or 0) > 0, method
 
 
-def test_an_excerpt_has_the_steps_of_the_whole_and_few_images():
-    excerpt = _Excerpt(digits().train, 8)
-    assert excerpt.steps(32) == digits().train.steps(32) == 4
-    assert [len(batch.targets) for batch in excerpt.train_batches(32, seed=0, epoch=0)] == [8, 8, 8]
-    assert list(excerpt.train_batches(32, seed=0, epoch=1)) == []
-    assert [len(batch.targets) for batch in excerpt.batches(100)] == [8]
+def test_a_rehearsal_ends_every_training_and_tells_the_steps_of_the_whole(tmp_path):
+    told = []
+    run = replace(run_of(SPEC, tmp_path, progress=lambda *said: told.append(said)), rehearsal=2)
+    method_of(SPEC.method).train(run)
+    steps = 50 * 4
+    assert told == [(name, done, steps) for name in ("uniform0", "uniform3") for done in (1, 2)]
+
+
+def test_processes_that_train_together_share_the_time(monkeypatch):
+    monkeypatch.setattr("bench.runs.estimate._seconds", lambda *_: 7200.0)
+    assert estimate(SPEC, digits()).hours == 2.0
+    assert estimate(replace(SPEC, train=replace(SPEC.train, workers=4)), digits()).hours == 0.5
 
 
 def test_a_batch_in_many_parts_can_be_timed():

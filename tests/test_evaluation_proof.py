@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from small_runs import (
     CPU,
-    FirstImages,
     changed,
     digits,
     full_routing,
@@ -20,6 +19,7 @@ from bench.core.errors import UserError
 from bench.evaluation import proof
 from bench.evaluation.proof import Unproven, prove
 from bench.points import OperatingPoint, Prediction, RoutedPoint, StaticPoint, subnetwork_point
+from bench.runs.estimate import FirstImages
 from bench.slicing.dynamic import gate_router, run_masked
 from bench.slicing.supernet import View
 

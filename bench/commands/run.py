@@ -46,11 +46,7 @@ def run(
     from bench.recipes.registry import file_of
     from bench.runs import check
 
-    for option, value in (("--address names a Ray cluster", address), ("--memory is what Ray places runs by", memory)):
-        if executor is Executor.serial and value is not None:
-            raise UserError(f"{option}; leave it out, or use --executor ray")
-    if executor is Executor.ray and "TORCHELASTIC_RUN_ID" in os.environ:
-        raise UserError("torchrun starts the processes of a run, as Ray would: use --executor serial with it")
+    _refuse_conflicts(executor, address, memory)
     load_plugins(plugin)
     with working("reading the data, checking the specs"):
         states = check.given_weights(weights)
@@ -81,6 +77,14 @@ def run(
         _print_failures(summary, results)  # last, where it is seen
     if not summary.ok:
         raise typer.Exit(1)
+
+
+def _refuse_conflicts(executor: Executor, address: str | None, memory: float | None) -> None:
+    for option, value in (("--address names a Ray cluster", address), ("--memory is what Ray places runs by", memory)):
+        if executor is Executor.serial and value is not None:
+            raise UserError(f"{option}; leave it out, or use --executor ray")
+    if executor is Executor.ray and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("torchrun starts the processes of a run, as Ray would: use --executor serial with it")
 
 
 def specs_to_run(

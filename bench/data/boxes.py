@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.data.augment import Normalisation
-from bench.data.dataset import Batch, Split
+from bench.data.dataset import Batch, Epoch, Split
 from bench.data.splits import Key, keyed_integers, keyed_order
 
 COLUMNS = 6  # left, top, right, bottom, class, difficult
@@ -137,24 +137,13 @@ class BoxSplit(Split):
         self._require_positive(batch_size)
         return (self._plain(rows, 1, device) for rows in _slices(np.arange(len(self)), batch_size))
 
-    def train_batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        views: int = 1,
-        augment: bool = True,
-        device: torch.device | str = "cpu",
-        part: tuple[int, int] = (0, 1),
-    ) -> Iterator[Batch]:
-        """See `Split.train_batches`."""
-        numbers = self._numbers(batch_size, start, views)
-        rows = _slices(keyed_order(len(self), "order", seed, epoch), batch_size)
-        if not augment:
-            return (self._plain(rows[number], views, device).part(*part) for number in numbers)
-        return (self._augmented(rows[number], views, device, (seed, epoch, number)).part(*part) for number in numbers)
+    def _train_batches(self, asked: Epoch) -> Iterator[Batch]:
+        rows = _slices(keyed_order(len(self), "order", *asked.key), asked.batch_size)
+        how = (asked.views, asked.device)
+        made = lambda step: (
+            self._augmented(rows[step], *how, (*asked.key, step)) if asked.augment else self._plain(rows[step], *how)
+        )
+        return (made(step).part(*asked.part) for step in asked.steps)
 
     def _plain(self, rows: np.ndarray, views: int, device: torch.device | str) -> Batch:
         x = self.normalisation(torch.from_numpy(self.images[rows]).to(device))

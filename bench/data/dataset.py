@@ -5,6 +5,8 @@ another subclass of `Split`. Whatever the task, targets are one tensor with a ro
 batch can be indexed, sharded and moved without knowing the task.
 """
 
+from __future__ import annotations
+
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -35,11 +37,30 @@ class Batch(NamedTuple):
         """The first view."""
         return self.views[0]
 
-    def part(self, rank: int, parts: int) -> "Batch":
+    def part(self, rank: int, parts: int) -> Batch:
         """Every `parts`-th image from the `rank`-th on: what one of so many processes forwards of the batch."""
         if parts == 1:
             return self
         return Batch(tuple(view[rank::parts] for view in self.views), self.targets[rank::parts])
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What `Split.train_batches` is asked for. steps: the numbers of the batches, in the epoch of number `epoch`."""
+
+    batch_size: int
+    seed: int
+    epoch: int
+    steps: range
+    views: int
+    augment: bool
+    device: torch.device | str
+    part: tuple[int, int]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What its random numbers are drawn by."""
+        return self.seed, self.epoch
 
 
 class Split(ABC):
@@ -71,7 +92,6 @@ class Split(ABC):
         image once, in the batch where one process would have it, so what they count adds up to its counts."""
         return itertools.islice(self.batches(batch_size, device), rank, None, processes)
 
-    @abstractmethod
     def train_batches(
         self,
         batch_size: int,
@@ -95,8 +115,18 @@ class Split(ABC):
         Raises UserError when the split holds no whole batch, ValueError when `start` is beyond the epoch or
         `views` is not positive.
         """
+        steps = self.steps(batch_size)
+        if not 0 <= start <= steps:
+            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
+        if views < 1:
+            raise ValueError(f"views must be at least 1, not {views}")
+        return self._train_batches(Epoch(batch_size, seed, epoch, range(start, steps), views, augment, device, part))
 
-    def augmented_with(self, randaugment: str | None, erasing: float | None) -> "Split":
+    @abstractmethod
+    def _train_batches(self, asked: Epoch) -> Iterator[Batch]:
+        """See `train_batches`, which checked what is asked for."""
+
+    def augmented_with(self, randaugment: str | None, erasing: float | None) -> Split:
         """This split with another augmentation in `train_batches`; None leaves a part of it as it is.
 
         Args:
@@ -107,7 +137,7 @@ class Split(ABC):
         """
         raise UserError(f"{self.id} takes neither train.randaugment nor train.random_erasing: they know no boxes")
 
-    def made_for(self, images: ImageInput, size: int) -> "Split":
+    def made_for(self, images: ImageInput, size: int) -> Split:
         """These images made as a network wants them, at `size` pixels; what they are (`digest`) stays.
 
         Raises:
@@ -121,15 +151,6 @@ class Split(ABC):
         if batch_size > len(self):
             raise UserError(f"batch size {batch_size} is larger than the {len(self)} images of {self.id}")
         return len(self) // batch_size
-
-    def _numbers(self, batch_size: int, start: int, views: int) -> range:
-        """The steps that `train_batches` yields, its arguments checked."""
-        steps = self.steps(batch_size)
-        if not 0 <= start <= steps:
-            raise ValueError(f"start must be between 0 and the {steps} steps of the epoch, not {start}")
-        if views < 1:
-            raise ValueError(f"views must be at least 1, not {views}")
-        return range(start, steps)
 
     def _require_positive(self, batch_size: int) -> None:
         if batch_size < 1:
@@ -164,7 +185,7 @@ class Dataset:
         """Name, protocol and version, "digits/official@1": the start of the id of each split."""
         return dataset_id(self.name, self.protocol, self.version)
 
-    def made_for(self, images: ImageInput, size: int | None) -> "Dataset":
+    def made_for(self, images: ImageInput, size: int | None) -> Dataset:
         """The same images as a network wants them: its mean, deviation, crop and interpolation, and its size unless
         `size` says another. Raises `UserError` where they cannot be made so."""
         size = size or images.size

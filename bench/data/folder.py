@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bench.core.errors import UserError
 from bench.core.image_input import ImageInput
-from bench.data.dataset import Batch, Split
+from bench.data.dataset import Batch, Epoch, Split
 from bench.data.folder_index import Index, remembered
 from bench.data.image_file import decode
 from bench.data.splits import keyed_integers, keyed_order
@@ -95,24 +95,12 @@ class FolderSplit(Split):
         work = _Work(self, np.arange(len(self)), batch_size, 1, ())
         return _run(work, range(rank, -(-len(self) // batch_size), processes), torch.device(device))
 
-    def train_batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        views: int = 1,
-        augment: bool = True,
-        device: torch.device | str = "cpu",
-        part: tuple[int, int] = (0, 1),
-    ) -> Iterator[Batch]:
-        """See `Split.train_batches`."""
-        numbers = self._numbers(batch_size, start, views)
-        count = len(self)
-        keys = [keyed_integers(count, "augment", seed, epoch, view) for view in range(views)] if augment else []
-        work = _Work(self, keyed_order(count, "order", seed, epoch), batch_size, views, tuple(keys), part)
-        return _run(work, numbers, torch.device(device))
+    def _train_batches(self, asked: Epoch) -> Iterator[Batch]:
+        views, count = range(asked.views if asked.augment else 0), len(self)
+        keys = tuple(keyed_integers(count, "augment", *asked.key, view) for view in views)
+        order = keyed_order(count, "order", *asked.key)
+        work = _Work(self, order, asked.batch_size, asked.views, keys, asked.part)
+        return _run(work, asked.steps, torch.device(asked.device))
 
     def images(self, members: Sequence[int]) -> list[Image.Image]:
         """Decoded images. Raises UserError that names the first of those that cannot be, and counts them."""

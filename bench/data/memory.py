@@ -15,7 +15,7 @@ from bench.core.errors import UserError
 from bench.core.image_input import ImageInput
 from bench.core.spec import DataSpec
 from bench.data.augment import Augmentation, Canvas, Draws, Normalisation
-from bench.data.dataset import Batch, Dataset, Split, dataset_id, refuse_strict
+from bench.data.dataset import Batch, Dataset, Epoch, Split, dataset_id, refuse_strict
 from bench.data.splits import keyed_integers, keyed_order, train_subset
 from bench.data.transforms import eraser, random_state_kept, seed_all
 
@@ -79,34 +79,21 @@ class InMemorySplit(Split):
         self._require_positive(batch_size)
         return self._in_order(batch_size, self._resident(device))
 
-    def train_batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        views: int = 1,
-        augment: bool = True,
-        device: torch.device | str = "cpu",
-        part: tuple[int, int] = (0, 1),
-    ) -> Iterator[Batch]:
-        """See `Split.train_batches`."""
-        numbers = self._numbers(batch_size, start, views)
-        here = self._resident(device)
-        order, corners = self.order(seed, epoch), None
-        if augment:
-            draws = [self.draws(seed, epoch, view) for view in range(views)]
+    def _train_batches(self, asked: Epoch) -> Iterator[Batch]:
+        here = self._resident(asked.device)
+        order, corners = self.order(*asked.key), None
+        if asked.augment:
+            draws = [self.draws(*asked.key, view) for view in range(asked.views)]
             corners = [here.canvas.corners(order, each) for each in draws]
-        erases = augment and self.erasing > 0  # it draws for a batch as a whole
-        rank, processes = (0, 1) if erases else part
-        rows = [slice(step * batch_size + rank, (step + 1) * batch_size, processes) for step in numbers]
-        made = self._shuffled(rows, torch.from_numpy(order).to(device), corners, views, here)
-        return (batch.part(*part) for batch in self._erased(made, numbers, seed, epoch)) if erases else made
+        erases = asked.augment and self.erasing > 0  # it draws for a batch as a whole
+        size, (rank, processes) = asked.batch_size, (0, 1) if erases else asked.part
+        rows = [slice(step * size + rank, (step + 1) * size, processes) for step in asked.steps]
+        made = self._shuffled(rows, torch.from_numpy(order).to(asked.device), corners, asked.views, here)
+        return (batch.part(*asked.part) for batch in self._erased(made, asked)) if erases else made
 
-    def _erased(self, batches: Iterator[Batch], numbers: range, seed: int, epoch: int) -> Iterator[Batch]:
-        erase, keys = eraser(self.erasing), keyed_integers(numbers.stop, "erase", seed, epoch).tolist()
-        for number, batch in zip(numbers, batches, strict=True):
+    def _erased(self, batches: Iterator[Batch], asked: Epoch) -> Iterator[Batch]:
+        erase, keys = eraser(self.erasing), keyed_integers(asked.steps.stop, "erase", *asked.key).tolist()
+        for number, batch in zip(asked.steps, batches, strict=True):
             for index, view in enumerate(batch.views):
                 with random_state_kept():
                     seed_all(keys[number] ^ index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -55,10 +56,10 @@ def check(
         return net
 
     network_of = lambda spec: network(spec.model, spec.data, spec.train.drop_path)
-    said: list[str | None] = []
+    for meter in itertools.chain.from_iterable(spec.profile.meters for spec in specs):
+        METERS.get(meter)
+    said = [dataset(spec).summary for spec in specs]
     for spec in specs:
-        for meter in spec.profile.meters:
-            METERS.get(meter)
         net, images = network_of(spec), dataset(spec)
         try:
             training_split(spec.train, images)
@@ -69,7 +70,6 @@ def check(
     check_starts(specs, network_of, dataset, results, given or {})
     if results is not None and results.is_dir():
         _check_data(specs, dataset, Store(results, writable=False))
-    said = [*(dataset(spec).summary for spec in specs), *said]
     return list(dict.fromkeys(text for text in said if text))
 
 

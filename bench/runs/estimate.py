@@ -1,8 +1,8 @@
 """How long the training of a run would take here, from a few timed steps of it.
 
-The run's method is carried out on an excerpt of its data: three batches of a few images in the first epoch of every
-training, and nothing after them. What it reports of its progress says how many steps each training has and when each
-ended; time is taken to grow in proportion to images. Evaluation, calibration and profiling are left out.
+The run's method is rehearsed: three steps of every training, with small batches. What it reports of its progress says
+how many steps each training has and when each ended; time is taken to grow in proportion to images. What is neither a
+training nor a small part of one (evaluation, calibration, profiling) is left out.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
 from bench.data import load
-from bench.data.dataset import Batch, Dataset, Split
+from bench.data.dataset import Batch, Dataset, Epoch, Split
 from bench.methods import method_of
 from bench.models import PRESETS
 from bench.profilers.madds import executed_madds
@@ -79,31 +78,35 @@ def estimate(spec: RunSpec, data: Dataset) -> Estimate:
 
 
 def _hours(spec: RunSpec, data: Dataset) -> float | None:
-    """Small batches make poor use of a machine, so a quick run is timed again with larger ones."""
+    """Small batches make poor use of a machine, so a quick run is timed again with larger ones. Processes that train
+    together share each batch; what they tell each other is not timed."""
     batch, started = spec.train.batch_size, time.perf_counter()
     pairs = 2 * spec.train.accumulate  # a batch in parts holds at least two images a part
     threads, few = torch.get_num_threads(), min(max(FIRST_IMAGES, pairs), batch)
     torch.set_num_threads(spec.threads)
     try:
-        seconds = _seconds_an_image(spec, data, few)
+        seconds = _seconds(spec, data, few)
         more = min(batch, int(few * BUDGET_S / (time.perf_counter() - started)) // pairs * pairs)
         if more > few:
-            seconds = _seconds_an_image(spec, data, more)
+            seconds = _seconds(spec, data, more)
     except (UserError, RuntimeError, AssertionError):  # few images may diverge; a cluster's GPU need not be here
         return None
     finally:
         torch.set_num_threads(threads)
-    return seconds * batch / 3600
+    return seconds / spec.train.workers / 3600
 
 
-def _seconds_an_image(spec: RunSpec, data: Dataset, images: int) -> float:
-    """Seconds of all trainings of a run for each image of a batch, timed with batches of `images`."""
-    watch = _Watch()
+def _seconds(spec: RunSpec, data: Dataset, images: int) -> float:
+    """Of all trainings of a run, timed with batches of `images`."""
+    watch, small = _Watch(), replace(spec, train=replace(spec.train, batch_size=images))
+    parts = (FirstImages(split, images) for split in (data.calibration, data.validation))
+    part = replace(data, **dict(zip(("calibration", "validation"), parts, strict=True)))
+    method = method_of(spec.method)
     with tempfile.TemporaryDirectory() as folder:
-        method, part = method_of(spec.method), _excerpt(data, images)
-        device, options = torch.device(spec.device), method.options(spec)
-        method.train(Run(spec, options, Path(folder), lambda: part, device, progress=watch, checkpoint_s=math.inf))
-    return watch.seconds() / images
+        device, options = torch.device(spec.device), method.options(small)
+        how = {"progress": watch, "checkpoint_s": math.inf, "rehearsal": TIMED}
+        method.train(Run(small, options, Path(folder), lambda: part, device, **how))
+    return watch.seconds()
 
 
 class _Watch:
@@ -127,37 +130,26 @@ def _usual(ends: Sequence[float]) -> float:
     return median([later - earlier for earlier, later in itertools.pairwise(ends)] or [0.0])
 
 
-def _excerpt(data: Dataset, images: int) -> Dataset:
-    parts = (data.train, data.calibration, data.validation)
-    train, calibration, validation = (_Excerpt(split, images) for split in parts)
-    return replace(data, train=train, calibration=calibration, validation=validation)
+class FirstImages(Split):
+    """The first images of a split, as a split of their own that is not trained on."""
 
-
-class _Excerpt(Split):
-    """A split that says it is as long as the whole, and gives a few small batches."""
-
-    def __init__(self, split: Split, images: int) -> None:
-        super().__init__(split.name, split.id)
-        self._split, self._images = split, images
+    def __init__(self, split: Split, count: int) -> None:
+        super().__init__(split.name, f"{split.id}[{count}]")
+        self.batch = next(split.batches(count))
 
     @property
     def digest(self) -> str:
-        return self._split.digest
-
-    @property
-    def targets(self) -> np.ndarray:
-        """Of the whole: what a task fits to them (anchors) is as it will be."""
-        return self._split.targets  # type: ignore[attr-defined]
+        """See `Split.digest`."""
+        return f"the first {len(self)} images"
 
     def __len__(self) -> int:
-        return len(self._split)
-
-    def augmented_with(self, randaugment: str | None, erasing: float | None) -> Split:
-        return _Excerpt(self._split.augmented_with(randaugment, erasing), self._images)
+        return len(self.batch.targets)
 
     def batches(self, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        return itertools.islice(self._split.batches(self._images, device), 1)
+        """See `Split.batches`."""
+        for start in range(0, len(self), batch_size):
+            rows = slice(start, start + batch_size)
+            yield Batch((self.batch.x[rows].to(device),), self.batch.targets[rows].to(device))
 
-    def train_batches(self, batch_size: int, *, epoch: int, start: int = 0, **how) -> Iterator[Batch]:  # type: ignore[override]
-        few = self._split.train_batches(self._images, epoch=epoch, start=0, **how)
-        return itertools.islice(few, 0 if epoch or start else TIMED)
+    def _train_batches(self, asked: Epoch) -> Iterator[Batch]:
+        raise AssertionError("these images are for evaluation")

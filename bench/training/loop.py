@@ -104,8 +104,8 @@ def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
     step, losses = _resume(kept, optimizer, partial, run)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     statistics = [b for module in plan.trained.values() for b in module.buffers() if b.is_floating_point()]
-    saved_at = time.monotonic()
-    for batch in itertools.islice(_batches(split, plan.views, spec, step, per_epoch, run), steps - step):
+    saved_at, last = time.monotonic(), steps if run.rehearsal is None else min(steps, run.rehearsal)
+    for batch in itertools.islice(_batches(split, plan.views, spec, step, per_epoch, run), last - step):
         for group in optimizer.param_groups:
             group["lr"] = rate_of(spec, step, steps, per_epoch)
         optimizer.zero_grad(set_to_none=True)

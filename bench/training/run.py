@@ -42,6 +42,7 @@ class Run:
         weights: folder of the pretrained weights that specs name.
         checkpoint_s: seconds between checkpoints that a killed run resumes from.
         group: the processes that work on the run, each with a value like this. Rank 0 alone writes.
+        rehearsal: end every training after so many steps, to time them; progress tells the steps of the whole.
     """
 
     spec: RunSpec
@@ -54,6 +55,7 @@ class Run:
     checkpoint_s: float = 30.0
     weights: Path | None = None
     group: Group = ALONE
+    rehearsal: int | None = None
 
     @cached_property
     def data(self) -> Dataset:
