@@ -77,11 +77,6 @@ NAME_READERS = {
     "bench/profilers/cost_free.py:is_cost_free": "names of operators, as torch gives them",
     "bench/profilers/madds.py": "names of operators, as torch and fvcore give them",
 }
-NOT_YET = (  # places that still take names apart, until the meter says what these say
-    "bench/profilers/timing.py",
-    "bench/runs/profile.py",
-)
-
 # Files with a `global` statement: state of the process that cannot belong to any object.
 PROCESS_STATE = {"bench/profilers/allocator.py"}
 
@@ -307,8 +302,7 @@ def readers_of_names(path: Path) -> Iterator[str]:
 
 
 def test_facts_are_not_read_out_of_names():
-    covered = [path for path in FILES if not relative(path).startswith(NOT_YET)]
-    readers = {reader for path in covered for reader in readers_of_names(path)}
+    readers = {reader for path in FILES for reader in readers_of_names(path)}
     excepted = {reader for reader in readers if {reader, reader.partition(":")[0]} & NAME_READERS.keys()}
     assert readers - excepted == set(), "let the code that knows a fact write it into a field"
     used = {part for reader in excepted for part in (reader, reader.partition(":")[0])}
