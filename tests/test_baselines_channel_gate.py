@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, digits, small_net, small_spec
+from small_runs import CPU, digits, small_net, small_spec
 from torch import nn
 
 from baselines.channel_gate import ChannelGate, ChannelPoint, Runner, suppressed_products
@@ -16,6 +16,7 @@ from bench.core.store import Store
 from bench.evaluation.proof import Unproven, prove
 from bench.methods import completed
 from bench.profilers.madds import executed_by
+from bench.runs.estimate import FirstImages
 from bench.runs.phases import run_phase
 from bench.slicing.dynamic import Prediction
 from bench.slicing.extract import folded

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_runs import FirstImages, digits, run_of, small_spec
+from small_runs import digits, run_of, small_spec
 from torch import Tensor
 
 from baselines.one_decision import (
@@ -18,6 +18,7 @@ from baselines.one_decision import (
     threshold_for,
 )
 from bench.core.errors import UserError
+from bench.runs.estimate import FirstImages
 
 COSTS = (10, 30, 70)
 

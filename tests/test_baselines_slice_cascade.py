@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_runs import CPU, DATA, SHORT, FirstImages, Trained, digits, run_of, small_net, small_spec, trained_points
+from small_runs import CPU, DATA, SHORT, Trained, digits, run_of, small_net, small_spec, trained_points
 from torch import nn
 
 from baselines.controls import BlindCascade
@@ -14,6 +14,7 @@ from bench.evaluation.proof import prove
 from bench.methods import completed, method_of
 from bench.profilers.madds import executed_by
 from bench.runs.check import check
+from bench.runs.estimate import FirstImages
 from bench.slicing.extract import extract, parameters_of, parameters_used
 from bench.training.calibrate import calibrate
 

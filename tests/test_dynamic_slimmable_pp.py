@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_runs import CPU, FirstImages, Trained, checkpoint_bytes, digits, small_spec, trained_points
+from small_runs import CPU, Trained, checkpoint_bytes, digits, small_spec, trained_points
 
 from bench.core.errors import UserError
 from bench.core.spec import RunSpec
@@ -10,6 +10,7 @@ from bench.evaluation.proof import prove
 from bench.methods import completed, method_of
 from bench.methods.ds_net import DSNet, DSNetPP, DSNetPPOptions
 from bench.models import PRESETS
+from bench.runs.estimate import FirstImages
 
 FAMILIES = {
     "ds_mobilenet_pp_micro8": [[0, 3, 7], [2, 5]],

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from small_data import InOrder
-from small_runs import CPU, FirstImages, changed, digits, routed_point, state_of
+from small_runs import CPU, changed, digits, routed_point, state_of
 
 from bench.evaluation.accuracy import BATCH, evaluate
 from bench.points import OperatingPoint, Prediction
+from bench.runs.estimate import FirstImages
 from bench.tasks.classification import Classification, top1
 
 

@@ -10,7 +10,6 @@ import torch
 from small_runs import (
     CPU,
     SHORT,
-    FirstImages,
     Interrupted,
     Trained,
     changed,
@@ -32,6 +31,7 @@ from bench.methods import METHODS, SUPERNET, check_parent, completed, left_by, m
 from bench.methods.registry import MethodEntry
 from bench.models import PRESETS
 from bench.points import RoutedPoint
+from bench.runs.estimate import FirstImages
 
 NAMES = METHODS.names()
 OPTIONS = [(name, field.name) for name in NAMES for field in dataclasses.fields(METHODS.get(name).Options)]

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from small_runs import (
     CPU,
-    FirstImages,
     Trained,
     digits,
     routed_point,
@@ -18,6 +17,7 @@ from torch import nn
 
 from bench.evaluation.proof import prove
 from bench.profilers.madds import executed_madds
+from bench.runs.estimate import FirstImages
 from bench.slicing.dynamic import ViewSegments, gate_router, run_grouped, run_masked, run_one_by_one
 from bench.slicing.extract import parameters_of
 from bench.slicing.gate import Gate, ScalarGate, decide, interpolated, moments, new_gates, straight_through

@@ -5,7 +5,6 @@ import torch
 from small_runs import (
     CPU,
     DATA,
-    FirstImages,
     Trained,
     digits,
     full_routing,
@@ -19,6 +18,7 @@ from bench.core.spec import RunSpec
 from bench.evaluation.proof import prove
 from bench.points import RoutedPoint
 from bench.runs.check import check
+from bench.runs.estimate import FirstImages
 from bench.slicing.gate import Gate, ScalarGate, decide
 from bench.training.budget import (
     GAP,

@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_data import InOrder
-from small_runs import CPU, FirstImages, changed, digits, small_net, state_of
+from small_runs import CPU, changed, digits, small_net, state_of
 from torch import nn
 
 from bench.core.errors import UserError
 from bench.data.dataset import Batch
+from bench.runs.estimate import FirstImages
 from bench.slicing.bound import CollectingChoice
 from bench.slicing.extract import extract
 from bench.slicing.norms import Moments, PrefixBatchNorm2d
