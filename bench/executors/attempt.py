@@ -1,14 +1,16 @@
 """One phase of one run, tried once, with its outcome as a value. It runs in any process."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.core.errors import UserError
 from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
-from bench.core.store import Busy, Store
+from bench.core.store import PHASES, Busy, Store
+from bench.executors.pace import Pace
 from bench.executors.plan import Job, PhaseRunner, Plan, Progress
 
 RAN, BUSY, FAILED = "ran", "busy", "failed"
@@ -29,12 +31,14 @@ def attempt(
     data_root: Path | None,
     plugins: Sequence[str] = (),
     run: PhaseRunner | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Does one phase by `run`, by default `bench.runs.phases.run_phase`. Only an interrupt or exit gets through."""
+    """Does one phase by `run`, by default `bench.runs.phases.run_phase`, which then tells `say` where it is. Only an
+    interrupt or exit gets through."""
     try:
         for plugin in plugins:
             load_plugin(plugin)
-        (run or phase_runner())(spec, phase, store_root, data_root)
+        (run or phase_runner(spec, phase, say))(spec, phase, store_root, data_root)
         if not Store(store_root).has(spec.run_id, phase):
             raise RuntimeError("the phase ended without writing its results")
     except Busy as busy:
@@ -58,10 +62,13 @@ def settle(plan: Plan, job: Job, outcome: Outcome, tell: Progress, poll_s: float
         tell(f"{job} failed: {why}", plan.done, plan.total)
 
 
-def phase_runner() -> PhaseRunner:
+def phase_runner(spec: RunSpec, phase: str, say: Callable[[str], None] | None = None) -> PhaseRunner:
+    """`run_phase`, which tells `say` where it is."""
     from bench.runs.phases import run_phase  # imports torch: only where work is done
 
-    return run_phase
+    if say is None:
+        return run_phase
+    return partial(run_phase, progress=Pace(say, spec.train.batch_size if phase == PHASES[0] else 0))
 
 
 def record_failure(store_root: Path, run_id: str, phase: str, error: BaseException, replace: bool = True) -> None:

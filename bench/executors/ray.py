@@ -17,6 +17,7 @@ from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import PHASES, Store
 from bench.executors.attempt import FAILED, Outcome, record_failure, sentence, settle
+from bench.executors.pace import note_file, noted
 from bench.executors.plan import Job, PhaseRunner, Plan, Progress, Summary
 from bench.executors.ray_group import check_cores, group_attempt
 from bench.executors.ray_session import session
@@ -73,7 +74,7 @@ def _drive(plan: Plan, tasks: "_Tasks", tell: Progress, poll_s: float) -> None:
         while not plan.finished:
             while tasks.have_room() and (job := plan.next(time.monotonic())):
                 tasks.start(job)
-            tell(", ".join(map(str, tasks.running())) or "waiting", plan.done, plan.total)
+            tell(", ".join(tasks.told()) or "waiting", plan.done, plan.total)
             for job, outcome in tasks.ended(poll_s):
                 settle(plan, job, outcome, tell, poll_s)
     finally:
@@ -155,8 +156,11 @@ class _Tasks:
         asked = sum(self._cpus(job) * specs[job.run_id].processes(job.phase) for job in self._jobs.values())
         return asked < 2 * self._cores
 
-    def running(self) -> list[Job]:
-        return list(self._jobs.values())
+    def told(self) -> list[str]:
+        """Each job that Ray has, with what it says of where it is; those that say nothing come last."""
+        token, _ = self._checked
+        said = [(noted(note_file(self._root, token, *job)), str(job)) for job in self._jobs.values()]
+        return [f"{job}: {text}" if text else job for text, job in sorted(said, key=lambda one: not one[0])]
 
     def ended(self, timeout_s: float) -> Iterator[tuple[Job, Outcome]]:
         """The jobs that ended within `timeout_s`, with how."""

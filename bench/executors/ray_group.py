@@ -16,6 +16,7 @@ from bench.core.registry import load_plugin
 from bench.core.spec import RunSpec
 from bench.core.store import Busy, Store
 from bench.executors.attempt import BUSY, FAILED, PATIENCE_S, RAN, Outcome, phase_runner, record_failure, sentence
+from bench.executors.pace import note, note_file
 from bench.executors.plan import PhaseRunner
 from bench.executors.sharing import node_problem
 
@@ -50,10 +51,11 @@ def group_attempt(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     folder = root / f".group.{spec.run_id}.tmp"  # Ray Train's own notes, which every machine must see
-    gpu = spec.device == "cuda"
+    gpu, say = spec.device == "cuda", note(note_file(root, token, spec.run_id, phase))
+    run = run or phase_runner(spec, phase, say)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"problem": (root, token, code), "plugins": plugins, "run": run or phase_runner(),
+        train_loop_config={"problem": (root, token, code), "plugins": plugins, "run": run,
                            "phase": (spec, phase, root, data_root)},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(

@@ -42,6 +42,8 @@ def run_all(
                 time.sleep(poll_s)
             continue
         tell(str(job), plan.done, plan.total)
-        settle(plan, job, attempt(plan.specs[job.run_id], job.phase, root, data, run=run), tell, poll_s)
+        say = lambda text, job=job: tell(f"{job}: {text}", plan.done, plan.total)
+        outcome = attempt(plan.specs[job.run_id], job.phase, root, data, run=run, say=say)
+        settle(plan, job, outcome, tell, poll_s)
     tell(str(plan.summary()), plan.done, plan.total)
     return plan.summary()

@@ -11,6 +11,7 @@ from bench.core.lease import process_started, this_host
 from bench.core.provenance import code_digest
 from bench.core.spec import RunSpec
 from bench.executors.attempt import FAILED, Outcome, attempt
+from bench.executors.pace import note, note_file
 
 PREFIX = ".driver."
 
@@ -24,16 +25,18 @@ def shared_token(root: Path) -> Iterator[str]:
     try:
         yield token
     finally:
-        (root / token).unlink(missing_ok=True)
+        for file in root.glob(f"{token.removesuffix('.tmp')}*.tmp"):
+            file.unlink(missing_ok=True)
 
 
 def _sweep(root: Path) -> None:
-    """Remove the tokens that drivers of this machine left when they were killed."""
+    """Remove what drivers of this machine left when they were killed: their tokens, and the notes beside these."""
     for file in root.glob(f"{PREFIX}*.tmp"):
         with contextlib.suppress(OSError, ValueError):
             host, pid, started = file.read_text().split()
             if host == this_host() and process_started(int(pid)) != started:
-                file.unlink()
+                for each in root.glob(f"{file.stem}*.tmp"):
+                    each.unlink(missing_ok=True)
 
 
 def node_problem(root: Path, token: str, code: str) -> str:
@@ -46,7 +49,7 @@ def node_problem(root: Path, token: str, code: str) -> str:
 
 
 def guarded_attempt(token: str, code: str, spec: RunSpec, phase: str, root: Path, *rest: Any) -> Outcome:
-    """`attempt`, on machines that joined the cluster later too."""
+    """`attempt`, on machines that joined the cluster later too. It leaves a note of where it is for the driver."""
     if problem := node_problem(root, token, code):
         return Outcome(FAILED, f"a machine of the cluster cannot do it: {problem}")
-    return attempt(spec, phase, root, *rest)
+    return attempt(spec, phase, root, *rest, say=note(note_file(root, token, spec.run_id, phase)))
