@@ -93,7 +93,7 @@ def described(spec: RunSpec, name: str, point: dict) -> dict:
         "headline": "top1",
         "routing": histogram_of(point),
         "executed_proof": {},
-    } | {key: point[key] for key in ("tier", "reported") if key in point}
+    } | {key: point[key] for key in ("tier", "reported", "front_madds") if key in point}
 
 
 def histogram_of(point: dict) -> dict[str, int]:

@@ -235,3 +235,16 @@ def test_without_fixed_choices_there_is_no_oracle(tmp_path: Path):
     assert row["hull_verdict"] is None
     assert row["random_difference"] > 0
     assert row["entropy"] > 0
+
+
+@pytest.mark.parametrize("front", [None, 0, 90_000])
+def test_what_a_cascades_networks_share_stands_in_its_row(tmp_path: Path, front: int | None):
+    store = Store(tmp_path)
+    for seed in range(3):
+        gate = spec_of("ds_net", seed)
+        write_eval(store, gate, {"gate": dynamic_point(seed, clever=True) | {"front_madds": front}})
+        write_eval(store, spec_of("fixed_choice", seed, gate), points_of("fixed_choice", seed))
+    runs = read_runs(tmp_path)
+    points = points_frame(runs)
+    (row,) = gates_frame(points, runs, controls_frame(points, runs, scores_by_row(runs))).to_dict("records")
+    assert math.isnan(row["front_madds"]) if front is None else row["front_madds"] == front

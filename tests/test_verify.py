@@ -116,6 +116,8 @@ EVAL: dict[str, tuple[Callable[[dict], Any], str]] = {
     "one percent fewer multiply-adds": (scale("madds", 0.99), "madds of"),
     "a smaller minimum": (detail("madds", "min", 1), "madds min"),
     "a smaller maximum": (detail("madds", "max", 1), "madds max"),
+    "a shared front that costs more than the whole": (told("front_madds", 10**9), "front_madds of"),
+    "a shared front of nobody knows what": (told("front_madds", "half"), "front_madds of"),
     "another median": (detail("madds", "p50", 1), "madds p50"),
     "fewer parameters": (scale("params_active", 0.5), "params_active of"),
     "no parameters stored": (set_value("params_stored", 0), "value of params_stored"),

@@ -98,6 +98,8 @@ def _check_point(
     for key, value in computed.items():
         if key in madds.details:
             run.equal("eval.json", here(f"madds {key}"), madds.details[key], int(value))
+    if (front := said.get("front_madds")) is not None and front > costs[0]:
+        run.wrong("eval.json", here("front_madds"), front, f"at most {costs[0]}, which an image was done with")
     if f"{name}/params" in tensors:
         params = tensors[f"{name}/params"][tensors[f"{name}/route"]]
         run.equal("eval.json", here("params_active"), records["params_active"].value, float(params.mean()))

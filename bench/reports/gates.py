@@ -63,6 +63,7 @@ WORTH = [
     Column("metric", None),
     Column("score_mean", f"{SCORE} %", PERCENT, PERCENT_CSV, "score_percent"),
     Column("madds_mean", "MAdds/image", count, number),
+    Column("front_madds", "of a shared front", count, number, "front_madds"),
     Column("oracle_score", "oracle % (derived)", PERCENT, PERCENT_CSV, "oracle_score_percent_derived"),
     Column("oracle_madds", "oracle MAdds (derived)", count, number, "oracle_madds_derived"),
     Column("regret", "regret", PERCENT, PERCENT_CSV, "regret_percent"),
@@ -79,11 +80,13 @@ right when it runs alone. Separation: the probability that an image which it get
 that it gets right, ties counted half; 0.5 is routing that knows nothing of difficulty (t interval over seeds).
 """
 WORTH_NOTE = """
-What the routing is worth. The oracle is derived from the scores of the fixed choices, never run, and pays for no gate:
-the cheapest choice of the routing space that solves an image, else the cheapest. Regret: its score less the gate's, in
-percentage points. The advantages over random routing in the same proportions and over the hull of the fixed choices at
-equal MAdds, with their intervals, are those of the table of controls. n/a: that control was not run, or several gates,
-whose fixed choices are a few of the routes that an oracle could take. Collapsed: in every seed all images go one way.
+What the routing is worth. The front of a cascade is what the networks that it runs share, paid for once; 0: they share
+no layer, and each that ran is paid for whole. The oracle is derived from the scores of the fixed choices, never run,
+and pays for no gate: the cheapest choice of the routing space that solves an image, else the cheapest. Regret: its
+score less the gate's, in percentage points. The advantages over random routing in the same proportions and over the
+hull of the fixed choices at equal MAdds, with their intervals, are those of the table of controls. n/a: that control
+was not run, or several gates, whose fixed choices are a few of the routes that an oracle could take. Collapsed: in
+every seed all images go one way.
 """
 
 
@@ -134,6 +137,7 @@ def _told(run: Run, point: EvaluatedPoint, fixed: Run | None) -> dict[str, float
     mine = read_scores(run)[point.name]
     names = ("wide_if_wrong", "wide_if_right", "separation", "oracle_score", "oracle_madds", "regret", "excess")
     told = {"entropy": entropy_bits(mine.route), **dict.fromkeys(names, math.nan)}
+    told["front_madds"] = math.nan if point.front_madds is None else float(point.front_madds)
     told["score_mean"] = float(mine.score.mean(dtype=np.float64))
     space = fixed_points(point, fixed.points.values()) if fixed else []
     if fixed is None or not space:

@@ -40,7 +40,8 @@ class EvaluatedPoint:
         word: what the point is, in a word for tables ("gate", "cascade", "slice", "network").
         headline: the metric that rows are ordered by. records: every number that was measured, by metric.
         tier: what its numbers stand for where they are no result of a training here. reported: the key of the row of
-            what its authors report of it.
+            what its authors report of it. front_madds: of a cascade, what the networks that it runs share; None for
+            others.
     """
 
     name: str
@@ -54,6 +55,7 @@ class EvaluatedPoint:
     tier: str | None = None
     reported: str | None = None
     word: str = ""
+    front_madds: int | None = None
 
     @property
     def score(self) -> Record:
@@ -182,6 +184,7 @@ def _point(method: str, name: str, said: Mapping[str, Any], records: dict[str, R
         said.get("tier"),
         said.get("reported"),
         _word(method, said),
+        said.get("front_madds"),
     )
 
 

@@ -75,7 +75,12 @@ POINT = {
     "routing": a_table(COUNT),
     "headline": Kind("a metric that rows can be ordered by", lambda value: value in _HEADLINES),
 }
-POINT_MAY = {"tier": optional(TEXT), "reported": optional(TEXT)}
+POINT_MAY = {
+    "tier": optional(TEXT),
+    "reported": optional(TEXT),
+    "decides": optional(LABEL),
+    "front_madds": optional(COUNT),
+}
 _HEADLINES = [metric.name for metric in METRICS.values() if metric.axis]
 
 DETAILS: dict[str, dict[str, Kind]] = {
