@@ -15,6 +15,7 @@ from bench.models import PRESETS
 from bench.recipes import registry as recipes
 from bench.recipes.arms import GATED, on_checkpoint, over_seeds, with_controls
 from bench.recipes.registry import RECIPES, resolve
+from bench.recipes.sources import FIELDS, PAPERS, differences, in_effect
 from bench.runs.check import check
 from bench.runs.prepare import placed, with_overrides
 
@@ -81,7 +82,11 @@ RUN_IDS = {
     "imagenet10_smoke": "289cf227a499d4e6",
     "imagenet_ds_mbnet": "35203a98f0c5d646",
     "imagenet_ds_resnet": "b2216a05057a786e",
-    "imagenet_ds_vit": "514ddce400cde816",
+    "imagenet_ds_vit": "c71c37f5b0565006",
+    "imagenet_nested_vit": "57ee10dfe39a395a",
+    "imagenet_pruning": "e9892730759ea6d1",
+    "imagenet_thinking_vit": "26a3de81a841ad06",
+    "imagenet_us_net": "45ca5eca99c6ae14",
     "official_ds_mbnet": "780a16380d048cb8",
     "official_hydravit": "fa8f2081af32e72a",
     "official_thinking_vit": "6de65fde786143a4",
@@ -135,11 +140,24 @@ def test_a_transfer_starts_from_the_run_on_imagenet(name):
 
 
 def test_every_full_recipe_says_what_to_expect():
-    for name in ("imagenet_ds_mbnet", "imagenet_ds_resnet", "imagenet_ds_vit", "cifar10_transfer", "cifar100_transfer"):
+    for name in (*(paper.recipe for paper in PAPERS), "cifar10_transfer", "cifar100_transfer"):
         text = " ".join(RECIPES.get(name).__doc__.split())
         assert "Not run here." in text
         assert "Expected" in text
-        assert "hours" in text
+        assert "hours" in text.lower()
+
+
+def test_the_page_of_the_papers_recipes_says_what_they_are():
+    """Every full-size run stands there with its source; `python -m bench.recipes.sources` makes the page."""
+    assert (Path(__file__).parents[1] / "docs/paper_recipes.md").read_text() == differences() + "\n"
+    here = {name for name in RECIPES.names() if RECIPES.get(name).__module__ == "bench.recipes.papers"}
+    assert {paper.recipe for paper in PAPERS} == here
+    for paper in PAPERS:
+        assert paper.theirs.keys() <= set(FIELDS), "what no row shows"
+        if paper.theirs:
+            spec = resolve(paper.recipe, range(1))[paper.run]
+            same = {name for name, value in paper.theirs.items() if in_effect(spec, name) == value}
+            assert same == paper.theirs.keys(), "what differs is said in words, and there is nothing of that kind yet"
 
 
 def test_the_gate_of_ds_mbnet_trains_as_released():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bench.core.spec import DataSpec, ProfileSpec, RunSpec, TrainSpec
 from bench.recipes.arms import GATE, GATED, first_table, over_seeds, with_controls
-from bench.recipes.photographs import DS_RESNET50
+from bench.recipes.papers import DS_RESNET50
 
 
 def cifar10_smoke(seeds: Sequence[int] = (0, 1)) -> list[RunSpec]:
