@@ -23,14 +23,14 @@ def compare(
     from tabulate import tabulate
 
     from bench.reports import plain_strings
-    from bench.reports.compare import comparison, side, span
+    from bench.reports.compare import at, comparison, side, span
 
     with plain_strings():
         sentence, rows = comparison(side(first, results), side(second, results))
     table = [
         {
             "at": row["what"],
-            "": f"{100 * row['at']:.2f} %" if row["first"] is None else f"{row['at']:,.6g}",
+            "": f"{100 * row['at']:.2f} %" if row["first"] is None else at(row),
             first: "" if row["first"] is None else f"{100 * row['first']:.2f} %",
             second: "" if row["second"] is None else f"{100 * row['second']:.2f} %",
             "difference": f"{100 * row['difference']:+.2f}{' %' if row['first'] is None else ''}",

@@ -20,7 +20,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="where tables, figures and site go (default: the results)")] = None,
     no_ranks: Annotated[bool, typer.Option("--no-ranks", help="do not compare the rows of the leaderboard")] = False,
     rows: Annotated[
-        list[str] | None, typer.Option(help="rows of the tables to show, such as method=ds_net,us_net")
+        list[str] | None, typer.Option(help="rows to show, such as method=ds_net,us_net; again for another column")
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="columns of the tables to show, such as method,label,score_percent,madds_mean")
@@ -51,9 +51,8 @@ def write_and_print(
     if leaderboard is not None:
         _stamp, _, table = leaderboard.read_text(encoding="utf-8").partition("\n")
         typer.echo(table)
-    typer.echo("written:")
-    for path in written:
-        typer.echo(f"  {path}")
+    kinds = {path.suffix.removeprefix(".") for path in written if path.parent.name in ("tables", "figures")}
+    typer.echo(f"{len(written)} files in {out}: tables, figures ({', '.join(sorted(kinds))}) and the site")
     typer.echo(f"open {(out / 'site' / 'index.html').resolve().as_uri()} in a browser")
 
 

@@ -65,7 +65,7 @@ def side(text: str, results: Path) -> Side:
     else:
         chosen = [run for run in runs if text in (run.run_id, run.config_id, run.spec.method)]
         if not chosen:
-            raise unknown("run, config_id or method", text, [n for r in runs for n in (r.spec.method, r.run_id)])
+            raise unknown("run, config_id or method", text, {n for r in runs for n in (r.spec.method, r.run_id)})
         names = {run.config_id: label or "defaults" for run in chosen for label in [variants(runs)[run.config_id]]}
         if len(names) > 1:
             listed = "; ".join(f"{config} ({label})" for config, label in sorted(names.items()))
@@ -132,7 +132,9 @@ def _at_equal(
     least = max(min(scored.madds for scored in points.values()) for one in priced for points in one.values())
     means = [np.mean([points[name].madds for points in one.values()]) for one in priced for name in _common(one)]
     # The mean over seeds of a gate's cost lies below what the costliest seed pays: nothing is bought below `least`.
-    budgets = sorted({float(f"{max(mean, least):.6g}") for mean in means if mean >= 0.98 * least})
+    budgets = sorted(
+        {f"{cost:.6g}": cost for cost in (max(mean, least) for mean in means if mean >= 0.98 * least)}.values()
+    )
     rows = []
     for budget in budgets:
         mixed = [
@@ -179,7 +181,15 @@ def _at_equal_accuracy(
 
 def span(row: Mapping[str, Any]) -> str:
     """The interval of a row, in percent or points; that of savings rests on seeds and is none with one."""
-    return "n/a" if math.isnan(row["low"]) else f"[{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+    if math.isnan(row["low"]):
+        return "n/a"
+    low = f"{100 * row['low']:+.2f}" if row["low"] > -10 else "below -1,000"  # of savings: ten times the MAdds
+    return f"[{low}, {100 * row['high']:+.2f}]"
+
+
+def at(row: Mapping[str, Any]) -> str:
+    """The cost of a row; whole where it is large, so that it is what tables print."""
+    return f"{row['at']:,.0f}" if row["at"] >= 1000 else f"{row['at']:.3g}"
 
 
 def _sentence(first: Side, second: Side, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -192,13 +202,20 @@ def _sentence(first: Side, second: Side, rows: Sequence[Mapping[str, Any]]) -> s
         of_kind = [row for row in rows if row["what"] == kind]
         row = of_kind[len(of_kind) // 2]
         sure = "" if row["low"] > 0 or row["high"] < 0 else ", no difference shown"
+        if math.isnan(row["low"]):
+            interval, sure = "", " (one seed, so there is no interval)"
+        else:
+            interval = f" {span(row)}"
         if row["first"] is None:
-            amount = f"saves {100 * row['difference']:.1f} % of the MAdds {span(row)}"
-            parts.append(f"at {100 * row['at']:.2f} % {METRICS[second.metric].title} it {amount}{sure}")
+            saved = row["difference"]
+            amount = (
+                f"saves {100 * saved:.1f} % of the MAdds" if saved > 0 else f"takes {-100 * saved:.1f} % more MAdds"
+            )
+            saving = f"{interval and ', saving' + interval}{sure}"
+            parts.append(f"at {100 * row['at']:.2f} % {METRICS[second.metric].title} it {amount}{saving}")
         else:
             unit = kind.removeprefix("equal ")
-            where = f"{row['at']:,.0f} {unit}" if row["at"] >= 1000 else f"{row['at']:.3g} {unit}"
-            parts.append(f"{100 * row['difference']:+.2f} points {span(row)} at {where}{sure}")
+            parts.append(f"{100 * row['difference']:+.2f} points{interval} at {at(row)} {unit}{sure}")
     if not parts:
         return f"{first.name} and {second.name} have no cost at which both run."
     seeds = rows[0]["seeds"]

@@ -242,13 +242,18 @@ class Chosen:
     columns: Sequence[str] = ()
 
     def check(self, pages: Sequence[Page]) -> None:
-        """Raise UserError for a name that no table has."""
+        """Raise UserError for a name, or the value of a row, that no table has."""
         sections = [section for page in pages for section in page.sections]
         in_columns = {name for s in sections for c in s.columns for name in (c.name, c.header or c.name)}
         in_frames = {str(name) for section in sections for name in section.frame}
         for name, there in [(n, in_columns) for n in self.columns] + [(n, in_frames) for n in self.rows]:
             if sections and name not in there:
                 raise unknown("column", name, sorted(there))
+        for name, values in self.rows.items():
+            there = {str(value) for section in sections if name in section.frame for value in section.frame[name]}
+            for value in values:
+                if sections and value not in there:
+                    raise unknown(f"value of {name}", value, sorted(there))
 
     def of(self, section: Section) -> Section | None:
         """The part of a table that is shown; None where no row or no column is left."""
