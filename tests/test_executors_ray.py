@@ -384,8 +384,8 @@ class Liars:
     def start(self, job: Job) -> None:
         self.jobs.append(job)
 
-    def running(self) -> list[Job]:
-        return self.jobs
+    def told(self) -> list[str]:
+        return list(map(str, self.jobs))
 
     def ended(self, timeout_s: float) -> list[tuple[Job, Outcome]]:
         done, self.jobs = self.jobs, []
