@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import report_store
 from chromium import Page, browser, executable
 from report_store import spec_of, static_point, write_eval
 
 from bench.commands.facts import facts_at_hand
 from bench.core.settings import parse_spec
+from bench.core.spec import DataSpec
 from bench.core.store import Store
 from bench.reports import figures, generate
 from bench.reports.facts import Card, Facts
@@ -286,19 +288,112 @@ def test_a_row_says_how_it_is_reproduced(campaign: Path, page: Page):
         assert all((campaign / link).resolve().is_file() for link in links)
 
 
+def typed(page: Page, name: str, value: str) -> None:
+    field = f"document.getElementById({json.dumps(name)})"
+    page.evaluate(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+
+
+def picked(page: Page) -> str:
+    return page.evaluate("document.getElementById('picked').textContent")
+
+
 @needs_browser
 @pytest.mark.slow
 def test_which_one_to_take(campaign: Path, page: Page):
     opened(page, campaign, rest="#pick")
-    page.evaluate("document.getElementById('pick-most').value = '0.05'")
-    page.evaluate("document.getElementById('budget').dispatchEvent(new Event('input'))")
+    page.wait("document.getElementById('pick-most')")
+    costs = page.evaluate("rows.filter(r => !r.control).map(r => r.madds)")
+    assert page.evaluate("document.getElementById('pick-cost').value") == "kmadds", "these networks are small"
+    assert min(costs) <= 1000 * float(page.evaluate("document.getElementById('pick-most').value")) <= max(costs)
+    assert "Controls, which look at no image, are left out." in picked(page)
+    typed(page, "pick-most", "50")
     rows = page.evaluate("rows.filter(r => !r.control && r.madds <= 50000).map(r => r.score)")
-    said = page.evaluate("document.getElementById('picked').textContent")
-    assert said.startswith(f"Best of {len(rows)}: ")
-    assert f"with {100 * max(rows):.2f} %" in said
+    said = picked(page)
+    assert f"Best of {len(rows)}: " in said
+    assert f"with {100 * max(rows):.2f} % and " in said
     assert f"The data do not tell it apart from {len(rows) - 1} others" in said, (
         "three seeds on digits tell nothing apart"
     )
+    assert page.evaluate("location.hash") == "#pick?cost=kmadds&most=50"
+    opened(page, campaign, rest="#pick?cost=madds&most=0.05")  # the address alone holds the budget
+    page.wait("document.getElementById('picked').children.length")
+    assert f"Best of {len(rows)}: " in picked(page)
+    typed(page, "pick-most", "0.001")
+    assert "No row fits. The cheapest is " in picked(page)
+    assert f"with {min(costs):,} MAdds per image." in picked(page)
+    assert page.errors == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_best_that_is_also_the_cheapest(campaign: Path, page: Page):
+    """Where nothing of the tied rows is cheaper, the best is not named as cheaper than itself."""
+    opened(page, campaign, rest="#pick")
+    page.wait("document.getElementById('pick-most')")
+    page.evaluate("candidates.sort((a, b) => b.score - a.score)[0].madds = 1000; openPick(address()[1])")
+    assert "; it is also the cheapest of all these." in picked(page)
+    assert "the cheapest of all these is " not in picked(page)
+
+
+@pytest.fixture
+def two_seeds(tmp_path: Path, no_figures, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site of a method of the user's own on data of his own, two seeds, at MAdds with nine digits."""
+    monkeypatch.setattr(report_store, "STORED", 148_048_384)
+    store = Store(tmp_path / "results")
+    for seed in range(2):
+        spec = replace(spec_of("mine", seed), data=DataSpec("photographs", folder="mine"))
+        points = {name: static_point("uniform", name, seed) for name in ("uniform1", "uniform2")}
+        points = {name: p | {"madds": np.full_like(p["madds"], 148_048_384)} for name, p in points.items()}
+        write_eval(store, spec, points)
+        write_eval(store, spec_of("uniform", seed), {"uniform1": static_point("uniform", "uniform1", seed)})
+    facts = Facts(needs_plugin=lambda spec: spec.method == "mine", is_suites=lambda method: method != "mine")
+    generate(store.root, tmp_path, "c", facts=facts)
+    return tmp_path / "site"
+
+
+PHOTOGRAPHS = "photographs-official-1-test.html"
+
+
+def test_whole_numbers_stand_there_as_in_the_tables(two_seeds: Path):
+    assert {row["madds"] for row in payload(two_seeds / PHOTOGRAPHS)} == {148_048_384}
+    assert "148,048,384" in (two_seeds.parent / "tables" / "leaderboard.md").read_text()
+
+
+def test_what_is_not_the_suites_is_not_called_reproduced(two_seeds: Path):
+    assert {row["tiers"][0][0] for row in payload(two_seeds / PHOTOGRAPHS)} == {"trained here"}
+    assert {row["tiers"][0][0] for row in payload(two_seeds / DIGITS)} == {"reproduced"}
+
+
+def test_what_needs_a_file_of_the_users():
+    facts = facts_at_hand(None)
+    spec = replace(spec_of("us_net", 0), model="us_mobilenet_micro8")
+    assert not facts.needs_plugin(spec)
+    assert not facts.needs_plugin(replace(spec, model="timm:resnet18"))
+    for change in ({"method": "mine"}, {"model": "mine"}, {"data": DataSpec("mine")}):
+        assert facts.needs_plugin(replace(spec, **change)), change
+    assert (facts.is_suites("us_net"), facts.is_suites("mine")) == (True, False)
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_command_names_what_the_specs_need(two_seeds: Path, page: Page):
+    for name, options in ((DIGITS, ""), (PHOTOGRAPHS, " --data DIR --plugin FILE")):
+        opened(page, two_seeds, name)
+        page.evaluate("location.hash = rowLink(rows[0])")
+        page.wait("document.getElementById('again')")
+        command = page.evaluate("document.getElementById('again').textContent")
+        assert command == f"slicebench run specs.json{options} --results again"
+
+
+@needs_browser
+@pytest.mark.slow
+def test_with_two_seeds_nothing_is_said_of_ties(two_seeds: Path, page: Page):
+    opened(page, two_seeds, PHOTOGRAPHS, "#pick")
+    page.wait("document.querySelector('#picked table')")
+    assert page.evaluate("document.getElementById('pick-cost').value") == "madds"
+    assert "It has fewer than three seeds, so nothing is said of ties." in picked(page)
+    said = page.evaluate("[...document.querySelectorAll('#picked tbody tr')].map(r => r.lastChild.textContent)")
+    assert said == ["best", ""]
 
 
 @needs_browser

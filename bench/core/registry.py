@@ -85,6 +85,10 @@ class Registry:
         target = entry.target if isinstance(entry, Entry) else entry
         return self._load(name, target) if isinstance(target, str) else target
 
+    def makes(self, name: str) -> bool:
+        """Whether `get` makes the object of this name by a maker, so that it stands in no table."""
+        return any(name.startswith(f"{prefix}:") for prefix in self._makers)
+
     def add(self, name: str, entry: Any) -> None:
         """Registers an object, or a lazy "module:attribute" or `Entry`; UserError when the name is taken."""
         self._read_entry_points()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from bench.core.metrics import METRICS
-from bench.core.spec import RunSpec
+from bench.core.spec import DataSpec, RunSpec
 from bench.reports.differences import read_scores
 from bench.reports.facts import Facts, TestImages
 from bench.reports.reported import ReportedRow
@@ -57,7 +57,7 @@ class Board(NamedTuple):
 
 def boards(store: Store, facts: Facts, out: Path) -> list[Board]:
     """A page for each split that something was judged on. out: the site's folder, for links to the runs' files."""
-    tiers = Tiers(store.root)
+    tiers = Tiers(store.root, facts.is_suites)
     pages = []
     for (split,), group in groups_of(store.board, "split") if not store.board.empty else ():
         runs = [run for run in store.runs if any(point.score.split == split for point in run.points.values())]
@@ -97,7 +97,7 @@ def _data(
         "settings": settings,
         "classes": list(images.classes) if isinstance(images, TestImages) and classes else [],
         "not_by_class": "" if classes else _why_no_classes(images),
-        "configs": {config: _config(behind, out) for config, behind in by_config.items()},
+        "configs": {config: _config(behind, out, facts) for config, behind in by_config.items()},
         "environments": _environments(runs),
         "reported": [_quoted(row) for row in store.quoted if row.dataset == runs[0].spec.data.name],
         "gates": _gates(split, rows, by_config, store, images),
@@ -112,10 +112,10 @@ def _by_config(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a frame as JSON has it, a fraction or mean with the digits that are shown."""
+    """A value of a frame as JSON has it: whole numbers exactly, a fraction or mean with more digits than are shown."""
     value = known(value)
     if isinstance(value, float | np.floating):
-        return None if math.isnan(value) else float(f"{value:.8g}")
+        return None if math.isnan(value) else int(value) if float(value).is_integer() else float(f"{value:.12g}")
     return int(value) if isinstance(value, np.integer) else bool(value) if isinstance(value, np.bool_) else value
 
 
@@ -146,22 +146,32 @@ def _proof(runs: Sequence[Run], point: str) -> dict[str, int] | None:
     }
 
 
-def _config(runs: Sequence[Run], out: Path) -> dict[str, Any]:
-    """What a row rests on: the settings that are not a spec's defaults, and each seed's run with its files."""
+def _config(runs: Sequence[Run], out: Path, facts: Facts) -> dict[str, Any]:
+    """What a row rests on: the settings that are not a spec's defaults, what a command line must name for it, and each
+    seed's run with its files."""
     spec = runs[0].spec.to_json()
     defaults = RunSpec(runs[0].spec.method, runs[0].spec.model).to_json()
+    needs = [
+        ("--data DIR", runs[0].spec.data.name != DataSpec().name),
+        ("--plugin FILE", facts.needs_plugin(runs[0].spec)),
+    ]
     said = {key: _differing(value, defaults[key]) for key, value in spec.items() if value != defaults[key]}
     return {
         "spec": {"method": runs[0].spec.method, "model": runs[0].spec.model}
         | {key: value for key, value in said.items() if key not in ("seed", "init_from")},
         "settings": {key: value for key, value in sorted(runs[0].settings.items()) if value != _usual(key)},
+        "needs": [option for option, is_needed in needs if is_needed],
         "parent": runs[0].parent_config,
         "runs": [_run(run, out) for run in runs],
     }
 
 
+USUAL = settings_of(RunSpec("any", "any"), {})
+
+
 def _usual(key: str) -> Any:
-    return settings_of(RunSpec("any", "any"), {}).get(key)
+    """The default of a setting, or of a parent's ("parent. ...")."""
+    return USUAL.get(key.rpartition("parent.")[2])
 
 
 def _differing(value: Any, default: Any) -> Any:

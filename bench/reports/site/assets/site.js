@@ -25,7 +25,9 @@ function el(tag, properties = {}, ...children) {
   return node;
 }
 const percent = (value, digits = 2) => value === null || value === undefined ? "n/a" : (100 * value).toFixed(digits);
-const count = (value) => value === null || value === undefined ? "n/a" : Math.round(value).toLocaleString("en-US");
+/** A whole number, halves to the even one, as the tables round. */
+const count = (value) => value === null || value === undefined ? "n/a" : (Math.abs(value % 2) === 0.5 ? Math.floor(value) : Math.round(value)).toLocaleString("en-US");
+const ms = (value) => value === null ? "n/a" : value.toLocaleString("en-US", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
 const unique = (values) => [...new Set(values)].sort((a, b) => String(a).localeCompare(String(b), "en", { numeric: true }));
 const short = (text, most = 60) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
 const settingName = (s) => `${s.device}, batch ${s.batch}, ${s.form}, ${s.threads} thread${s.threads === 1 ? "" : "s"}`;
@@ -176,7 +178,7 @@ const COLUMNS = [
   number("params active", "active", (row) => count(row.active)),
   { title: "own name", field: "name", formatter: text((row) => short(row.name, 80)) },
   ...data.settings.map((setting, k) => number(`ms, ${settingName(setting)}${setting.busy ? " (machine busy)" : ""}`, `ms${k}`,
-    (row) => row[`ms${k}`] === null ? "n/a" : row[`ms${k}`].toPrecision(4), { headerSortStartingDir: "asc" })),
+    (row) => ms(row[`ms${k}`]), { headerSortStartingDir: "asc" })),
 ];
 for (const row of rows) {
   row.low_ = row.low;

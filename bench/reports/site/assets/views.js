@@ -20,6 +20,11 @@ function specsOf(config) {
   const before = parent && data.configs[parent] ? specsOf(parent) : [];
   return [...before, ...runs.map((run) => ({ ...spec, seed: run.seed, init_from: run.from }))];
 }
+/** The options without which these specs cannot run. */
+function needsOf(config) {
+  const { needs, parent } = data.configs[config];
+  return unique([...(parent && data.configs[parent] ? needsOf(parent) : []), ...needs]);
+}
 
 function showRow(place, parameters) {
   const row = byKey.get(`${parameters.get("config")} ${parameters.get("point")}`);
@@ -46,7 +51,7 @@ function showRow(place, parameters) {
       settings.length ? fact("Settings that are not the defaults", el("bdi", {}, settings.map(([key, value]) => `${key}=${JSON.stringify(value)}`).join(", "))) : []),
     data.settings.some((_, k) => row[`ms${k}`] !== null) ? plainTable("Latency, median ms a batch", ["setting", "ms"], data.settings.map((s, k) => [settingName(s), row[`ms${k}`] ?? "n/a"])) : "",
     el("h3", {}, "Reproduce it"),
-    missing ? el("p", {}, "It starts from a run that is not in these results.") : el("p", {}, "Save ", download, " and run: ", el("code", {}, "slicebench run specs.json --results again")),
+    missing ? el("p", {}, "It starts from a run that is not in these results.") : el("p", {}, "Save ", download, " and run: ", el("code", { id: "again" }, ["slicebench run specs.json", ...needsOf(row.config), "--results again"].join(" "))),
     el("details", {}, el("summary", {}, "specs.json"), el("pre", { id: "specs" }, specs)),
     el("h3", {}, "Runs"),
     plainTable("One run a seed", ["seed", "run", "files", "digests", "seconds"], config.runs.map((run) => [run.seed, run.id, files(run), pairs(run.digests), pairs(run.seconds)])),
@@ -63,40 +68,86 @@ function showRow(place, parameters) {
 
 /* ---- which one should I take? ---- */
 
+/** What a budget may be of: the name in the address -> the title, the rows' number, and how many of these are a unit. */
+const COSTS = new Map([
+  ["kmadds", { title: "thousand MAdds per image", field: "madds", unit: 1e3 }], ["madds", { title: "million MAdds per image", field: "madds", unit: 1e6 }],
+  ...data.settings.map((s, k) => [`ms${k}`, { title: `ms per batch: ${settingName(s)}`, field: `ms${k}`, unit: 1 }]),
+]);
+const candidates = rows.filter((row) => !row.control);
+const spent = ({ field }) => candidates.map((row) => row[field]).filter((value) => value !== null).sort((a, b) => a - b);
+const middle = (sorted) => sorted[Math.floor(sorted.length / 2)];
+const threeDigits = (value) => value.toLocaleString("en-US", { maximumSignificantDigits: 3 });
+/** Up to two digits, so that the number itself still fits. */
+function roundedUp(value) {
+  const step = 10 ** (Math.floor(Math.log10(value)) - 1);
+  return Number((Math.ceil(value / step) * step).toPrecision(2));
+}
+
 function buildPick() {
   const form = document.getElementById("budget");
-  const costs = [["madds", "million MAdds per image"], ...data.settings.map((s, k) => [`ms${k}`, `ms per batch: ${settingName(s)}`])];
-  const kind = el("select", { id: "pick-cost" }, options(costs, "madds"));
+  const first = middle(spent(COSTS.get("madds"))) < 1e6 ? "kmadds" : "madds";
+  const kind = el("select", { id: "pick-cost" }, options([...COSTS].map(([key, { title }]) => [key, title]), first));
   const most = el("input", { type: "number", min: 0, step: "any", id: "pick-most", value: "" });
   form.append(field("at most", most), field("of", kind));
   form.addEventListener("submit", (event) => event.preventDefault());
-  const answer = () => {
-    const scale = kind.value === "madds" ? 1e6 : 1, budget = parseFloat(most.value) * scale;
-    showPick(kind.value, budget);
+  const suggest = () => {
+    const cost = COSTS.get(kind.value), half = middle(spent(cost));
+    most.value = half > 0 ? roundedUp(half / cost.unit) : "";
   };
-  form.addEventListener("input", answer);
-  const middle = rows.map((row) => row.madds).sort((a, b) => a - b)[Math.floor(rows.length / 2)];
-  most.value = (middle / 1e6).toPrecision(2);
-  answer();
+  kind.addEventListener("input", suggest); // before the form hears of it
+  form.addEventListener("input", () => {
+    history.replaceState(null, "", `#pick?${new URLSearchParams({ cost: kind.value, most: most.value })}`);
+    showPick(COSTS.get(kind.value), parseFloat(most.value));
+  });
+  suggest();
+}
+
+/** The view with the budget that the address names; without one, with that of the form. */
+function openPick(parameters) {
+  const kind = document.getElementById("pick-cost"), most = document.getElementById("pick-most");
+  if (!kind) return; // not built yet
+  if (COSTS.has(parameters.get("cost"))) {
+    kind.value = parameters.get("cost");
+    most.value = parameters.get("most") ?? "";
+  }
+  showPick(COSTS.get(kind.value), parseFloat(most.value));
 }
 
 function showPick(cost, budget) {
-  const place = document.getElementById("picked");
-  const fitting = rows.filter((row) => !row.control && row[cost] !== null && row[cost] <= budget).sort((a, b) => b.score - a.score || a[cost] - b[cost]);
-  if (!fitting.length) { place.replaceChildren(el("p", {}, Number.isFinite(budget) ? "No row fits." : "Say how much you can spend.")); return; }
-  const best = fitting[0];
+  const place = document.getElementById("picked"), price = (row) => row[cost.field];
+  const isMadds = cost.field === "madds", priced = (row) => isMadds ? `${count(price(row))} MAdds per image` : `${ms(price(row))} ms per batch`;
+  const range = spent(cost), link = (row) => el("a", { href: rowLink(row) }, el("bdi", {}, short(rowTitle(row), 90)));
+  const hint = el("p", { className: "quiet" }, range.length ? `The rows take ${threeDigits(range[0] / cost.unit)} to ${threeDigits(range.at(-1) / cost.unit)} ${cost.title}. ` : "",
+    rows.length > candidates.length ? "Controls, which look at no image, are left out." : "");
+  const measured = candidates.filter((row) => price(row) !== null);
+  const fitting = measured.filter((row) => price(row) <= budget * cost.unit).sort((a, b) => b.score - a.score || price(a) - price(b));
+  const cheapestOf = (some) => some.reduce((a, b) => (price(b) < price(a) ? b : a));
+  if (!fitting.length) {
+    place.replaceChildren(hint, el("p", {}, !Number.isFinite(budget) ? "Say how much you can spend."
+      : measured.length ? ["No row fits. The cheapest is ", link(cheapestOf(measured)), ` with ${priced(cheapestOf(measured))}.`] : "No row was measured so."));
+    return;
+  }
+  const best = fitting[0], others = fitting.slice(1);
   // A row is told apart from the best where the data say so in pairs; without the pairs, where their ranks do not meet.
   const end = (row) => parseInt(row.rank.split(" to ").at(-1), 10);
-  const isWorse = (row) => data.worse.length ? data.worse[best.id].includes(row.id) : best.rank && row.rank && end(best) < row.place;
-  const ties = fitting.slice(1).filter((row) => !isWorse(row));
-  const cheapest = [best, ...ties].reduce((a, b) => (b[cost] < a[cost] ? b : a));
-  const link = (row) => el("a", { href: rowLink(row) }, el("bdi", {}, short(rowTitle(row), 90)));
-  place.replaceChildren(
-    el("p", {}, el("strong", {}, "Best of ", String(fitting.length), ": "), link(best), ` with ${percent(best.score)} %.`),
-    el("p", {}, best.rank === null ? "It has fewer than three seeds, so nothing is said of ties." : !ties.length ? "It is surely better than all others that fit."
-      : `The data do not tell it apart from ${ties.length} other${ties.length === 1 ? "" : "s"} that fit`, best.rank !== null && ties.length ? [", the cheapest of all these is ", link(cheapest), "."] : ""),
-    plainTable("The rows that fit, best first", ["point", `${data.metric.title} %`, "95 % interval", cost === "madds" ? "MAdds/image" : "ms per batch", "said of it"],
-      fitting.slice(0, 15).map((row) => [link(row), percent(row.score), `${percent(row.low)} to ${percent(row.high)}`, cost === "madds" ? count(row.madds) : row[cost], row === best ? "best" : isWorse(row) ? "surely worse" : "tied with the best"])),
+  const isCompared = (row) => best.rank !== null && row.rank !== null;
+  const isWorse = (row) => data.worse.length ? data.worse[best.id].includes(row.id) : end(best) < row.place;
+  const ties = others.filter((row) => isCompared(row) && !isWorse(row)), cheapest = cheapestOf([best, ...ties]);
+  const uncompared = others.filter((row) => !isCompared(row)).length;
+  const ofTies = () => {
+    if (!others.length) return "No other row fits.";
+    if (best.rank === null) return `${best.seeds < 3 ? "It has fewer than three seeds" : "This report was made without ranks"}, so nothing is said of ties.`;
+    const said = !ties.length ? uncompared === others.length ? [] : ["It is surely better than all others that fit", uncompared ? " and have three seeds." : "."]
+      : [`The data do not tell it apart from ${ties.length} other${ties.length === 1 ? "" : "s"} that fit`,
+        cheapest === best ? "; it is also the cheapest of all these." : [", the cheapest of all these is ", link(cheapest), "."]];
+    return [said, uncompared ? ` Nothing is said of ${uncompared} with fewer than three seeds.` : ""];
+  };
+  const verdict = (row) => row === best ? "best" : !isCompared(row) ? "" : isWorse(row) ? "surely worse" : "tied with the best";
+  place.replaceChildren(hint,
+    el("p", {}, el("strong", {}, "Best of ", String(fitting.length), ": "), link(best), ` with ${percent(best.score)} % and ${priced(best)}.`),
+    el("p", {}, ofTies()),
+    plainTable("The rows that fit, best first", ["point", `${data.metric.title} %`, "95 % interval", isMadds ? "MAdds/image" : "ms per batch", "said of it"],
+      fitting.slice(0, 15).map((row) => [link(row), percent(row.score), `${percent(row.low)} to ${percent(row.high)}`, isMadds ? count(row.madds) : ms(price(row)), verdict(row)])),
   );
 }
 
@@ -145,6 +196,7 @@ function show() {
     link.getAttribute("href") === `#${asked}` ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
   }
   if (asked === "board") { state = parameters.size || view === "board" && location.hash ? parameters : state; table?.initialized && table.redraw(); refresh(); }
+  if (asked === "pick") openPick(parameters);
   if (asked === "row") { scrollTo(0, 0); showRow(document.getElementById("row"), parameters); }
   if (asked === "gates") showGate(data.gates.points[document.getElementById("gate")?.value ?? 0]);
 }
