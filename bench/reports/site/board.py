@@ -272,8 +272,11 @@ def _gates(
         if not len(comparisons) or not (against := rows_of(select(comparisons, **named))):
             continue
         runs = [run for run in by_config[row["config_id"]] if row["point"] in run.points]
-        names = ("control", "role", "other_score", "other_madds", "difference", "low", "high", "verdict", "members")
-        line = {"row": number, "against": [{name: _plain(each[name]) for name in names} for each in against]}
+        names = ("control", "role", "other_score", "other_madds", "difference", "low", "high", "p_holm", "verdict")
+        line = {
+            "row": number,
+            "against": [{name: _plain(each[name]) for name in (*names, "members")} for each in against],
+        }
         doing = rows_of(select(store.gates, split=split, config_id=row["config_id"], point=row["point"]))[0]
         line |= {name: _plain(doing[name]) for name in ("oracle_score", "oracle_madds", "separation", "entropy")}
         line["pictures"] = _pictures(runs, row["point"], images) if isinstance(images, TestImages) else None

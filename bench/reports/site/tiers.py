@@ -30,9 +30,10 @@ class Tiers:
     def of(self, runs: Sequence[Run]) -> list[list[str]]:
         """[tier, date] of a row from its runs, the date empty where no record says it.
 
-        One tier says where the numbers come from ("reproduced": a method of the suite, trained and judged here; "trained
-        here": so is a method of the user's; "authors' weights"; "not trained here"), a second what was checked, of all its runs: "verified" (executed again, with equal scores),
-        "consistent" (recomputed from its files), or "not consistent".
+        One tier says where the numbers come from ("reproduced": a method of the suite, trained, judged here; "trained
+        here": the same of a user's; "authors' weights"; "not trained here"), a second what was checked, of
+        all its runs: "verified" (executed again, with equal scores), "consistent" (recomputed from its files), or "not
+        consistent".
         """
         usual = "reproduced" if self.is_suites(runs[0].spec.method) else "trained here"
         origin = next((run.mark for run in runs if run.mark), usual).partition(",")[0]

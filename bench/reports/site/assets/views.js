@@ -9,10 +9,12 @@ function plainTable(caption, titles, lines) {
     el("thead", {}, el("tr", {}, titles.map((title) => el("th", { scope: "col" }, title)))),
     el("tbody", {}, lines.map((line) => el("tr", {}, line.map((cell) => el("td", {}, cell instanceof Node ? cell : el("bdi", { className: String(cell).length < 32 ? "short" : "" }, String(cell)))))))));
 }
-function shares(caption, pairs, of) {
-  return plainTable(caption, ["", "share", ""], pairs.map(([name, share]) =>
+function shares(caption, pairs, of, what = "share") {
+  return plainTable(caption, ["", what, ""], pairs.map(([name, share]) =>
     [name, of(share), el("span", { className: "share", style: `width:${Math.max(0, Math.min(1, share)) * 12}rem`, role: "presentation" })]));
 }
+
+const routes = (row) => Object.entries(row.routing).map(([name, share]) => [routeName(name), share]);
 
 /** The specs of all seeds of a configuration, those of the runs that they start from first: what reproduces the row. */
 function specsOf(config) {
@@ -24,6 +26,13 @@ function specsOf(config) {
 function needsOf(config) {
   const { needs, parent } = data.configs[config];
   return unique([...(parent && data.configs[parent] ? needsOf(parent) : []), ...needs]);
+}
+
+/** What the executed proof of a row ran. */
+function proofText(row) {
+  if (!row.proof) return "Its records hold none.";
+  if (row.kind === "static") return "In each seed the network was run and its multiply-adds counted, operator by operator: they are those claimed.";
+  return `Over all seeds ${many(row.proof.images, "image")} in ${many(row.proof.groups, "group")} and ${many(row.proof.alone, "image")} alone: the multiply-adds that ran are those claimed, of ${many(row.proof.networks, "network")}.`;
 }
 
 function showRow(place, parameters) {
@@ -42,27 +51,28 @@ function showRow(place, parameters) {
     el("h2", { tabIndex: -1 }, el("bdi", {}, rowTitle(row))), back, // the next stop of Tab after the heading
     el("p", {}, badges(row), row.control ? el("span", { className: "badge" }, "control") : null),
     el("dl", {},
-      fact(data.metric.axis, `${percent(row.score)} %, 95 % interval ${percent(row.low)} to ${percent(row.high)}; ${row.seeds} seed${row.seeds === 1 ? "" : "s"}, ${count(data.images)} images`),
+      fact(data.metric.axis, `${percent(row.score)} %, 95 % interval ${percent(row.low)} to ${percent(row.high)}; ${many(row.seeds, "seed")}, ${count(data.images)} images`),
       fact("Rank", tiesText(row) + (row.budget_rank ? `; ${row.budget_rank} among the rows within its budget` : "")),
-      fact("Multiply-adds per image", `${count(row.madds)} on average, ${count(row.madds_min)} to ${count(row.madds_max)}`),
+      fact("Multiply-adds per image", row.madds_min === row.madds_max ? count(row.madds) : `${count(row.madds)} on average, ${count(row.madds_min)} to ${count(row.madds_max)}`),
       fact("Parameters", `${count(row.stored)} stored, ${count(row.active)} active`),
       fact("Model", el("bdi", {}, `${row.model} (${row.family})`)), fact("Its own name", el("bdi", {}, row.name)),
-      fact("Executed proof", row.proof ? `Over all seeds ${count(row.proof.images)} images in ${count(row.proof.groups)} groups and ${count(row.proof.alone)} images alone: the multiply-adds that ran are those claimed, of ${count(row.proof.networks)} networks.` : "Its records hold none."),
+      fact("Executed proof", proofText(row)),
       settings.length ? fact("Settings that are not the defaults", el("bdi", {}, settings.map(([key, value]) => `${key}=${JSON.stringify(value)}`).join(", "))) : []),
-    data.settings.some((_, k) => row[`ms${k}`] !== null) ? plainTable("Latency, median ms a batch", ["setting", "ms"], data.settings.map((s, k) => [settingName(s), row[`ms${k}`] ?? "n/a"])) : "",
+    data.settings.some((_, k) => row[`ms${k}`] !== null) ? plainTable("Latency, median ms a batch", ["setting", "ms"], data.settings.map((s, k) => [settingName(s), ms(row[`ms${k}`])])) : "",
     el("h3", {}, "Reproduce it"),
     missing ? el("p", {}, "It starts from a run that is not in these results.") : el("p", {}, "Save ", download, " and run: ", el("code", { id: "again" }, ["slicebench run specs.json", ...needsOf(row.config), "--results again"].join(" "))),
     el("details", {}, el("summary", {}, "specs.json"), el("pre", { id: "specs" }, specs)),
     el("h3", {}, "Runs"),
     plainTable("One run a seed", ["seed", "run", "files", "digests", "seconds"], config.runs.map((run) => [run.seed, run.id, files(run), pairs(run.digests), pairs(run.seconds)])),
     ...environments.map((said) => el("p", { className: "quiet" }, said)),
-    Object.keys(row.routing).length ? shares("Routing: share of the images on each route, mean over seeds", Object.entries(row.routing), (share) => `${percent(share, 1)} %`) : "",
-    el("h3", {}, "Training"),
-    history.length ? el("div", { id: "curve", className: "plot" }) : el("p", {}, "These runs recorded no curve of their training."),
-    row.classes ? shares("Mean score of each class", data.classes.map((name, k) => [name, row.classes[k]]), (share) => `${percent(share, 1)} %`)
+    Object.keys(row.routing).length ? shares("Routing: share of the images on each route, mean over seeds", routes(row), (share) => `${percent(share, 1)} %`) : "",
+    ...(history.length ? [el("h3", {}, "Training"), el("div", { id: "curve", className: "plot" })] : [el("p", {}, "These runs recorded no curve of their training.")]),
+    row.classes ? shares("Mean score of each class", data.classes.map((name, k) => [name, row.classes[k]]), (share) => `${percent(share, 1)} %`, data.metric.title)
       : el("p", {}, `Scores of each class: ${data.not_by_class}`),
   );
-  if (history.length) withPlotly(() => Plotly.newPlot("curve", history.map((run) => ({ type: "scatter", mode: "lines", name: `seed ${run.seed}`, x: run.history.map((one) => one[0]), y: run.history.map((one) => one[1]) })), layout("step", "training loss", false, false), PLOTLY));
+  if (!history.length) { place.querySelector("h2").focus(); return; }
+  const curves = history.map((run) => ({ type: "scatter", mode: "lines", name: `seed ${run.seed}`, x: run.history.map((one) => one[0]), y: run.history.map((one) => one[1]) }));
+  withPlotly(() => Plotly.newPlot("curve", curves, layout(curves, "step", "training loss", false, false), PLOTLY));
   place.querySelector("h2").focus();
 }
 
@@ -164,6 +174,9 @@ function buildGates() {
   document.addEventListener("themed", () => { if (address()[0] === "gates") showGate(data.gates.points[select.value]); });
 }
 
+/** Whether a verdict is that of a test: fewer than three seeds have none, and a gate that sends all one way needs none. */
+const isTested = (one) => one.p_holm !== null && one.verdict !== "collapsed";
+
 function showGate(gate) {
   const row = rows[gate.row], config = data.configs[row.config];
   const fixed = hull(rows.filter((one) => one.fixed && data.configs[one.config].parent === row.config), (one) => one.madds, (one) => 100 * one.score);
@@ -176,12 +189,13 @@ function showGate(gate) {
     ...(cascades.length ? [mark("cascades on the same weights", cascades.map((one) => one.madds), cascades.map((one) => 100 * one.score), "square", 2)] : []),
     ...(gate.oracle_score === null ? [] : [mark("oracle (derived, never run)", [gate.oracle_madds], [100 * gate.oracle_score], "star", 3)]),
   ];
-  withPlotly(() => Plotly.react("gate-plot", found, layout("multiply-adds per image", `${data.metric.axis} (%)`, true, false), PLOTLY));
+  withPlotly(() => Plotly.react("gate-plot", found, layout(found, "multiply-adds per image", `${data.metric.axis} (%)`, true, false), PLOTLY));
   const strip = (title, pictures) => [el("h4", {}, title), el("ul", { className: "pictures" }, pictures.map((one) =>
-    el("li", {}, el("img", { src: one.picture, alt: one.class ? `test image of class ${one.class}` : "test image" }), `${one.class ? `${one.class}, ` : ""}${one.madds} MAdds`)))];
+    el("li", {}, el("img", { src: one.picture, alt: one.class ? `test image of class ${one.class}` : "test image" }), `${one.class ? `class ${one.class}: ` : ""}${one.madds} MAdds`)))];
   document.getElementById("gate-images").replaceChildren(
-    el("p", {}, gate.against.map((one) => `Against ${one.role === "random" ? "random routing" : `the hull (${one.members})`}: ${one.difference >= 0 ? "+" : ""}${percent(one.difference)} points [${percent(one.low)}, ${percent(one.high)}], ${one.verdict}. `).join("")),
-    ...(Object.keys(row.routing).length ? [shares("Where the images go", Object.entries(row.routing), (share) => `${percent(share, 1)} %`)] : []),
+    ...gate.against.map((one) => el("p", {}, `Against ${one.role === "random" ? "random routing" : `the hull (${one.members})`}: ${one.difference >= 0 ? "+" : ""}${percent(one.difference)} points [${percent(one.low)}, ${percent(one.high)}], ${one.verdict}${isTested(one) ? " after Holm's correction over all rows" : ""}.`)),
+    gate.against.some(isTested) ? el("p", { className: "quiet" }, "Each interval is of its difference alone and the verdict of all rows together, so an interval without 0 may go with no difference shown.") : "",
+    ...(Object.keys(row.routing).length ? [shares("Where the images go", routes(row), (share) => `${percent(share, 1)} %`)] : []),
     ...(gate.pictures?.easy.length === 0 ? [el("p", {}, "It spends as much on every image, so none is easy or hard.")] : gate.pictures ? [el("h3", {}, "Images that it finds easy and hard"), ...strip("Least spent", gate.pictures.easy), ...strip("Most spent", gate.pictures.hard)] : [el("p", {}, data.gates.images)]));
 }
 
