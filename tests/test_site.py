@@ -22,6 +22,7 @@ from bench.core.spec import DataSpec
 from bench.core.store import Store
 from bench.reports import figures, generate
 from bench.reports.facts import Card, Facts
+from bench.reports.reported import load_reported
 from bench.reports.site import write
 from bench.reports.site.tiers import VERIFIED
 from bench.statistics.tradeoff import pareto_front, upper_hull
@@ -87,6 +88,11 @@ class Text(HTMLParser):
         self.text, self.links, self.tags = "", [], []
         self.feed(html)
 
+    @property
+    def words(self) -> str:
+        """The text with single spaces."""
+        return " ".join(self.text.split())
+
     def handle_data(self, data: str) -> None:
         self.text += data
 
@@ -121,6 +127,30 @@ def test_the_folder_holds_all_that_its_pages_name(campaign: Path):
             file = link.partition("#")[0]
             assert link == "data:," or file == "" or (campaign / file).is_file(), f"{page.name}: {link}"
     assert max(file.stat().st_size for file in campaign.rglob("*") if file.is_file()) < 5 * 2**20
+
+
+def test_only_what_is_reported_of_these_data_is_shown(campaign: Path, tmp_path: Path, no_figures):
+    quoted = load_reported(ROOT / "results" / "reported")
+    of_cifar10 = sum(row.dataset == "cifar10" for row in quoted)
+    assert 0 < of_cifar10 < len(quoted)
+    index = Text((campaign / "index.html").read_text(encoding="utf-8"))
+    said = f"nothing is reported by others; {len(quoted)} results are of other data: slicebench list reported."
+    assert said in index.words
+    assert "table" not in index.tags
+    generate(ROOT / "results" / "campaigns" / "classic", tmp_path, "c")
+    index = Text((tmp_path / "site" / "index.html").read_text(encoding="utf-8"))
+    assert f"{len(quoted) - of_cifar10} more are of other data" in index.words
+    assert "imagenet" not in index.words
+
+
+def test_what_is_not_there_is_not_spoken_of(campaign: Path):
+    methods = Text((campaign / "methods.html").read_text(encoding="utf-8")).text
+    assert "names nothing" not in methods
+    assert methods.count("What is ours") < methods.count("In a line")
+    numbers = Text((campaign / "numbers.html").read_text(encoding="utf-8")).text
+    assert [word for word in ("`", "Rows with *", "CSV", "Front:") if word in numbers] == []
+    plain = (campaign.parent / "tables" / "leaderboard.md").read_text(encoding="utf-8")
+    assert [note for note in write.SITE_NOTES if note.strip() not in plain] == [], "every note that is reworded is one"
 
 
 def test_without_scripts_every_row_is_in_a_plain_table(campaign: Path):
@@ -394,6 +424,75 @@ def test_with_two_seeds_nothing_is_said_of_ties(two_seeds: Path, page: Page):
     assert "It has fewer than three seeds, so nothing is said of ties." in picked(page)
     said = page.evaluate("[...document.querySelectorAll('#picked tbody tr')].map(r => r.lastChild.textContent)")
     assert said == ["best", ""]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_narrow_range_has_ticks_too(campaign: Path, page: Page):
+    """From 42 to 48 thousand MAdds there is no 1, 2 or 5 of a decade."""
+    opened(page, campaign)
+    for low, high, least in ((42_000, 48_000, 3), (1, 1e9, 8)):
+        page.evaluate(f"rows.forEach(r => r.madds = {low}); rows.at(-1).madds = {high}; drawPlot()")
+        page.wait(f"document.getElementById('plot').data?.some(t => t.x.includes({high}))")
+        page.wait("document.querySelectorAll('#plot .xtick text').length")
+        shown = page.evaluate(
+            "[...document.querySelectorAll('#plot .xtick text')].map(t => t.textContent).filter(Boolean)"
+        )
+        assert len(shown) >= least, shown
+    assert page.errors == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_short_table_is_not_high(campaign: Path, page: Page):
+    opened(page, campaign)
+    height = "document.getElementById('table').offsetHeight"
+    assert page.evaluate(height) == 32 * 16
+    page.evaluate("change((s) => s.set('method', 'pruning'))")
+    page.wait(f"table.getData('active').length < 8 && {height} < 20 * 16")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_row_says_plainly_what_holds_of_it(campaign: Path, page: Page):
+    opened(page, campaign)
+
+    def said(method: str) -> str:
+        page.evaluate(f"location.hash = rowLink(rows.find(r => r.method === '{method}'))")
+        page.wait(f"document.querySelector('#row h2')?.textContent.startsWith('{method}')")
+        return page.evaluate("document.getElementById('row').textContent")
+
+    static, control = said("us_net"), said("random_gate")
+    assert "In each seed the network was run and its multiply-adds counted, operator by operator" in static
+    assert "Multiply-adds per image25,264Parameters" in static
+    assert page.evaluate("[...document.querySelectorAll('#row h3')].map(h => h.textContent)") == [
+        "Reproduce it",
+        "Runs",
+    ]
+    assert "parent.method=" in control
+    for default in ("parent.threads", "parent.device", "parent.train.optimizer", "parent.data.protocol"):
+        assert default not in control
+    heads = page.evaluate("[...document.querySelectorAll('#row th')].map(h => h.textContent)")
+    assert heads.count("top-1") == 1
+    assert page.evaluate("[ms(1.23456), ms(12345.6), count(0.5), count(1.5)]") == ["1.23", "12,300", "0", "2"]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_verdicts_are_said_to_be_corrected_and_are_not_cut_off(campaign: Path, page: Page):
+    opened(page, campaign, rest="#gates")
+    page.wait("document.querySelector('#gate-images li')")
+    assert "points [1.18, 4.18], no difference shown after Holm's correction over all rows." in page.evaluate(
+        "document.getElementById('gate-images').textContent"
+    )
+    assert "sub-network 0" in page.evaluate("document.getElementById('gate-images').textContent")
+    assert page.evaluate("document.querySelector('#gate-images li').textContent") == "class 1: 25,920 MAdds"
+    edges = page.evaluate(
+        "[...document.querySelectorAll('#gates th')].filter(h => h.textContent === 'verdict')"
+        ".map(h => h.getBoundingClientRect().right)"
+    )
+    assert len(edges) == 3
+    assert max(edges) <= 1280
 
 
 @needs_browser
