@@ -50,7 +50,7 @@ def _needs_plugin(spec: RunSpec) -> bool:
         name in registry and isinstance(registry.entry(name), str | Entry)
         for registry, name in ((METHODS, spec.method), (DATASETS, spec.data.name))
     )
-    return not (named and (spec.model in SUITES or PRESETS.makes(spec.model)))
+    return not (named and (spec.model in SUITES or PRESETS.made(spec.model)))
 
 
 def _card(registry: Any, name: str) -> Card:
