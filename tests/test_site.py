@@ -17,9 +17,11 @@ from chromium import Page, browser, executable
 from report_store import spec_of, static_point, write_eval
 
 from bench.commands.facts import facts_at_hand
+from bench.core.metrics import METRICS
 from bench.core.settings import parse_spec
 from bench.core.spec import DataSpec
 from bench.core.store import Store
+from bench.methods import METHODS
 from bench.reports import figures, generate
 from bench.reports.facts import Card, Facts
 from bench.reports.reported import load_reported
@@ -149,6 +151,8 @@ def test_what_is_not_there_is_not_spoken_of(campaign: Path):
     assert methods.count("What is ours") < methods.count("In a line")
     numbers = Text((campaign / "numbers.html").read_text(encoding="utf-8")).text
     assert [word for word in ("`", "Rows with *", "CSV", "Front:") if word in numbers] == []
+    notes = [METRICS["map50_voc"].note, "Not in this table, because not evaluated: 2 runs (see failures.md)."]
+    assert all(".md" in note and ".md" not in write.for_site(note) for note in notes), "files lie beside the site"
     plain = (campaign.parent / "tables" / "leaderboard.md").read_text(encoding="utf-8")
     assert [note for note in write.SITE_NOTES if note.strip() not in plain] == [], "every note that is reworded is one"
 
@@ -394,13 +398,15 @@ def test_what_is_not_the_suites_is_not_called_reproduced(two_seeds: Path):
     assert {row["tiers"][0][0] for row in payload(two_seeds / DIGITS)} == {"reproduced"}
 
 
-def test_what_needs_a_file_of_the_users():
+def test_what_needs_a_file_of_the_users(monkeypatch: pytest.MonkeyPatch):
     facts = facts_at_hand(None)
     spec = replace(spec_of("us_net", 0), model="us_mobilenet_micro8")
     assert not facts.needs_plugin(spec)
     assert not facts.needs_plugin(replace(spec, model="timm:resnet18"))
     for change in ({"method": "mine"}, {"model": "mine"}, {"data": DataSpec("mine")}):
         assert facts.needs_plugin(replace(spec, **change)), change
+    monkeypatch.setitem(METHODS._entries, "mine", object)  # as where the report itself was given the file
+    assert facts.needs_plugin(replace(spec, method="mine"))
     assert (facts.is_suites("us_net"), facts.is_suites("mine")) == (True, False)
 
 

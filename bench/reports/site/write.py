@@ -67,7 +67,7 @@ def write_site(folder: Path, stamp: Stamp, store: Store, pages: Sequence[Page], 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"inline": inline, "code": code, "here": lambda note: SITE_NOTES.get(note, note)}
+    environment.filters |= {"inline": inline, "code": code, "for_site": for_site}
 
     def fill(template: str, name: str, **values: Any) -> Path:
         text = environment.get_template(template).render(common | {"here": name} | values)
@@ -132,6 +132,12 @@ def inline(data: Any) -> Markup:
     """JSON that may stand in a script element, whatever its strings hold."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def for_site(note: str) -> str:
+    """A note of a table in the site's words: its columns, and where to look for more."""
+    said = SITE_NOTES.get(note, note).replace("(see failures.md)", "(see the first page)")
+    return said.replace("stands in\ndetection.md", "stands under More tables")
 
 
 def code(text: str) -> Markup:
