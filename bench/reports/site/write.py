@@ -137,7 +137,7 @@ def inline(data: Any) -> Markup:
 def for_site(note: str) -> str:
     """A note of a table in the site's words: its columns, and where to look for more."""
     said = SITE_NOTES.get(note, note).replace("(see failures.md)", "(see the first page)")
-    return said.replace("stands in\ndetection.md", "stands under More tables")
+    return said.replace("stands in detection.md", "stands under More tables")
 
 
 def code(text: str) -> Markup:
