@@ -68,7 +68,7 @@ SETTERS = {"baselines/pruning_surgery.py"}  # real removal: smaller tensors take
 # Functions that may take a name apart: those that make it, or read what is no name of a preset, point or column.
 NAME_READERS = {
     "bench/commands/costs.py:measured": "timm:NAME is what a user types on the command line",
-    "bench/core/registry.py:get": "PREFIX:NAME is what a maker makes an object of",
+    "bench/core/registry.py:made": "PREFIX:NAME is what a maker makes an object of",
     "bench/models/resnet/timm_names.py": "names of tensors in a state dict, which are paths",
     "bench/models/transfer.py": "names of tensors in a state dict, which are paths",
     "bench/models/vit/timm_names.py": "names of tensors in a state dict, which are paths",

@@ -12,14 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import report_store
 from chromium import Page, browser, executable
 from report_store import spec_of, static_point, write_eval
 
 from bench.commands.facts import facts_at_hand
+from bench.core.metrics import METRICS
 from bench.core.settings import parse_spec
+from bench.core.spec import DataSpec
 from bench.core.store import Store
+from bench.methods import METHODS
 from bench.reports import figures, generate
 from bench.reports.facts import Card, Facts
+from bench.reports.reported import load_reported
 from bench.reports.site import write
 from bench.reports.site.tiers import VERIFIED
 from bench.statistics.tradeoff import pareto_front, upper_hull
@@ -85,6 +90,11 @@ class Text(HTMLParser):
         self.text, self.links, self.tags = "", [], []
         self.feed(html)
 
+    @property
+    def words(self) -> str:
+        """The text with single spaces."""
+        return " ".join(self.text.split())
+
     def handle_data(self, data: str) -> None:
         self.text += data
 
@@ -119,6 +129,32 @@ def test_the_folder_holds_all_that_its_pages_name(campaign: Path):
             file = link.partition("#")[0]
             assert link == "data:," or file == "" or (campaign / file).is_file(), f"{page.name}: {link}"
     assert max(file.stat().st_size for file in campaign.rglob("*") if file.is_file()) < 5 * 2**20
+
+
+def test_only_what_is_reported_of_these_data_is_shown(campaign: Path, tmp_path: Path, no_figures):
+    quoted = load_reported(ROOT / "results" / "reported")
+    of_cifar10 = sum(row.dataset == "cifar10" for row in quoted)
+    assert 0 < of_cifar10 < len(quoted)
+    index = Text((campaign / "index.html").read_text(encoding="utf-8"))
+    said = f"nothing is reported by others; {len(quoted)} results are of other data: slicebench list reported."
+    assert said in index.words
+    assert "table" not in index.tags
+    generate(ROOT / "results" / "campaigns" / "classic", tmp_path, "c")
+    index = Text((tmp_path / "site" / "index.html").read_text(encoding="utf-8"))
+    assert f"{len(quoted) - of_cifar10} more are of other data" in index.words
+    assert "imagenet" not in index.words
+
+
+def test_what_is_not_there_is_not_spoken_of(campaign: Path):
+    methods = Text((campaign / "methods.html").read_text(encoding="utf-8")).text
+    assert "names nothing" not in methods
+    assert methods.count("What is ours") < methods.count("In a line")
+    numbers = Text((campaign / "numbers.html").read_text(encoding="utf-8")).text
+    assert [word for word in ("`", "Rows with *", "CSV", "Front:") if word in numbers] == []
+    notes = [METRICS["map50_voc"].note, "Not in this table, because not evaluated: 2 runs (see failures.md)."]
+    assert all(".md" in note and ".md" not in write.for_site(note) for note in notes), "files lie beside the site"
+    plain = (campaign.parent / "tables" / "leaderboard.md").read_text(encoding="utf-8")
+    assert [note for note in write.SITE_NOTES if note.strip() not in plain] == [], "every note that is reworded is one"
 
 
 def test_without_scripts_every_row_is_in_a_plain_table(campaign: Path):
@@ -286,19 +322,183 @@ def test_a_row_says_how_it_is_reproduced(campaign: Path, page: Page):
         assert all((campaign / link).resolve().is_file() for link in links)
 
 
+def typed(page: Page, name: str, value: str) -> None:
+    field = f"document.getElementById({json.dumps(name)})"
+    page.evaluate(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+
+
+def picked(page: Page) -> str:
+    return page.evaluate("document.getElementById('picked').textContent")
+
+
 @needs_browser
 @pytest.mark.slow
 def test_which_one_to_take(campaign: Path, page: Page):
     opened(page, campaign, rest="#pick")
-    page.evaluate("document.getElementById('pick-most').value = '0.05'")
-    page.evaluate("document.getElementById('budget').dispatchEvent(new Event('input'))")
+    page.wait("document.getElementById('pick-most')")
+    costs = page.evaluate("rows.filter(r => !r.control).map(r => r.madds)")
+    assert page.evaluate("document.getElementById('pick-cost').value") == "kmadds", "these networks are small"
+    assert min(costs) <= 1000 * float(page.evaluate("document.getElementById('pick-most').value")) <= max(costs)
+    assert "Controls, which look at no image, are left out." in picked(page)
+    typed(page, "pick-most", "50")
     rows = page.evaluate("rows.filter(r => !r.control && r.madds <= 50000).map(r => r.score)")
-    said = page.evaluate("document.getElementById('picked').textContent")
-    assert said.startswith(f"Best of {len(rows)}: ")
-    assert f"with {100 * max(rows):.2f} %" in said
+    said = picked(page)
+    assert f"Best of {len(rows)}: " in said
+    assert f"with {100 * max(rows):.2f} % and " in said
     assert f"The data do not tell it apart from {len(rows) - 1} others" in said, (
         "three seeds on digits tell nothing apart"
     )
+    assert page.evaluate("location.hash") == "#pick?cost=kmadds&most=50"
+    opened(page, campaign, rest="#pick?cost=madds&most=0.05")  # the address alone holds the budget
+    page.wait("document.getElementById('picked').children.length")
+    assert f"Best of {len(rows)}: " in picked(page)
+    typed(page, "pick-most", "0.001")
+    assert "No row fits. The cheapest is " in picked(page)
+    assert f"with {min(costs):,} MAdds per image." in picked(page)
+    assert page.errors == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_best_that_is_also_the_cheapest(campaign: Path, page: Page):
+    """Where nothing of the tied rows is cheaper, the best is not named as cheaper than itself."""
+    opened(page, campaign, rest="#pick")
+    page.wait("document.getElementById('pick-most')")
+    page.evaluate("candidates.sort((a, b) => b.score - a.score)[0].madds = 1000; openPick(address()[1])")
+    assert "; it is also the cheapest of all these." in picked(page)
+    assert "the cheapest of all these is " not in picked(page)
+
+
+@pytest.fixture
+def two_seeds(tmp_path: Path, no_figures, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site of a method of the user's own on data of his own, two seeds, at MAdds with nine digits."""
+    monkeypatch.setattr(report_store, "STORED", 148_048_384)
+    store = Store(tmp_path / "results")
+    for seed in range(2):
+        spec = replace(spec_of("mine", seed), data=DataSpec("photographs", folder="mine"))
+        points = {name: static_point("uniform", name, seed) for name in ("uniform1", "uniform2")}
+        points = {name: p | {"madds": np.full_like(p["madds"], 148_048_384)} for name, p in points.items()}
+        write_eval(store, spec, points)
+        write_eval(store, spec_of("uniform", seed), {"uniform1": static_point("uniform", "uniform1", seed)})
+    facts = Facts(needs_plugin=lambda spec: spec.method == "mine", is_suites=lambda method: method != "mine")
+    generate(store.root, tmp_path, "c", facts=facts)
+    return tmp_path / "site"
+
+
+PHOTOGRAPHS = "photographs-official-1-test.html"
+
+
+def test_whole_numbers_stand_there_as_in_the_tables(two_seeds: Path):
+    assert {row["madds"] for row in payload(two_seeds / PHOTOGRAPHS)} == {148_048_384}
+    assert "148,048,384" in (two_seeds.parent / "tables" / "leaderboard.md").read_text()
+
+
+def test_what_is_not_the_suites_is_not_called_reproduced(two_seeds: Path):
+    assert {row["tiers"][0][0] for row in payload(two_seeds / PHOTOGRAPHS)} == {"trained here"}
+    assert {row["tiers"][0][0] for row in payload(two_seeds / DIGITS)} == {"reproduced"}
+
+
+def test_what_needs_a_file_of_the_users(monkeypatch: pytest.MonkeyPatch):
+    facts = facts_at_hand(None)
+    spec = replace(spec_of("us_net", 0), model="us_mobilenet_micro8")
+    assert not facts.needs_plugin(spec)
+    assert not facts.needs_plugin(replace(spec, model="timm:resnet18"))
+    for change in ({"method": "mine"}, {"model": "mine"}, {"data": DataSpec("mine")}):
+        assert facts.needs_plugin(replace(spec, **change)), change
+    monkeypatch.setitem(METHODS._entries, "mine", object)  # as where the report itself was given the file
+    assert facts.needs_plugin(replace(spec, method="mine"))
+    assert (facts.is_suites("us_net"), facts.is_suites("mine")) == (True, False)
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_command_names_what_the_specs_need(two_seeds: Path, page: Page):
+    for name, options in ((DIGITS, ""), (PHOTOGRAPHS, " --data DIR --plugin FILE")):
+        opened(page, two_seeds, name)
+        page.evaluate("location.hash = rowLink(rows[0])")
+        page.wait("document.getElementById('again')")
+        command = page.evaluate("document.getElementById('again').textContent")
+        assert command == f"slicebench run specs.json{options} --results again"
+
+
+@needs_browser
+@pytest.mark.slow
+def test_with_two_seeds_nothing_is_said_of_ties(two_seeds: Path, page: Page):
+    opened(page, two_seeds, PHOTOGRAPHS, "#pick")
+    page.wait("document.querySelector('#picked table')")
+    assert page.evaluate("document.getElementById('pick-cost').value") == "madds"
+    assert "It has fewer than three seeds, so nothing is said of ties." in picked(page)
+    said = page.evaluate("[...document.querySelectorAll('#picked tbody tr')].map(r => r.lastChild.textContent)")
+    assert said == ["best", ""]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_narrow_range_has_ticks_too(campaign: Path, page: Page):
+    """From 42 to 48 thousand MAdds there is no 1, 2 or 5 of a decade."""
+    opened(page, campaign)
+    for low, high, least in ((42_000, 48_000, 3), (1, 1e9, 8)):
+        page.evaluate(f"rows.forEach(r => r.madds = {low}); rows.at(-1).madds = {high}; drawPlot()")
+        page.wait(f"document.getElementById('plot').data?.some(t => t.x.includes({high}))")
+        page.wait("document.querySelectorAll('#plot .xtick text').length")
+        shown = page.evaluate(
+            "[...document.querySelectorAll('#plot .xtick text')].map(t => t.textContent).filter(Boolean)"
+        )
+        assert len(shown) >= least, shown
+    assert page.errors == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_short_table_is_not_high(campaign: Path, page: Page):
+    opened(page, campaign)
+    height = "document.getElementById('table').offsetHeight"
+    assert page.evaluate(height) == 32 * 16
+    page.evaluate("change((s) => s.set('method', 'pruning'))")
+    page.wait(f"table.getData('active').length < 8 && {height} < 20 * 16")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_row_says_plainly_what_holds_of_it(campaign: Path, page: Page):
+    opened(page, campaign)
+
+    def said(method: str) -> str:
+        page.evaluate(f"location.hash = rowLink(rows.find(r => r.method === '{method}'))")
+        page.wait(f"document.querySelector('#row h2')?.textContent.startsWith('{method}')")
+        return page.evaluate("document.getElementById('row').textContent")
+
+    static, control = said("us_net"), said("random_gate")
+    assert "In each seed the network was run and its multiply-adds counted, operator by operator" in static
+    assert "Multiply-adds per image25,264Parameters" in static
+    assert page.evaluate("[...document.querySelectorAll('#row h3')].map(h => h.textContent)") == [
+        "Reproduce it",
+        "Runs",
+    ]
+    assert "parent.method=" in control
+    for default in ("parent.threads", "parent.device", "parent.train.optimizer", "parent.data.protocol"):
+        assert default not in control
+    heads = page.evaluate("[...document.querySelectorAll('#row th')].map(h => h.textContent)")
+    assert heads.count("top-1") == 1
+    assert page.evaluate("[ms(1.23456), ms(12345.6), count(0.5), count(1.5)]") == ["1.23", "12,300", "0", "2"]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_verdicts_are_said_to_be_corrected_and_are_not_cut_off(campaign: Path, page: Page):
+    opened(page, campaign, rest="#gates")
+    page.wait("document.querySelector('#gate-images li')")
+    assert "points [1.18, 4.18], no difference shown after Holm's correction over all rows." in page.evaluate(
+        "document.getElementById('gate-images').textContent"
+    )
+    assert "sub-network 0" in page.evaluate("document.getElementById('gate-images').textContent")
+    assert page.evaluate("document.querySelector('#gate-images li').textContent") == "class 1: 25,920 MAdds"
+    edges = page.evaluate(
+        "[...document.querySelectorAll('#gates th')].filter(h => h.textContent === 'verdict')"
+        ".map(h => h.getBoundingClientRect().right)"
+    )
+    assert len(edges) == 3
+    assert max(edges) <= 1280
 
 
 @needs_browser

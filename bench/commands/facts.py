@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.core.spec import DataSpec
+from bench.core.registry import Entry
+from bench.core.spec import DataSpec, RunSpec
 from bench.methods.registry import MethodEntry
 from bench.reports.facts import Card, Facts, TestImages
 
@@ -24,12 +25,32 @@ UNKNOWN = re.compile(r"\b(unknown|not known|not public|not published|does not sa
 
 
 def facts_at_hand(data_root: Path | None) -> Facts:
-    """Families of all models, cards of all methods, and the test images that the data directory holds."""
+    """Families of all models, cards of all methods, the test images that the data directory holds, and what of the runs
+    is the suite's own."""
     from bench.methods import METHODS
     from bench.models import PRESETS
 
     families = {name: PRESETS.get(name).family.name for name in PRESETS.names()}
-    return Facts(families, [_card(METHODS, name) for name in METHODS.names()], cache(partial(_test_images, data_root)))
+    return Facts(
+        families,
+        [_card(METHODS, name) for name in METHODS.names()],
+        cache(partial(_test_images, data_root)),
+        _needs_plugin,
+        lambda method: method in METHODS and isinstance(METHODS.entry(method), MethodEntry),
+    )
+
+
+def _needs_plugin(spec: RunSpec) -> bool:
+    """See `Facts.needs_plugin`. What a plugin adds is an object; tables and installed packages only name theirs."""
+    from bench.data import DATASETS
+    from bench.methods import METHODS
+    from bench.models import PRESETS, SUITES
+
+    named = all(
+        name in registry and isinstance(registry.entry(name), str | Entry)
+        for registry, name in ((METHODS, spec.method), (DATASETS, spec.data.name))
+    )
+    return not (named and (spec.model in SUITES or PRESETS.made(spec.model)))
 
 
 def _card(registry: Any, name: str) -> Card:

@@ -78,12 +78,17 @@ class Registry:
 
         Raises UserError when the name is unknown (naming the nearest) or when its module cannot be imported.
         """
-        prefix, colon, rest = name.partition(":")
-        if colon and prefix in self._makers:
+        if parts := self.made(name):
+            prefix, rest = parts
             return self._load(prefix, self._makers[prefix])(rest)
         entry = self.entry(name)
         target = entry.target if isinstance(entry, Entry) else entry
         return self._load(name, target) if isinstance(target, str) else target
+
+    def made(self, name: str) -> tuple[str, str] | None:
+        """PREFIX and NAME of what a maker makes; None for what stands in the table, or nowhere."""
+        prefix, colon, rest = name.partition(":")
+        return (prefix, rest) if colon and prefix in self._makers else None
 
     def add(self, name: str, entry: Any) -> None:
         """Registers an object, or a lazy "module:attribute" or `Entry`; UserError when the name is taken."""

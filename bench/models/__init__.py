@@ -15,8 +15,10 @@ from bench.models.preset import Family, Preset
 from bench.models.resnet.presets import PRESETS as RESNETS
 from bench.models.vit.presets import PRESETS as TRANSFORMERS
 
-__all__ = ["PRESETS", "Family", "Preset", "own_network"]
+__all__ = ["PRESETS", "SUITES", "Family", "Preset", "own_network"]
 
 PRESETS = Registry("model", {}, group="slicebench.models", makers={"timm": "bench.models.plain.timm_models:preset"})
 for _preset in (*MOBILENETS, *RESNETS, *TRANSFORMERS, *DETECTORS):
     PRESETS.add(_preset.name, _preset)
+SUITES = frozenset(PRESETS.names())
+"""The names that are there before a user's file adds its own."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bench.core.spec import DataSpec
+from bench.core.spec import DataSpec, RunSpec
 
 
 class Card(NamedTuple):
@@ -44,8 +44,11 @@ def _not_looked_for(data: DataSpec, digest: str) -> TestImages | str:
 @dataclass(frozen=True)
 class Facts:
     """families: the family of each model. cards: of every method. test_images: of a dataset whose test split has this
-    digest, or a sentence that says why they cannot be shown."""
+    digest, or a sentence that says why they cannot be shown. needs_plugin: whether a run's method, model or dataset is
+    there only with a file of the user's. is_suites: whether a method of that name is one of the suite's own."""
 
     families: Mapping[str, str] = field(default_factory=dict)
     cards: Sequence[Card] = ()
     test_images: Callable[[DataSpec, str], TestImages | str] = _not_looked_for
+    needs_plugin: Callable[[RunSpec], bool] = lambda spec: False
+    is_suites: Callable[[str], bool] = lambda method: True

@@ -49,6 +49,7 @@ def _against(short: str, title: str) -> list[Column]:
     ]
 
 
+AGAINST = [*_against("random", "random"), *_against("hull", "hull")]
 DOING = [
     Column("routing", "routing", _share, _share, right=False),
     Column("entropy", "entropy (bits)", fixed(2), fixed(4)),
@@ -68,8 +69,7 @@ WORTH = [
     Column("oracle_madds", "oracle MAdds (derived)", count, number, "oracle_madds_derived"),
     Column("regret", "regret", PERCENT, PERCENT_CSV, "regret_percent"),
     Column("excess", "MAdds over oracle %", signed(1, 100), PERCENT_CSV, "madds_over_oracle_percent"),
-    *_against("random", "random"),
-    *_against("hull", "hull"),
+    *AGAINST,
 ]
 ROW = ("split", "config_id", "point")
 COLUMNS = [*PLACE, *NAMES, SEEDS, *DOING, *WORTH, Column("config_id", None)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,14 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def known(value: Any) -> Any:
     """A value of a frame, None where it has none: among numbers pandas turns None into NaN."""
     return None if value is None or value != value else value
+
+
+def as_json(value: Any) -> Any:
+    """A value of a frame as JSON has it: whole numbers exactly, a fraction or mean with more digits than are shown."""
+    value = known(value)
+    if isinstance(value, float | np.floating):
+        return None if math.isnan(value) else int(value) if float(value).is_integer() else float(f"{value:.12g}")
+    return int(value) if isinstance(value, np.integer) else bool(value) if isinstance(value, np.bool_) else value
 
 
 def groups_of(frame: pd.DataFrame, *names: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from bench.core.metrics import METRICS
-from bench.core.spec import RunSpec
+from bench.core.spec import DataSpec, RunSpec
 from bench.reports.differences import read_scores
 from bench.reports.facts import Facts, TestImages
 from bench.reports.reported import ReportedRow
-from bench.reports.rows import groups_of, known, rows_of, select
+from bench.reports.rows import as_json, groups_of, rows_of
 from bench.reports.runs import Run, settings_of
+from bench.reports.site.gates import gates_of
 from bench.reports.site.tiers import Tiers
 from bench.reports.style import slug
 
@@ -57,7 +57,7 @@ class Board(NamedTuple):
 
 def boards(store: Store, facts: Facts, out: Path) -> list[Board]:
     """A page for each split that something was judged on. out: the site's folder, for links to the runs' files."""
-    tiers = Tiers(store.root)
+    tiers = Tiers(store.root, facts.is_suites)
     pages = []
     for (split,), group in groups_of(store.board, "split") if not store.board.empty else ():
         runs = [run for run in store.runs if any(point.score.split == split for point in run.points.values())]
@@ -79,7 +79,7 @@ def _data(
     for number, row in enumerate(rows):
         key = (row["config_id"], row["point"])
         behind = [run for run in by_config[row["config_id"]] if row["point"] in run.points]
-        line = {field: _plain(row[column]) for field, column in FIELDS.items()}
+        line = {field: as_json(row[column]) for field, column in FIELDS.items()}
         line |= {"family": facts.families.get(row["model"], "other"), "tiers": tiers.of(behind)}
         line |= {"latency": latencies.get(key, {}), "routing": {k: round(v, 4) for k, v in row["routing"].items()}}
         line |= {"fixed": any(run.control and run.control.role == "fixed" for run in behind)}
@@ -97,10 +97,10 @@ def _data(
         "settings": settings,
         "classes": list(images.classes) if isinstance(images, TestImages) and classes else [],
         "not_by_class": "" if classes else _why_no_classes(images),
-        "configs": {config: _config(behind, out) for config, behind in by_config.items()},
+        "configs": {config: _config(behind, out, facts) for config, behind in by_config.items()},
         "environments": _environments(runs),
         "reported": [_quoted(row) for row in store.quoted if row.dataset == runs[0].spec.data.name],
-        "gates": _gates(split, rows, by_config, store, images),
+        "gates": gates_of(split, rows, by_config, store.controls, store.gates, images),
     }
 
 
@@ -109,14 +109,6 @@ def _by_config(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in sorted(runs, key=lambda run: run.spec.seed):
         groups.setdefault(run.config_id, []).append(run)
     return groups
-
-
-def _plain(value: Any) -> Any:
-    """A value of a frame as JSON has it, a fraction or mean with the digits that are shown."""
-    value = known(value)
-    if isinstance(value, float | np.floating):
-        return None if math.isnan(value) else float(f"{value:.8g}")
-    return int(value) if isinstance(value, np.integer) else bool(value) if isinstance(value, np.bool_) else value
 
 
 def _latencies(frame: pd.DataFrame) -> tuple[dict[tuple[str, str], dict[int, float]], list[dict[str, Any]]]:
@@ -146,22 +138,32 @@ def _proof(runs: Sequence[Run], point: str) -> dict[str, int] | None:
     }
 
 
-def _config(runs: Sequence[Run], out: Path) -> dict[str, Any]:
-    """What a row rests on: the settings that are not a spec's defaults, and each seed's run with its files."""
+def _config(runs: Sequence[Run], out: Path, facts: Facts) -> dict[str, Any]:
+    """What a row rests on: the settings that are not a spec's defaults, what a command line must name for it, and each
+    seed's run with its files."""
     spec = runs[0].spec.to_json()
     defaults = RunSpec(runs[0].spec.method, runs[0].spec.model).to_json()
+    needs = [
+        ("--data DIR", runs[0].spec.data.name != DataSpec().name),
+        ("--plugin FILE", facts.needs_plugin(runs[0].spec)),
+    ]
     said = {key: _differing(value, defaults[key]) for key, value in spec.items() if value != defaults[key]}
     return {
         "spec": {"method": runs[0].spec.method, "model": runs[0].spec.model}
         | {key: value for key, value in said.items() if key not in ("seed", "init_from")},
         "settings": {key: value for key, value in sorted(runs[0].settings.items()) if value != _usual(key)},
+        "needs": [option for option, is_needed in needs if is_needed],
         "parent": runs[0].parent_config,
         "runs": [_run(run, out) for run in runs],
     }
 
 
+USUAL = settings_of(RunSpec("any", "any"), {})
+
+
 def _usual(key: str) -> Any:
-    return settings_of(RunSpec("any", "any"), {}).get(key)
+    """The default of a setting, or of a parent's ("parent. ...")."""
+    return USUAL.get(key.rpartition("parent.")[2])
 
 
 def _differing(value: Any, default: Any) -> Any:
@@ -240,56 +242,3 @@ def _by_class(
         ]
         lines.append([round(float(value), 4) for value in np.mean(of_seeds, axis=0)])
     return lines
-
-
-EASY = HARD = 8
-
-
-def _gates(
-    split: str,
-    rows: Sequence[Mapping[str, Any]],
-    by_config: Mapping[str, Sequence[Run]],
-    store: Store,
-    images: TestImages | str,
-) -> dict[str, Any]:
-    """Each dynamic point beside what it is held against, and the images that its gate finds easiest and hardest."""
-    if store.controls.empty:
-        return {"points": [], "images": ""}
-    comparisons = select(store.controls, split=split)
-    lines = []
-    for number, row in enumerate(rows):
-        named = {"config_id": row["config_id"], "point": row["point"]}
-        if not len(comparisons) or not (against := rows_of(select(comparisons, **named))):
-            continue
-        runs = [run for run in by_config[row["config_id"]] if row["point"] in run.points]
-        names = ("control", "role", "other_score", "other_madds", "difference", "low", "high", "verdict", "members")
-        line = {"row": number, "against": [{name: _plain(each[name]) for name in names} for each in against]}
-        doing = rows_of(select(store.gates, split=split, config_id=row["config_id"], point=row["point"]))[0]
-        line |= {name: _plain(doing[name]) for name in ("oracle_score", "oracle_madds", "separation", "entropy")}
-        line["pictures"] = _pictures(runs, row["point"], images) if isinstance(images, TestImages) else None
-        lines.append(line)
-    return {"points": lines, "images": images if isinstance(images, str) else ""}
-
-
-def _pictures(runs: Sequence[Run], point: str, images: TestImages) -> dict[str, list[dict[str, str]]]:
-    """Those of the images on which all seeds spend least, and most; none where all cost the same."""
-    spent = np.mean([read_scores(run)[point].madds for run in runs], axis=0)
-    order = np.argsort(spent, kind="stable")
-
-    def shown(places: np.ndarray) -> list[dict[str, str]]:
-        return [
-            {
-                "picture": images.picture(int(place)),
-                "class": _class_of(images, int(place)),
-                "madds": f"{spent[place]:,.0f}",
-            }
-            for place in places
-        ]
-
-    if spent.min() == spent.max():
-        return {"easy": [], "hard": []}
-    return {"easy": shown(order[:EASY]), "hard": shown(order[::-1][:HARD])}
-
-
-def _class_of(images: TestImages, place: int) -> str:
-    return str(images.classes[images.targets[place]]) if len(images.targets) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ VERIFIED = "verify.json"
 
 
 class Tiers:
-    """The tiers of the rows of a results directory, which is checked once."""
+    """The tiers of the rows of a results directory, which is checked once. is_suites: as in `Facts`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, is_suites: Callable[[str], bool]) -> None:
+        self.is_suites = is_suites
         try:
             self.findings = check_store(root)
         except UserError:
@@ -29,11 +30,13 @@ class Tiers:
     def of(self, runs: Sequence[Run]) -> list[list[str]]:
         """[tier, date] of a row from its runs, the date empty where no record says it.
 
-        One tier says where the numbers come from ("reproduced": trained and judged here; "authors' weights"; "not
-        trained here"), a second what was checked, of all its runs: "verified" (executed again, with equal scores),
-        "consistent" (recomputed from its files), or "not consistent".
+        One tier says where the numbers come from ("reproduced": a method of the suite, trained, judged here; "trained
+        here": the same of a user's; "authors' weights"; "not trained here"), a second what was checked, of
+        all its runs: "verified" (executed again, with equal scores), "consistent" (recomputed from its files), or "not
+        consistent".
         """
-        origin = next((run.mark for run in runs if run.mark), "reproduced").partition(",")[0]
+        usual = "reproduced" if self.is_suites(runs[0].spec.method) else "trained here"
+        origin = next((run.mark for run in runs if run.mark), usual).partition(",")[0]
         tiers = [[origin, max((_date(run.bodies["eval"]) for run in runs), default="")]]
         checks = [self.verified["runs"].get(run.run_id, {}) for run in runs]
         digests = [run.bodies["eval"].get("digest") for run in runs]

@@ -25,12 +25,17 @@ function el(tag, properties = {}, ...children) {
   return node;
 }
 const percent = (value, digits = 2) => value === null || value === undefined ? "n/a" : (100 * value).toFixed(digits);
-const count = (value) => value === null || value === undefined ? "n/a" : Math.round(value).toLocaleString("en-US");
+/** A whole number, halves to the even one, as the tables round. */
+const count = (value) => value === null || value === undefined ? "n/a" : (Math.abs(value % 2) === 0.5 ? Math.floor(value) : Math.round(value)).toLocaleString("en-US");
+const ms = (value) => value === null ? "n/a" : value.toLocaleString("en-US", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
 const unique = (values) => [...new Set(values)].sort((a, b) => String(a).localeCompare(String(b), "en", { numeric: true }));
 const short = (text, most = 60) => text.length > most ? `${text.slice(0, most - 1)}…` : text;
 const settingName = (s) => `${s.device}, batch ${s.batch}, ${s.form}, ${s.threads} thread${s.threads === 1 ? "" : "s"}`;
 const rowTitle = (row) => [row.method, row.label, row.variant].filter(Boolean).join(", ");
 const rowLink = (row) => `#row?${new URLSearchParams({ config: row.config, point: row.name })}`;
+/** A route as the records name it: of one gate it is a number. */
+const routeName = (name) => /^\d+$/.test(name) ? `sub-network ${name}` : /^\d+(-\d+)+$/.test(name) ? `route ${name}` : name;
+const many = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 const tiesText = (row) => row.rank === null ? "no rank" : row.tied ? `${row.rank}, tied with ${row.tied}` : row.rank;
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -176,7 +181,7 @@ const COLUMNS = [
   number("params active", "active", (row) => count(row.active)),
   { title: "own name", field: "name", formatter: text((row) => short(row.name, 80)) },
   ...data.settings.map((setting, k) => number(`ms, ${settingName(setting)}${setting.busy ? " (machine busy)" : ""}`, `ms${k}`,
-    (row) => row[`ms${k}`] === null ? "n/a" : row[`ms${k}`].toPrecision(4), { headerSortStartingDir: "asc" })),
+    (row) => ms(row[`ms${k}`]), { headerSortStartingDir: "asc" })),
 ];
 for (const row of rows) {
   row.low_ = row.low;
@@ -197,7 +202,7 @@ function groupOf(row) {
 function buildTable() {
   const shown = visible();
   table = new Tabulator("#table", {
-    data: rows, index: "id", layout: "fitDataStretch", height: "32rem", printAsHtml: true,
+    data: rows, index: "id", layout: "fitDataStretch", maxHeight: "32rem", printAsHtml: true,
     placeholder: "No row fits these filters.",
     groupBy: chosen("group", "controls") === "none" || !rows.some((row) => row.control) && chosen("group", "controls") === "controls" ? false : groupOf,
     groupHeader: (value, many) => el("span", {}, el("bdi", {}, `${short(String(value))} `), `(${count(many)})`),
@@ -275,12 +280,19 @@ const PLOTLY = { displaylogo: false, responsive: true, displayModeBar: isPhone ?
 const plain = (said) => said.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const hover = (row) => `${plain(short(row.method))}<br>${plain(short(row.label))}<br>${percent(row.score)} % [${percent(row.low)}, ${percent(row.high)}]<br>${count(row.madds)} MAdds, rank ${tiesText(row)}`;
 
-function layout(xTitle, yTitle, xLog, yLog) {
-  const ladder = (log) => log ? { tickvals: LADDER, ticktext: LADDER.map(si) } : {};
-  const axis = (title, log) => ({ ...ladder(log), title: { text: title, standoff: 8 }, type: log ? "log" : "linear", gridcolor: colour("--line"), linecolor: colour("--quiet"), zeroline: false, automargin: true });
+/** Ticks of a log axis: 1, 2, 5 of each decade; Plotly's own, evenly spaced, where the values span too little for these. */
+function logTicks(values) {
+  const positive = values.filter((value) => value > 0);
+  const least = positive.reduce((a, b) => Math.min(a, b), Infinity), most = positive.reduce((a, b) => Math.max(a, b), 0);
+  return most > least && most / least < 8 ? { tickformat: "~s", nticks: 8 } : { tickvals: LADDER, ticktext: LADDER.map(si) };
+}
+
+/** The plan of a plot of these traces. */
+function layout(found, xTitle, yTitle, xLog, yLog) {
+  const axis = (title, log, name) => ({ ...(log ? logTicks(found.flatMap((trace) => trace[name])) : {}), title: { text: title, standoff: 8 }, type: log ? "log" : "linear", gridcolor: colour("--line"), linecolor: colour("--quiet"), zeroline: false, automargin: true });
   return {
     paper_bgcolor: colour("--page"), plot_bgcolor: colour("--page"), font: { color: colour("--text"), family: "inherit" },
-    margin: { l: 60, r: 10, t: 10, b: 50 }, hovermode: "closest", xaxis: axis(xTitle, xLog), yaxis: axis(yTitle, yLog),
+    margin: { l: 60, r: 10, t: 10, b: 50 }, hovermode: "closest", xaxis: axis(xTitle, xLog, "x"), yaxis: axis(yTitle, yLog, "y"),
     legend: { orientation: "h", y: -0.18, yanchor: "top" }, hoverlabel: { bgcolor: colour("--panel"), font: { color: colour("--text") } },
   };
 }
@@ -329,8 +341,9 @@ function drawPlot() {
   due = setTimeout(() => withPlotly(() => requestIdleCallback(() => { // the table comes first
     const place = document.getElementById("plot"), xKey = chosen("x", "madds"), yKey = chosen("y", "score");
     if (!AXES[xKey] || !AXES[yKey] || place.offsetParent === null) return;
-    const plan = layout(AXES[xKey][0], AXES[yKey][0], chosen("xlog", "1") === "1", chosen("ylog", "0") === "1");
-    Plotly.react(place, traces(filtered()), plan, PLOTLY).then(() => {
+    const found = traces(filtered());
+    const plan = layout(found, AXES[xKey][0], AXES[yKey][0], chosen("xlog", "1") === "1", chosen("ylog", "0") === "1");
+    Plotly.react(place, found, plan, PLOTLY).then(() => {
       if (place.dataset.listens) return;
       place.dataset.listens = "yes";
       place.on("plotly_click", ({ points }) => { if (points[0].customdata !== undefined) location.hash = rowLink(rows[points[0].customdata]); });

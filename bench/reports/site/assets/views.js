@@ -9,16 +9,30 @@ function plainTable(caption, titles, lines) {
     el("thead", {}, el("tr", {}, titles.map((title) => el("th", { scope: "col" }, title)))),
     el("tbody", {}, lines.map((line) => el("tr", {}, line.map((cell) => el("td", {}, cell instanceof Node ? cell : el("bdi", { className: String(cell).length < 32 ? "short" : "" }, String(cell)))))))));
 }
-function shares(caption, pairs, of) {
-  return plainTable(caption, ["", "share", ""], pairs.map(([name, share]) =>
+function shares(caption, pairs, of, what = "share") {
+  return plainTable(caption, ["", what, ""], pairs.map(([name, share]) =>
     [name, of(share), el("span", { className: "share", style: `width:${Math.max(0, Math.min(1, share)) * 12}rem`, role: "presentation" })]));
 }
+
+const routes = (row) => Object.entries(row.routing).map(([name, share]) => [routeName(name), share]);
 
 /** The specs of all seeds of a configuration, those of the runs that they start from first: what reproduces the row. */
 function specsOf(config) {
   const { spec, parent, runs } = data.configs[config];
   const before = parent && data.configs[parent] ? specsOf(parent) : [];
   return [...before, ...runs.map((run) => ({ ...spec, seed: run.seed, init_from: run.from }))];
+}
+/** The options without which these specs cannot run. */
+function needsOf(config) {
+  const { needs, parent } = data.configs[config];
+  return unique([...(parent && data.configs[parent] ? needsOf(parent) : []), ...needs]);
+}
+
+/** What the executed proof of a row ran. */
+function proofText(row) {
+  if (!row.proof) return "Its records hold none.";
+  if (row.kind === "static") return "In each seed the network was run and its multiply-adds counted, operator by operator: they are those claimed.";
+  return `Over all seeds ${many(row.proof.images, "image")} in ${many(row.proof.groups, "group")} and ${many(row.proof.alone, "image")} alone: the multiply-adds that ran are those claimed, of ${many(row.proof.networks, "network")}.`;
 }
 
 function showRow(place, parameters) {
@@ -37,66 +51,113 @@ function showRow(place, parameters) {
     el("h2", { tabIndex: -1 }, el("bdi", {}, rowTitle(row))), back, // the next stop of Tab after the heading
     el("p", {}, badges(row), row.control ? el("span", { className: "badge" }, "control") : null),
     el("dl", {},
-      fact(data.metric.axis, `${percent(row.score)} %, 95 % interval ${percent(row.low)} to ${percent(row.high)}; ${row.seeds} seed${row.seeds === 1 ? "" : "s"}, ${count(data.images)} images`),
+      fact(data.metric.axis, `${percent(row.score)} %, 95 % interval ${percent(row.low)} to ${percent(row.high)}; ${many(row.seeds, "seed")}, ${count(data.images)} images`),
       fact("Rank", tiesText(row) + (row.budget_rank ? `; ${row.budget_rank} among the rows within its budget` : "")),
-      fact("Multiply-adds per image", `${count(row.madds)} on average, ${count(row.madds_min)} to ${count(row.madds_max)}`),
+      fact("Multiply-adds per image", row.madds_min === row.madds_max ? count(row.madds) : `${count(row.madds)} on average, ${count(row.madds_min)} to ${count(row.madds_max)}`),
       fact("Parameters", `${count(row.stored)} stored, ${count(row.active)} active`),
       fact("Model", el("bdi", {}, `${row.model} (${row.family})`)), fact("Its own name", el("bdi", {}, row.name)),
-      fact("Executed proof", row.proof ? `Over all seeds ${count(row.proof.images)} images in ${count(row.proof.groups)} groups and ${count(row.proof.alone)} images alone: the multiply-adds that ran are those claimed, of ${count(row.proof.networks)} networks.` : "Its records hold none."),
+      fact("Executed proof", proofText(row)),
       settings.length ? fact("Settings that are not the defaults", el("bdi", {}, settings.map(([key, value]) => `${key}=${JSON.stringify(value)}`).join(", "))) : []),
-    data.settings.some((_, k) => row[`ms${k}`] !== null) ? plainTable("Latency, median ms a batch", ["setting", "ms"], data.settings.map((s, k) => [settingName(s), row[`ms${k}`] ?? "n/a"])) : "",
+    data.settings.some((_, k) => row[`ms${k}`] !== null) ? plainTable("Latency, median ms a batch", ["setting", "ms"], data.settings.map((s, k) => [settingName(s), ms(row[`ms${k}`])])) : "",
     el("h3", {}, "Reproduce it"),
-    missing ? el("p", {}, "It starts from a run that is not in these results.") : el("p", {}, "Save ", download, " and run: ", el("code", {}, "slicebench run specs.json --results again")),
+    missing ? el("p", {}, "It starts from a run that is not in these results.") : el("p", {}, "Save ", download, " and run: ", el("code", { id: "again" }, ["slicebench run specs.json", ...needsOf(row.config), "--results again"].join(" "))),
     el("details", {}, el("summary", {}, "specs.json"), el("pre", { id: "specs" }, specs)),
     el("h3", {}, "Runs"),
     plainTable("One run a seed", ["seed", "run", "files", "digests", "seconds"], config.runs.map((run) => [run.seed, run.id, files(run), pairs(run.digests), pairs(run.seconds)])),
     ...environments.map((said) => el("p", { className: "quiet" }, said)),
-    Object.keys(row.routing).length ? shares("Routing: share of the images on each route, mean over seeds", Object.entries(row.routing), (share) => `${percent(share, 1)} %`) : "",
-    el("h3", {}, "Training"),
-    history.length ? el("div", { id: "curve", className: "plot" }) : el("p", {}, "These runs recorded no curve of their training."),
-    row.classes ? shares("Mean score of each class", data.classes.map((name, k) => [name, row.classes[k]]), (share) => `${percent(share, 1)} %`)
+    Object.keys(row.routing).length ? shares("Routing: share of the images on each route, mean over seeds", routes(row), (share) => `${percent(share, 1)} %`) : "",
+    ...(history.length ? [el("h3", {}, "Training"), el("div", { id: "curve", className: "plot" })] : [el("p", {}, "These runs recorded no curve of their training.")]),
+    row.classes ? shares("Mean score of each class", data.classes.map((name, k) => [name, row.classes[k]]), (share) => `${percent(share, 1)} %`, data.metric.title)
       : el("p", {}, `Scores of each class: ${data.not_by_class}`),
   );
-  if (history.length) withPlotly(() => Plotly.newPlot("curve", history.map((run) => ({ type: "scatter", mode: "lines", name: `seed ${run.seed}`, x: run.history.map((one) => one[0]), y: run.history.map((one) => one[1]) })), layout("step", "training loss", false, false), PLOTLY));
+  if (!history.length) { place.querySelector("h2").focus(); return; }
+  const curves = history.map((run) => ({ type: "scatter", mode: "lines", name: `seed ${run.seed}`, x: run.history.map((one) => one[0]), y: run.history.map((one) => one[1]) }));
+  withPlotly(() => Plotly.newPlot("curve", curves, layout(curves, "step", "training loss", false, false), PLOTLY));
   place.querySelector("h2").focus();
 }
 
 /* ---- which one should I take? ---- */
 
+/** What a budget may be of: the name in the address -> the title, the rows' number, and how many of these are a unit. */
+const COSTS = new Map([
+  ["kmadds", { title: "thousand MAdds per image", field: "madds", unit: 1e3 }], ["madds", { title: "million MAdds per image", field: "madds", unit: 1e6 }],
+  ...data.settings.map((s, k) => [`ms${k}`, { title: `ms per batch: ${settingName(s)}`, field: `ms${k}`, unit: 1 }]),
+]);
+const candidates = rows.filter((row) => !row.control);
+const spent = ({ field }) => candidates.map((row) => row[field]).filter((value) => value !== null).sort((a, b) => a - b);
+const middle = (sorted) => sorted[Math.floor(sorted.length / 2)];
+const threeDigits = (value) => value.toLocaleString("en-US", { maximumSignificantDigits: 3 });
+/** Up to two digits, so that the number itself still fits. */
+function roundedUp(value) {
+  const step = 10 ** (Math.floor(Math.log10(value)) - 1);
+  return Number((Math.ceil(value / step) * step).toPrecision(2));
+}
+
 function buildPick() {
   const form = document.getElementById("budget");
-  const costs = [["madds", "million MAdds per image"], ...data.settings.map((s, k) => [`ms${k}`, `ms per batch: ${settingName(s)}`])];
-  const kind = el("select", { id: "pick-cost" }, options(costs, "madds"));
+  const first = middle(spent(COSTS.get("madds"))) < 1e6 ? "kmadds" : "madds";
+  const kind = el("select", { id: "pick-cost" }, options([...COSTS].map(([key, { title }]) => [key, title]), first));
   const most = el("input", { type: "number", min: 0, step: "any", id: "pick-most", value: "" });
   form.append(field("at most", most), field("of", kind));
   form.addEventListener("submit", (event) => event.preventDefault());
-  const answer = () => {
-    const scale = kind.value === "madds" ? 1e6 : 1, budget = parseFloat(most.value) * scale;
-    showPick(kind.value, budget);
+  const suggest = () => {
+    const cost = COSTS.get(kind.value), half = middle(spent(cost));
+    most.value = half > 0 ? roundedUp(half / cost.unit) : "";
   };
-  form.addEventListener("input", answer);
-  const middle = rows.map((row) => row.madds).sort((a, b) => a - b)[Math.floor(rows.length / 2)];
-  most.value = (middle / 1e6).toPrecision(2);
-  answer();
+  kind.addEventListener("input", suggest); // before the form hears of it
+  form.addEventListener("input", () => {
+    history.replaceState(null, "", `#pick?${new URLSearchParams({ cost: kind.value, most: most.value })}`);
+    showPick(COSTS.get(kind.value), parseFloat(most.value));
+  });
+  suggest();
+}
+
+/** The view with the budget that the address names; without one, with that of the form. */
+function openPick(parameters) {
+  const kind = document.getElementById("pick-cost"), most = document.getElementById("pick-most");
+  if (!kind) return; // not built yet
+  if (COSTS.has(parameters.get("cost"))) {
+    kind.value = parameters.get("cost");
+    most.value = parameters.get("most") ?? "";
+  }
+  showPick(COSTS.get(kind.value), parseFloat(most.value));
 }
 
 function showPick(cost, budget) {
-  const place = document.getElementById("picked");
-  const fitting = rows.filter((row) => !row.control && row[cost] !== null && row[cost] <= budget).sort((a, b) => b.score - a.score || a[cost] - b[cost]);
-  if (!fitting.length) { place.replaceChildren(el("p", {}, Number.isFinite(budget) ? "No row fits." : "Say how much you can spend.")); return; }
-  const best = fitting[0];
+  const place = document.getElementById("picked"), price = (row) => row[cost.field];
+  const isMadds = cost.field === "madds", priced = (row) => isMadds ? `${count(price(row))} MAdds per image` : `${ms(price(row))} ms per batch`;
+  const range = spent(cost), link = (row) => el("a", { href: rowLink(row) }, el("bdi", {}, short(rowTitle(row), 90)));
+  const hint = el("p", { className: "quiet" }, range.length ? `The rows take ${threeDigits(range[0] / cost.unit)} to ${threeDigits(range.at(-1) / cost.unit)} ${cost.title}. ` : "",
+    rows.length > candidates.length ? "Controls, which look at no image, are left out." : "");
+  const measured = candidates.filter((row) => price(row) !== null);
+  const fitting = measured.filter((row) => price(row) <= budget * cost.unit).sort((a, b) => b.score - a.score || price(a) - price(b));
+  const cheapestOf = (some) => some.reduce((a, b) => (price(b) < price(a) ? b : a));
+  if (!fitting.length) {
+    place.replaceChildren(hint, el("p", {}, !Number.isFinite(budget) ? "Say how much you can spend."
+      : measured.length ? ["No row fits. The cheapest is ", link(cheapestOf(measured)), ` with ${priced(cheapestOf(measured))}.`] : "No row was measured so."));
+    return;
+  }
+  const best = fitting[0], others = fitting.slice(1);
   // A row is told apart from the best where the data say so in pairs; without the pairs, where their ranks do not meet.
   const end = (row) => parseInt(row.rank.split(" to ").at(-1), 10);
-  const isWorse = (row) => data.worse.length ? data.worse[best.id].includes(row.id) : best.rank && row.rank && end(best) < row.place;
-  const ties = fitting.slice(1).filter((row) => !isWorse(row));
-  const cheapest = [best, ...ties].reduce((a, b) => (b[cost] < a[cost] ? b : a));
-  const link = (row) => el("a", { href: rowLink(row) }, el("bdi", {}, short(rowTitle(row), 90)));
-  place.replaceChildren(
-    el("p", {}, el("strong", {}, "Best of ", String(fitting.length), ": "), link(best), ` with ${percent(best.score)} %.`),
-    el("p", {}, best.rank === null ? "It has fewer than three seeds, so nothing is said of ties." : !ties.length ? "It is surely better than all others that fit."
-      : `The data do not tell it apart from ${ties.length} other${ties.length === 1 ? "" : "s"} that fit`, best.rank !== null && ties.length ? [", the cheapest of all these is ", link(cheapest), "."] : ""),
-    plainTable("The rows that fit, best first", ["point", `${data.metric.title} %`, "95 % interval", cost === "madds" ? "MAdds/image" : "ms per batch", "said of it"],
-      fitting.slice(0, 15).map((row) => [link(row), percent(row.score), `${percent(row.low)} to ${percent(row.high)}`, cost === "madds" ? count(row.madds) : row[cost], row === best ? "best" : isWorse(row) ? "surely worse" : "tied with the best"])),
+  const isCompared = (row) => best.rank !== null && row.rank !== null;
+  const isWorse = (row) => data.worse.length ? data.worse[best.id].includes(row.id) : end(best) < row.place;
+  const ties = others.filter((row) => isCompared(row) && !isWorse(row)), cheapest = cheapestOf([best, ...ties]);
+  const uncompared = others.filter((row) => !isCompared(row)).length;
+  const ofTies = () => {
+    if (!others.length) return "No other row fits.";
+    if (best.rank === null) return `${best.seeds < 3 ? "It has fewer than three seeds" : "This report was made without ranks"}, so nothing is said of ties.`;
+    const said = !ties.length ? uncompared === others.length ? [] : ["It is surely better than all others that fit", uncompared ? " and have three seeds." : "."]
+      : [`The data do not tell it apart from ${ties.length} other${ties.length === 1 ? "" : "s"} that fit`,
+        cheapest === best ? "; it is also the cheapest of all these." : [", the cheapest of all these is ", link(cheapest), "."]];
+    return [said, uncompared ? ` Nothing is said of ${uncompared} with fewer than three seeds.` : ""];
+  };
+  const verdict = (row) => row === best ? "best" : !isCompared(row) ? "" : isWorse(row) ? "surely worse" : "tied with the best";
+  place.replaceChildren(hint,
+    el("p", {}, el("strong", {}, "Best of ", String(fitting.length), ": "), link(best), ` with ${percent(best.score)} % and ${priced(best)}.`),
+    el("p", {}, ofTies()),
+    plainTable("The rows that fit, best first", ["point", `${data.metric.title} %`, "95 % interval", isMadds ? "MAdds/image" : "ms per batch", "said of it"],
+      fitting.slice(0, 15).map((row) => [link(row), percent(row.score), `${percent(row.low)} to ${percent(row.high)}`, isMadds ? count(row.madds) : ms(price(row)), verdict(row)])),
   );
 }
 
@@ -113,6 +174,9 @@ function buildGates() {
   document.addEventListener("themed", () => { if (address()[0] === "gates") showGate(data.gates.points[select.value]); });
 }
 
+/** Whether a verdict is that of a test: fewer than three seeds have none, and a gate that sends all one way needs none. */
+const isTested = (one) => one.p_holm !== null && one.verdict !== "collapsed";
+
 function showGate(gate) {
   const row = rows[gate.row], config = data.configs[row.config];
   const fixed = hull(rows.filter((one) => one.fixed && data.configs[one.config].parent === row.config), (one) => one.madds, (one) => 100 * one.score);
@@ -125,12 +189,13 @@ function showGate(gate) {
     ...(cascades.length ? [mark("cascades on the same weights", cascades.map((one) => one.madds), cascades.map((one) => 100 * one.score), "square", 2)] : []),
     ...(gate.oracle_score === null ? [] : [mark("oracle (derived, never run)", [gate.oracle_madds], [100 * gate.oracle_score], "star", 3)]),
   ];
-  withPlotly(() => Plotly.react("gate-plot", found, layout("multiply-adds per image", `${data.metric.axis} (%)`, true, false), PLOTLY));
+  withPlotly(() => Plotly.react("gate-plot", found, layout(found, "multiply-adds per image", `${data.metric.axis} (%)`, true, false), PLOTLY));
   const strip = (title, pictures) => [el("h4", {}, title), el("ul", { className: "pictures" }, pictures.map((one) =>
-    el("li", {}, el("img", { src: one.picture, alt: one.class ? `test image of class ${one.class}` : "test image" }), `${one.class ? `${one.class}, ` : ""}${one.madds} MAdds`)))];
+    el("li", {}, el("img", { src: one.picture, alt: one.class ? `test image of class ${one.class}` : "test image" }), `${one.class ? `class ${one.class}: ` : ""}${one.madds} MAdds`)))];
   document.getElementById("gate-images").replaceChildren(
-    el("p", {}, gate.against.map((one) => `Against ${one.role === "random" ? "random routing" : `the hull (${one.members})`}: ${one.difference >= 0 ? "+" : ""}${percent(one.difference)} points [${percent(one.low)}, ${percent(one.high)}], ${one.verdict}. `).join("")),
-    ...(Object.keys(row.routing).length ? [shares("Where the images go", Object.entries(row.routing), (share) => `${percent(share, 1)} %`)] : []),
+    ...gate.against.map((one) => el("p", {}, `Against ${one.role === "random" ? "random routing" : `the hull (${one.members})`}: ${one.difference >= 0 ? "+" : ""}${percent(one.difference)} points [${percent(one.low)}, ${percent(one.high)}], ${one.verdict}${isTested(one) ? " after Holm's correction over all rows" : ""}.`)),
+    gate.against.some(isTested) ? el("p", { className: "quiet" }, "Each interval is of its difference alone and the verdict of all rows together, so an interval without 0 may go with no difference shown.") : "",
+    ...(Object.keys(row.routing).length ? [shares("Where the images go", routes(row), (share) => `${percent(share, 1)} %`)] : []),
     ...(gate.pictures?.easy.length === 0 ? [el("p", {}, "It spends as much on every image, so none is easy or hard.")] : gate.pictures ? [el("h3", {}, "Images that it finds easy and hard"), ...strip("Least spent", gate.pictures.easy), ...strip("Most spent", gate.pictures.hard)] : [el("p", {}, data.gates.images)]));
 }
 
@@ -145,6 +210,7 @@ function show() {
     link.getAttribute("href") === `#${asked}` ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
   }
   if (asked === "board") { state = parameters.size || view === "board" && location.hash ? parameters : state; table?.initialized && table.redraw(); refresh(); }
+  if (asked === "pick") openPick(parameters);
   if (asked === "row") { scrollTo(0, 0); showRow(document.getElementById("row"), parameters); }
   if (asked === "gates") showGate(data.gates.points[document.getElementById("gate")?.value ?? 0]);
 }
