@@ -51,8 +51,9 @@ def write_and_print(
     if leaderboard is not None:
         _stamp, _, table = leaderboard.read_text(encoding="utf-8").partition("\n")
         typer.echo(table)
-    kinds = {path.suffix.removeprefix(".") for path in written if path.parent.name in ("tables", "figures")}
-    typer.echo(f"{len(written)} files in {out}: tables, figures ({', '.join(sorted(kinds))}) and the site")
+    typer.echo("written:")
+    for path in written:
+        typer.echo(f"  {path}")
     typer.echo(f"open {(out / 'site' / 'index.html').resolve().as_uri()} in a browser")
 
 

@@ -1,6 +1,6 @@
 """The exceptions that are a message to the user, and the "did you mean" sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
 
@@ -30,3 +30,9 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     near = get_close_matches(str(name).lower(), list(folded), n=1, cutoff=0.5)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else ";"
     return UserError(f"unknown {kind} {name!r}{hint} known: {', '.join(names) or 'none'}")
+
+
+def check_known(kind: str, name: str, allowed: Collection[str]) -> None:
+    """Raise the error of `unknown` for a name that is not among the allowed ones."""
+    if name not in allowed:
+        raise unknown(kind, name, allowed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-from bench.core.errors import UserError, one_line, unknown
+from bench.core.errors import UserError, check_known, one_line
 from bench.core.files import write_atomic
 from bench.core.metrics import METRICS, Metric
 from bench.reports.rows import groups_of, rows_of
@@ -225,17 +225,15 @@ def _rests_on(section: Section) -> list[str]:
         if name in frame:
             values = sorted({round(value) for value in frame[name]})
             said.append(f"{values[0]:,}{f' to {values[-1]:,}' if len(values) > 1 else ''} {noun}")
-    return ([f"n = {' and '.join(said)}"] if said else []) + (
-        ["Intervals are 95 %"] if any("95 %" in (column.title or "") for column in section.shown) else []
-    )
+    has_interval = any("95 %" in (column.title or "") for column in section.shown)
+    return [*([f"n = {' and '.join(said)}"] if said else []), *(["Intervals are 95 %"] if has_interval else [])]
 
 
 @dataclass(frozen=True)
 class Chosen:
     """Which rows and columns tables show: all rows, and the columns that each table shows by itself, where empty.
 
-    rows: column -> the values of which one must stand in it; a table without it shows all rows. columns: names, by
-    `Column.name` or the header in CSV, in the order in which they are shown.
+    rows: column -> allowed values; a table without the column shows all rows. columns: by name or CSV header, in order.
     """
 
     rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -244,16 +242,13 @@ class Chosen:
     def check(self, pages: Sequence[Page]) -> None:
         """Raise UserError for a name, or the value of a row, that no table has."""
         sections = [section for page in pages for section in page.sections]
-        in_columns = {name for s in sections for c in s.columns for name in (c.name, c.header or c.name)}
-        in_frames = {str(name) for section in sections for name in section.frame}
-        for name, there in [(n, in_columns) for n in self.columns] + [(n, in_frames) for n in self.rows]:
-            if sections and name not in there:
-                raise unknown("column", name, sorted(there))
-        for name, values in self.rows.items():
-            there = {str(value) for section in sections if name in section.frame for value in section.frame[name]}
+        for name in self.columns if sections else ():
+            check_known("column", name, {n for s in sections for c in s.columns for n in (c.name, c.header or c.name)})
+        for name, values in self.rows.items() if sections else ():
+            check_known("column", name, {str(n) for s in sections for n in s.frame})
             for value in values:
-                if sections and value not in there:
-                    raise unknown(f"value of {name}", value, sorted(there))
+                there = {str(each) for s in sections if name in s.frame for each in s.frame[name]}
+                check_known(f"value of {name}", value, there)
 
     def of(self, section: Section) -> Section | None:
         """The part of a table that is shown; None where no row or no column is left."""

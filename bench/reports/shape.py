@@ -78,7 +78,7 @@ POINT = {
 POINT_MAY = {
     "tier": optional(TEXT),
     "reported": optional(TEXT),
-    "decides": optional(LABEL),
+    "decides": optional(TEXT),
     "front_madds": optional(COUNT),
 }
 _HEADLINES = [metric.name for metric in METRICS.values() if metric.axis]
