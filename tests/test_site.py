@@ -304,6 +304,24 @@ def test_by_keyboard_alone(campaign: Path, page: Page):
 
 @needs_browser
 @pytest.mark.slow
+def test_a_line_for_every_loss_of_a_training(campaign: Path, page: Page):
+    """Also of one whose losses change their names on the way."""
+    opened(page, campaign)
+    supernet = [[10, {"largest": 2.0, "smallest": 2.5}], [20, {"largest": 1.0}]]
+    curves = {"supernet": supernet, "gate0": [[5, {"task": 3.0}]]}
+    lines = page.evaluate(f"curvesOf([{{seed: 7, curves: {json.dumps(curves)}}}, {{seed: 8, curves: null}}])")
+    assert {line["name"]: (line["x"], line["y"]) for line in lines} == {
+        "supernet: largest, seed 7": ([10, 20], [2.0, 1.0]),
+        "supernet: smallest, seed 7": ([10], [2.5]),
+        "gate0: task, seed 7": ([5], [3.0]),
+    }
+    page.evaluate("location.hash = rowLink(rows[0])")
+    page.wait("document.querySelector('#row h2')")
+    assert "recorded no losses" in page.evaluate("document.getElementById('row').textContent")
+
+
+@needs_browser
+@pytest.mark.slow
 def test_a_row_says_how_it_is_reproduced(campaign: Path, page: Page):
     opened(page, campaign)
     for method in ("ds_net", "random_gate", "us_net"):

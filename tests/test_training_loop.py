@@ -13,7 +13,7 @@ from torch import nn
 from bench.core.errors import UserError
 from bench.core.spec import OPTIMIZERS, TrainSpec
 from bench.training import checkpoint
-from bench.training.loop import Plan, fit, stable_seed, train_network
+from bench.training.loop import CURVE_POINTS, Plan, fit, stable_seed, train_network
 from bench.training.optim import (
     falling_by_steps,
     growing_decay,
@@ -73,6 +73,16 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path, whole, step):
     assert history == whole[1]
     assert checkpoint_bytes(tmp_path) == whole[2]
     assert not changed(state_of(whole[0]), net)
+
+
+def test_the_losses_of_some_steps_are_kept(tmp_path):
+    """About fifty of a training, its last step among them; the checkpoint's notes hold them."""
+    _, history = train(tmp_path)
+    curve = checkpoint.notes_of(tmp_path / "checkpoints" / "net.safetensors")["curve"]
+    assert [step for step, _ in curve] == list(range(1, STEPS + 1))
+    assert all(math.isfinite(value) for _, losses in curve for value in losses.values())
+    assert "curve" not in history
+    assert CURVE_POINTS >= STEPS
 
 
 def test_an_interruption_before_the_first_checkpoint_starts_over(tmp_path, whole):

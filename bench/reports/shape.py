@@ -67,6 +67,13 @@ CONTROL = Kind(
 )
 RATIO = Kind("an object with a median", lambda value: isinstance(value, Mapping) and _is_number(value.get("median")))
 
+LOSSES = a_table(NUMBER)
+A_STEP = Kind(
+    "a step and its losses",
+    lambda value: isinstance(value, list) and len(value) == 2 and _is_count(value[0]) and LOSSES.holds(value[1]),
+)
+CURVES = a_table(a_list(A_STEP))
+
 POINT = {
     "kind": Kind("static or dynamic", lambda value: value in ("static", "dynamic")),
     "control": optional(CONTROL),
@@ -113,7 +120,9 @@ Fault = tuple[str, Any, str]
 def faults_of(phase: str, body: Mapping[str, Any]) -> Iterator[Fault]:
     """What in a phase (as `Store.read` gives it, an old one as it is written now) has an impossible shape."""
     results = body["results"]
-    yield from _wrong({}, {"digests": a_table(TEXT), "split": LABEL, "checkpoints": a_table(TEXT)}, results, "")
+    yield from _wrong(
+        {}, {"digests": a_table(TEXT), "split": LABEL, "checkpoints": a_table(TEXT), "curves": CURVES}, results, ""
+    )
     for record in body["records"]:
         yield from _faults_of_record(phase, record)
     if phase == "eval":

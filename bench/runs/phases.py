@@ -29,6 +29,7 @@ from bench.profilers.memory import peak_rss_mb
 from bench.runs.evaluate import evaluated
 from bench.runs.profile import profiled
 from bench.runs.run import open_run, points_of
+from bench.training import checkpoint
 from bench.training.precision import precision_of
 from bench.training.run import Progress, Run, silent
 
@@ -159,7 +160,9 @@ class Images:
 def _trained(run: Run) -> dict[str, Any]:
     names, start = [point.name for point in points_of(run)], start_of(run)
     files = sorted((run.folder / "checkpoints").glob("*.safetensors"))
-    results = {"points": names, "checkpoints": {file.stem: sha256(file) for file in files}}
+    results: dict[str, Any] = {"points": names, "checkpoints": {file.stem: sha256(file) for file in files}}
+    curves = {file.stem: checkpoint.notes_of(file).get("curve") for file in files}
+    results["curves"] = {name: curve for name, curve in curves.items() if curve}
     return {
         "results": results | ({"start": start} if start else {}) | precision_of(run.spec.train.precision, run.device)
     }

@@ -28,6 +28,12 @@ def save(path: Path, tensors: Mapping[str, Tensor], run_id: str, notes: Mapping[
     os.replace(temporary, path)
 
 
+def notes_of(path: Path) -> dict[str, Any]:
+    """The JSON notes of a checkpoint that was just written, without its tensors."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["slicebench"])["notes"]
+
+
 def load(path: Path, run_id: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and notes of a checkpoint.
 

@@ -28,6 +28,8 @@ from bench.training.optim import growing_decay, move_average, optimizer_of, rate
 from bench.training.precision import back_propagate, check_precision, computing_in
 from bench.training.run import Run
 
+CURVE_POINTS = 50
+"""About as many steps of a training are kept with their losses, to four digits."""
 StepFunction = Callable[[Batch, int], dict[str, float]]
 """(batch, step) to named losses; it back-propagates, and the loop takes the optimizer's step.
 
@@ -68,6 +70,8 @@ class Plan:
 def fit(plan: Plan, run: Run) -> dict[str, Any]:
     """Train on the run's training split, or load what was trained before; return the history: steps, images, losses.
 
+    The checkpoint's notes hold the history and the curve of the losses (`CURVE_POINTS`).
+
     Raises:
         UserError: the split is smaller than a batch, the loss is no longer finite, or a checkpoint is damaged.
     """
@@ -83,7 +87,7 @@ def fit(plan: Plan, run: Run) -> dict[str, Any]:
     checkpoint.scatter(tensors, plan.modules)
     if run.group.rank == 0:
         run.checkpoint(f"{plan.name}.partial").unlink(missing_ok=True)  # also what a kill between these lines left
-    return history
+    return {key: value for key, value in history.items() if key != "curve"}
 
 
 def total_steps(spec: TrainSpec, per_epoch: int) -> int:
@@ -101,7 +105,7 @@ def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
     averages = {} if not spec.ema else {name: _average_of(module) for name, module in plan.trained.items()}
     kept = {**plan.modules, **{f"{name}.average": module for name, module in averages.items()}}
     partial = run.checkpoint(f"{plan.name}.partial")
-    step, losses = _resume(kept, optimizer, partial, run)
+    step, losses, curve = _resume(kept, optimizer, partial, run)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     statistics = [b for module in plan.trained.values() for b in module.buffers() if b.is_floating_point()]
     saved_at, last = time.monotonic(), steps if run.rehearsal is None else min(steps, run.rehearsal)
@@ -122,14 +126,16 @@ def _train(plan: Plan, spec: TrainSpec, run: Run) -> dict[str, Any]:
             move_average(average, plan.trained[name], growing_decay(spec.ema, step))
         step += 1
         run.progress(plan.name, step, steps)
+        if step % max(1, steps // CURVE_POINTS) == 0 or step == steps:
+            curve.append([step, {name: float(f"{value:.4g}") for name, value in losses.items()}])
         if run.group.rank == 0 and time.monotonic() - saved_at > run.checkpoint_s:
             tensors, numbers = checkpoint.optimizer_state(optimizer)
-            notes = {"step": step, "losses": losses, "optimizer": numbers}
+            notes = {"step": step, "losses": losses, "curve": curve, "optimizer": numbers}
             checkpoint.save(partial, {**checkpoint.gather(kept), **tensors}, run.run_id, notes)
             saved_at = time.monotonic()
     for name, average in averages.items():
         plan.trained[name].load_state_dict(average.state_dict())
-    return {"steps": step, "images": step * spec.batch_size, "losses": losses}
+    return {"steps": step, "images": step * spec.batch_size, "losses": losses, "curve": curve}
 
 
 def _average_of(module: nn.Module) -> nn.Module:
@@ -184,16 +190,17 @@ def finish_gradients(parameters: Sequence[nn.Parameter], parts: int, limit: floa
 
 def _resume(
     modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, partial: Path, run: Run
-) -> tuple[int, dict[str, float]]:
-    """The step to go on from and the losses of the one before it. All processes of a group begin as rank 0 does."""
+) -> tuple[int, dict[str, float], list[Any]]:
+    """The step to go on from, the losses of the one before it, and the curve so far. All processes of a group begin as
+    rank 0 does."""
     if not run.group.same(partial.exists):
         if run.group.size > 1:
             checkpoint.scatter(run.group.same(lambda: checkpoint.gather(modules)), modules)
-        return 0, {}
+        return 0, {}, []
     tensors, notes = run.group.same(lambda: checkpoint.load(partial, run.run_id))
     checkpoint.scatter(tensors, modules)
     checkpoint.load_optimizer(optimizer, tensors, notes.get("optimizer", {}))
-    return notes["step"], notes["losses"]
+    return notes["step"], notes["losses"], notes["curve"]
 
 
 def _batches(split: Split, views: int, spec: TrainSpec, start: int, per_epoch: int, run: Run) -> Iterator[Batch]:

@@ -71,7 +71,7 @@ def boards(store: Store, facts: Facts, out: Path) -> list[Board]:
 def _data(
     split: str, group: pd.DataFrame, runs: Sequence[Run], store: Store, facts: Facts, tiers: Tiers, out: Path
 ) -> dict[str, Any]:
-    rows, by_config = rows_of(group), _by_config(runs)
+    rows, by_config, with_curves = rows_of(group), _by_config(runs), len(runs) <= MOST_CURVES
     latencies, settings = _latencies(store.latency)
     images = _test_images(runs, facts)
     classes = _by_class(rows, by_config, images)
@@ -97,7 +97,7 @@ def _data(
         "settings": settings,
         "classes": list(images.classes) if isinstance(images, TestImages) and classes else [],
         "not_by_class": "" if classes else _why_no_classes(images),
-        "configs": {config: _config(behind, out, facts) for config, behind in by_config.items()},
+        "configs": {config: _config(behind, out, facts, with_curves) for config, behind in by_config.items()},
         "environments": _environments(runs),
         "reported": [_quoted(row) for row in store.quoted if row.dataset == runs[0].spec.data.name],
         "gates": gates_of(split, rows, by_config, store.controls, store.gates, images),
@@ -138,7 +138,7 @@ def _proof(runs: Sequence[Run], point: str) -> dict[str, int] | None:
     }
 
 
-def _config(runs: Sequence[Run], out: Path, facts: Facts) -> dict[str, Any]:
+def _config(runs: Sequence[Run], out: Path, facts: Facts, with_curves: bool) -> dict[str, Any]:
     """What a row rests on: the settings that are not a spec's defaults, what a command line must name for it, and each
     seed's run with its files."""
     spec = runs[0].spec.to_json()
@@ -154,10 +154,12 @@ def _config(runs: Sequence[Run], out: Path, facts: Facts) -> dict[str, Any]:
         "settings": {key: value for key, value in sorted(runs[0].settings.items()) if value != _usual(key)},
         "needs": [option for option, is_needed in needs if is_needed],
         "parent": runs[0].parent_config,
-        "runs": [_run(run, out) for run in runs],
+        "runs": [_run(run, out) | {"curves": _curves(run) if with_curves else None} for run in runs],
     }
 
 
+MOST_CURVES = 300
+"""Runs of a page up to which it holds the curves of their training: each is some kilobytes."""
 USUAL = settings_of(RunSpec("any", "any"), {})
 
 
@@ -188,8 +190,11 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
         "digests": digests | ({"per image": named["sha256"][:16]} if named else {}),
         "seconds": seconds,
         "environment": _environment(run),
-        "history": run.bodies["train"]["results"].get("history") if "train" in run.bodies else None,
     }
+
+
+def _curves(run: Run) -> dict[str, Any]:
+    return run.bodies["train"]["results"].get("curves", {}) if "train" in run.bodies else {}
 
 
 def _environment(run: Run) -> str:

@@ -46,7 +46,7 @@ function showRow(place, parameters) {
   const pairs = (object) => Object.entries(object).map(([key, value]) => `${key} ${value}`).join(", ");
   const settings = Object.entries(config.settings);
   const environments = unique(config.runs.map((run) => run.environment)).filter(Boolean);
-  const history = config.runs.filter((run) => run.history);
+  const curves = curvesOf(config.runs);
   place.replaceChildren(
     el("h2", { tabIndex: -1 }, el("bdi", {}, rowTitle(row))), back, // the next stop of Tab after the heading
     el("p", {}, badges(row), row.control ? el("span", { className: "badge" }, "control") : null),
@@ -66,14 +66,21 @@ function showRow(place, parameters) {
     plainTable("One run a seed", ["seed", "run", "files", "digests", "seconds"], config.runs.map((run) => [run.seed, run.id, files(run), pairs(run.digests), pairs(run.seconds)])),
     ...environments.map((said) => el("p", { className: "quiet" }, said)),
     Object.keys(row.routing).length ? shares("Routing: share of the images on each route, mean over seeds", routes(row), (share) => `${percent(share, 1)} %`) : "",
-    ...(history.length ? [el("h3", {}, "Training"), el("div", { id: "curve", className: "plot" })] : [el("p", {}, "These runs recorded no curve of their training.")]),
+    ...(curves.length ? [el("h3", {}, "Training"), el("div", { id: "curve", className: "plot" })] : [el("p", {}, config.runs.some((run) => run.curves === null) ? "The losses of the training are in train.json: this page holds too many runs to show them." : "These runs trained nothing, or recorded no losses.")]),
     row.classes ? shares("Mean score of each class", data.classes.map((name, k) => [name, row.classes[k]]), (share) => `${percent(share, 1)} %`, data.metric.title)
       : el("p", {}, `Scores of each class: ${data.not_by_class}`),
   );
-  if (!history.length) { place.querySelector("h2").focus(); return; }
-  const curves = history.map((run) => ({ type: "scatter", mode: "lines", name: `seed ${run.seed}`, x: run.history.map((one) => one[0]), y: run.history.map((one) => one[1]) }));
-  withPlotly(() => Plotly.newPlot("curve", curves, layout(curves, "step", "training loss", false, false), PLOTLY));
+  if (curves.length) withPlotly(() => Plotly.newPlot("curve", curves, layout(curves, "step", "training loss", false, false), PLOTLY));
   place.querySelector("h2").focus();
+}
+
+/** A line for every loss of every training of every seed. */
+function curvesOf(runs) {
+  return runs.flatMap((run) => Object.entries(run.curves ?? {}).flatMap(([training, curve]) =>
+    unique(curve.flatMap(([, losses]) => Object.keys(losses))).map((part) => {
+      const points = curve.filter(([, losses]) => part in losses);
+      return { type: "scatter", mode: "lines", name: `${training}: ${part}, seed ${run.seed}`, x: points.map(([step]) => step), y: points.map(([, losses]) => losses[part]) };
+    })));
 }
 
 /* ---- which one should I take? ---- */
