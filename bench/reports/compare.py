@@ -132,9 +132,8 @@ def _at_equal(
     least = max(min(scored.madds for scored in points.values()) for one in priced for points in one.values())
     means = [np.mean([points[name].madds for points in one.values()]) for one in priced for name in _common(one)]
     # The mean over seeds of a gate's cost lies below what the costliest seed pays: nothing is bought below `least`.
-    budgets = sorted(
-        {f"{cost:.6g}": cost for cost in (max(mean, least) for mean in means if mean >= 0.98 * least)}.values()
-    )
+    costs = [max(float(mean), least) for mean in means if mean >= 0.98 * least]
+    budgets = sorted({f"{cost:.6g}": cost for cost in costs}.values())
     rows = []
     for budget in budgets:
         mixed = [

@@ -58,7 +58,7 @@ def check(
     network_of = lambda spec: network(spec.model, spec.data, spec.train.drop_path)
     for meter in itertools.chain.from_iterable(spec.profile.meters for spec in specs):
         METERS.get(meter)
-    said = [dataset(spec).summary for spec in specs]
+    said: list[str | None] = [dataset(spec).summary for spec in specs]
     for spec in specs:
         net, images = network_of(spec), dataset(spec)
         try:
