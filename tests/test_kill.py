@@ -287,17 +287,30 @@ def test_a_killed_worker_and_then_a_killed_driver(recipe, whole, tmp_path):
     assert_same(whole[0], results)
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_and_sigterm_on_ray(recipe, tmp_path, number, code):
-    results = tmp_path / "results"
+RACE_IN_RAY = "Tried to complete task that was not pending"
+"""What Ray aborts a driver with, rarely, that cancels a task in the moment in which it ends (ray-project/ray#54798)."""
+
+
+def _ended_on_ray(recipe: str, results: Path, number: signal.Signals) -> tuple[int, str]:
+    """Exit code and words of a run on Ray that is sent a signal while it trains."""
     with driver(recipe, results) as started:
         assert until(lambda: in_training(results), started), started.log.read_text()
         if number is signal.SIGINT:
             os.killpg(started.process.pid, number)  # what a terminal does: daemons are in the group too
         else:
             started.process.send_signal(number)  # what a batch system does first
-        assert started.process.wait(TIMEOUT_S) == code
-    assert started.log.read_text().strip() == "slicebench: interrupted; run the same command again to go on"
+        return started.process.wait(TIMEOUT_S), started.log.read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_on_ray(recipe, tmp_path, number, code):
+    results = tmp_path / "results"
+    ended, said = _ended_on_ray(recipe, results, number)
+    if RACE_IN_RAY in said:  # Ray's own abort leaves nothing behind either; once more is enough to see ours
+        results = tmp_path / "again"
+        ended, said = _ended_on_ray(recipe, results, number)
+    assert ended == code
+    assert said.strip() == "slicebench: interrupted; run the same command again to go on"
     assert leases(results) == []
     assert list(results.glob("runs/*/error.json")) == []
