@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.core.files import TEMPORARY, Damaged, damaged, read_json, write_json
+from bench.core.files import Damaged, damaged, read_json, remove_leftovers, write_json
 from bench.core.names import is_label, is_run_id
 from bench.core.spec import RunSpec
 
@@ -94,8 +94,7 @@ def write_ablation(root: Path, recipe: str, groups: Sequence[Group]) -> None:
     file = root / FOLDER / f"{name}.{hashlib.sha256(firsts.encode()).hexdigest()[:12]}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in file.parent.glob(TEMPORARY):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(file.parent)
     except OSError as error:
         raise UserError(f"cannot create {file.parent}: {error.strerror}") from error
     write_json(file, body)

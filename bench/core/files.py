@@ -37,6 +37,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder and below it. Raises OSError when the disk refuses."""
+    for leftover in folder.rglob(TEMPORARY):
+        leftover.unlink(missing_ok=True)
+
+
 def _write_through(path: Path, content: bytes) -> None:
     try:
         with open(path, "wb", buffering=0) as file:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import UserError
-from bench.core.files import TEMPORARY, write_json
+from bench.core.files import remove_leftovers, write_json
 
 TTL_S = 60.0  # time to live without a heartbeat; one is sent every quarter of it
 FILE = "lease.json"
@@ -53,8 +53,7 @@ def lease(folder: Path, ttl_s: float = TTL_S) -> Iterator[None]:
     stop = threading.Event()
     beat = threading.Thread(target=_renew, args=(folder, token, ttl_s, stop), name="lease", daemon=True)
     try:
-        for leftover in folder.rglob(TEMPORARY):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(folder)
         beat.start()
         yield
     finally:

@@ -246,8 +246,8 @@ class Chosen:
             check_known("column", name, {n for s in sections for c in s.columns for n in (c.name, c.header or c.name)})
         for name, values in self.rows.items() if sections else ():
             check_known("column", name, {str(n) for s in sections for n in s.frame})
+            there = {str(value) for s in sections if name in s.frame for value in s.frame[name]}
             for value in values:
-                there = {str(each) for s in sections if name in s.frame for each in s.frame[name]}
                 check_known(f"value of {name}", value, there)
 
     def of(self, section: Section) -> Section | None:

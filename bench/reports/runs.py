@@ -229,12 +229,13 @@ def _flatten(raw: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 
 def config_of(settings: Mapping[str, Any]) -> str:
     """The config_id of some settings; one that has its default is left out, so that one added later changes none."""
-    default = {key: _DEFAULTS.get(key.rpartition("parent.")[2], ...) for key in settings}
-    chosen = {key: value for key, value in settings.items() if value != default[key]}
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(chosen_settings(settings), sort_keys=True).encode()).hexdigest()[:12]
 
 
-_DEFAULTS = dict(_flatten(RunSpec("any", "any").to_json()))
+def chosen_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, of a run and its parents ("parent. ..."), that are not the defaults."""
+    usual = dict(_flatten(RunSpec("any", "any").to_json()))
+    return {key: value for key, value in settings.items() if usual.get(key.rpartition("parent.")[2], ...) != value}
 
 
 def set_apart(runs: Sequence[Run]) -> list[Run]:

@@ -16,7 +16,7 @@ from bench.reports.differences import read_scores
 from bench.reports.facts import Facts, TestImages
 from bench.reports.reported import ReportedRow
 from bench.reports.rows import as_json, groups_of, rows_of
-from bench.reports.runs import Run, settings_of
+from bench.reports.runs import Run, chosen_settings
 from bench.reports.site.gates import gates_of
 from bench.reports.site.tiers import Tiers
 from bench.reports.style import slug
@@ -151,7 +151,7 @@ def _config(runs: Sequence[Run], out: Path, facts: Facts, with_curves: bool) -> 
     return {
         "spec": {"method": runs[0].spec.method, "model": runs[0].spec.model}
         | {key: value for key, value in said.items() if key not in ("seed", "init_from")},
-        "settings": {key: value for key, value in sorted(runs[0].settings.items()) if value != _usual(key)},
+        "settings": dict(sorted(chosen_settings(runs[0].settings).items())),
         "needs": [option for option, is_needed in needs if is_needed],
         "parent": runs[0].parent_config,
         "runs": [_run(run, out) | {"curves": _curves(run) if with_curves else None} for run in runs],
@@ -160,12 +160,6 @@ def _config(runs: Sequence[Run], out: Path, facts: Facts, with_curves: bool) -> 
 
 MOST_CURVES = 300
 """Runs of a page up to which it holds the curves of their training: each is some kilobytes."""
-USUAL = settings_of(RunSpec("any", "any"), {})
-
-
-def _usual(key: str) -> Any:
-    """The default of a setting, or of a parent's ("parent. ...")."""
-    return USUAL.get(key.rpartition("parent.")[2])
 
 
 def _differing(value: Any, default: Any) -> Any:
