@@ -189,8 +189,8 @@ def _point(method: str, name: str, said: Mapping[str, Any], records: dict[str, R
 
 
 def _word(method: str, said: Mapping[str, Any]) -> str:
-    """What a point is, in a word: what decides for each image, or whether it is a slice of shared weights. A control on a
-    cascade, whose records once did not say what decides, is told by its shared front."""
+    """What a point is, in a word: what decides for each image, or whether it is a slice of shared weights. A control on
+    a cascade, whose records once did not say what decides, is told by its shared front."""
     if said["kind"] == "dynamic":
         word = (
             "cascade" if said.get("front_madds") is not None else said.get("decides") or DECIDED.get(method, "routing")
